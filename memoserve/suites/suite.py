@@ -1,0 +1,265 @@
+"""The suite file: a TOML description of models trained on the same sequences in the same order."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from memoserve.errors import BadInput
+
+SHIPPED = Path(__file__).parent / "shipped"
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Step = Annotated[int, Field(ge=0)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _ModelTable(_Table):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    parameters: PositiveInt
+    parameters_without_embeddings: PositiveInt
+    hub: str | None = None
+    revision: str = "step{step}"
+    folder: str | None = None
+
+    @model_validator(mode="after")
+    def _one_location(self) -> _ModelTable:
+        if (self.hub is None) == (self.folder is None):
+            raise ValueError('give either hub = "owner/name" or folder = "path/step{step}"')
+        template = self.folder if self.folder is not None else self.revision
+        if "{step}" not in template:
+            raise ValueError(f"{template!r} lacks {{step}}: every checkpoint would load the same weights")
+        return self
+
+
+class _SequencesTable(_Table):
+    path: str | None = None
+    tokenizer: str | None = None
+    trained: PositiveInt
+    control: tuple[Step, Step] | None = None
+
+    @model_validator(mode="after")
+    def _control_is_unseen(self) -> _SequencesTable:
+        if self.control is not None and not self.trained <= self.control[0] < self.control[1]:
+            raise ValueError("control must be a range [first, end] of sequences after the trained ones")
+        return self
+
+
+class _SuiteTable(_Table):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    description: str = ""
+    batch_size: PositiveInt
+    sequence_length: PositiveInt
+    eos: Literal["allow", "ban"]
+    eos_token_id: Step
+    steps: Annotated[list[Step], Field(min_length=1)]
+    default_steps: list[Step] | None = None
+    sequences: _SequencesTable
+    models: Annotated[list[_ModelTable], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _steps_and_models_in_order(self) -> _SuiteTable:
+        if self.steps != sorted(set(self.steps)):
+            raise ValueError("steps must increase, each once")
+        unknown = sorted(set(self.default_steps or ()) - set(self.steps))
+        if unknown:
+            raise ValueError(f"default_steps {unknown} are not among steps")
+        names = [model.name for model in self.models]
+        if len(set(names)) != len(names):
+            raise ValueError("two models have one name")
+        sizes = [model.parameters for model in self.models]
+        if sizes != sorted(sizes):
+            raise ValueError("models must stand in order of size (parameters)")
+        return self
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where one checkpoint's weights are: a local folder, or a hub repository and revision."""
+
+    folder: Path | None = None
+    hub: str | None = None
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return str(self.folder) if self.folder is not None else f"{self.hub}@{self.revision}"
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model of a suite. `order` is its rank by size, 0 the smallest."""
+
+    name: str
+    order: int
+    parameters: int
+    parameters_without_embeddings: int
+
+
+@dataclass(frozen=True)
+class SuiteSequences:
+    """The training data: `path` may be missing (then the user gives it), `control` is half-open."""
+
+    path: str | None
+    tokenizer: str | None
+    trained: int
+    control: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One model at one training step.
+
+    `sequences_seen` and `tokens_seen` are what training had read by then (step x batch size, and that
+    many tokens of input); `training_flops` is 6 x parameters x tokens_seen, embeddings counted, the
+    paper's convention; `training_flops_without_embeddings` leaves them out.
+    """
+
+    suite: str
+    model: Model
+    step: int
+    sequences_seen: int
+    tokens_seen: int
+    weights: Weights
+
+    @property
+    def training_flops(self) -> int:
+        return 6 * self.model.parameters * self.tokens_seen
+
+    @property
+    def training_flops_without_embeddings(self) -> int:
+        return 6 * self.model.parameters_without_embeddings * self.tokens_seen
+
+    def __str__(self) -> str:
+        return f"{self.model.name}@{self.step}"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite as its file says it. Paths in it are relative to the file."""
+
+    file: Path
+    table: _SuiteTable
+
+    @property
+    def name(self) -> str:
+        return self.table.name
+
+    @property
+    def description(self) -> str:
+        return self.table.description
+
+    @property
+    def batch_size(self) -> int:
+        return self.table.batch_size
+
+    @property
+    def sequence_length(self) -> int:
+        return self.table.sequence_length
+
+    @property
+    def eos(self) -> Literal["allow", "ban"]:
+        return self.table.eos
+
+    @property
+    def eos_token_id(self) -> int:
+        return self.table.eos_token_id
+
+    @property
+    def banned_token_id(self) -> int | None:
+        """The token that no engine may generate, or None."""
+        return self.eos_token_id if self.eos == "ban" else None
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        return tuple(self.table.steps)
+
+    @property
+    def default_steps(self) -> tuple[int, ...]:
+        return tuple(self.table.steps if self.table.default_steps is None else self.table.default_steps)
+
+    @cached_property
+    def models(self) -> tuple[Model, ...]:
+        return tuple(
+            Model(m.name, order, m.parameters, m.parameters_without_embeddings)
+            for order, m in enumerate(self.table.models)
+        )
+
+    @cached_property
+    def sequences(self) -> SuiteSequences:
+        table = self.table.sequences
+        return SuiteSequences(
+            path=self._beside(table.path),
+            tokenizer=self._beside(table.tokenizer),
+            trained=table.trained,
+            control=table.control,
+        )
+
+    def checkpoint(self, model: Model, step: int) -> Checkpoint:
+        """The checkpoint of `model` at `step`. Raises BadInput for a step the suite doesn't have."""
+        if step not in self.steps:
+            raise BadInput(
+                f"suite {self.name} has no step {step} of {model.name}: its steps are {_span(self.steps)}"
+            )
+        table = self.table.models[model.order]
+        if table.folder is not None:
+            weights = Weights(folder=Path(self._beside(table.folder.format(step=step)) or ""))
+        else:
+            weights = Weights(hub=table.hub, revision=table.revision.format(step=step))
+        seen = min(step * self.batch_size, self.sequences.trained)
+        return Checkpoint(self.name, model, step, seen, seen * self.sequence_length, weights)
+
+    def all_checkpoints(self) -> tuple[Checkpoint, ...]:
+        """Every checkpoint, smallest model first, steps ascending."""
+        return tuple(self.checkpoint(model, step) for model in self.models for step in self.steps)
+
+    def _beside(self, path: str | None) -> str | None:
+        """A path of the suite file, made absolute; hub names and URLs stay as they are."""
+        if path is None or "://" in path:
+            return path
+        return str((self.file.parent / path).resolve())
+
+
+def _span(steps: tuple[int, ...]) -> str:
+    if len(steps) <= 12:
+        return ", ".join(map(str, steps))
+    return f"{', '.join(map(str, steps[:4]))} ... {', '.join(map(str, steps[-2:]))} ({len(steps)} in all)"
+
+
+def shipped_suites() -> dict[str, Path]:
+    """Name -> file of the suites that come with memoserve."""
+    files = [*SHIPPED.glob("*.toml"), *SHIPPED.glob("*/suite.toml")]
+    return {(f.parent.name if f.name == "suite.toml" else f.stem): f for f in sorted(files)}
+
+
+def load_suite(name_or_file: str | Path) -> Suite:
+    """Load a shipped suite by name, or a suite file by path.
+
+    Raises BadInput, naming the file and the field, if it can't be read or doesn't make sense.
+    """
+    shipped = shipped_suites()
+    file = shipped.get(str(name_or_file)) or Path(name_or_file)
+    if file.is_dir():
+        file = file / "suite.toml"
+    try:
+        content: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(
+            f"no suite {str(name_or_file)!r}: not a file, and the shipped suites are {', '.join(sorted(shipped))}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{file} can't be read as a suite: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{file} is not valid TOML: {error}") from None
+    try:
+        return Suite(file, _SuiteTable.model_validate(content))
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or 'suite'}: {e['msg']}" for e in error.errors()]
+        raise BadInput(f"{file} is not a suite:\n" + "\n".join(lines)) from None
