@@ -1,0 +1,164 @@
+"""`memoserve sequences`: look at training sequences."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memoserve.errors import BadInput
+
+if TYPE_CHECKING:
+    from memoserve.sequences import SequenceSource
+
+app = typer.Typer(
+    no_args_is_help=True, help="Look at training sequences: what a file holds, and what they say."
+)
+
+PathOrUrl = Annotated[
+    str | None,
+    typer.Argument(
+        help="Megatron .idx/.bin (or prefix, or shard), .npy, .parquet (or a folder or pattern), or .jsonl; "
+        "local, or a URL.",
+        show_default=False,
+    ),
+]
+SuiteName = Annotated[
+    str | None,
+    typer.Option("--suite", help="Take the sequences (and tokenizer) of this suite.", show_default=False),
+]
+TokenizerFile = Annotated[
+    str | None,
+    typer.Option("--tokenizer", help="tokenizer.json, or the folder that holds it.", show_default=False),
+]
+
+SAMPLE_RUNS = 16
+
+
+@app.command()
+def info(path: PathOrUrl = None, suite: SuiteName = None, tokenizer: TokenizerFile = None) -> None:
+    """Say what the sequences are: kind, count, lengths, size, and their identity in fingerprints."""
+    path, tokenizer = _which(path, suite, tokenizer)
+    source = _open(path, tokenizer)
+    shortest, longest, scope = _length_range(source)
+    rows: list[tuple[str, Any]] = [
+        ("path", path),
+        ("kind", source.kind),
+        ("sequences", f"{source.count:,}"),
+        ("token type", source.token_dtype),
+        ("tokens each", f"{shortest} to {longest} ({scope})" if source.count else "no sequences"),
+        ("bytes", f"{source.total_bytes:,}"),
+        *(("identity " + key, value) for key, value in source.identity().items()),
+    ]
+    for name, value in rows:
+        _print(f"{name:<25} ", (str(value), ""))
+
+
+@app.command()
+def show(
+    path: PathOrUrl = None,
+    ids: Annotated[
+        str | None, typer.Option("--ids", help="Sequence ids, such as 5,17.", show_default=False)
+    ] = None,
+    sequences: Annotated[
+        str | None, typer.Option("--sequences", help="A range such as 0:5 (the default).", show_default=False)
+    ] = None,
+    context: Annotated[int, typer.Option("--context", min=1, help="Tokens of context.")] = 32,
+    suite: SuiteName = None,
+    tokenizer: TokenizerFile = None,
+) -> None:
+    """Print sequences: the context and, set apart, the continuation; as text if there is a tokenizer."""
+    from memoserve.sequences import CONTINUATION, load_tokenizer
+
+    path, tokenizer = _which(path, suite, tokenizer)
+    source = _open(path, tokenizer)
+    decoder = load_tokenizer(tokenizer) if tokenizer is not None else None
+    for sequence, tokens in _wanted(source, ids, sequences, context + CONTINUATION):
+        _print(f"sequence {sequence}")
+        _print("  context       ", (_words(tokens[:context], decoder), "dim"))
+        _print("  continuation  ", (_words(tokens[context:], decoder), "bold"))
+
+
+def _which(path: str | None, suite: str | None, tokenizer: str | None) -> tuple[str, str | None]:
+    """Path and tokenizer, from the arguments or the suite."""
+    if (path is None) == (suite is None):
+        raise BadInput("say which sequences: either a PATH or --suite")
+    if suite is None:
+        assert path is not None
+        return path, tokenizer
+    from memoserve.suites import load_suite
+
+    sequences = load_suite(suite).sequences
+    if sequences.path is None:
+        raise BadInput(f"suite {suite} doesn't say where its sequences are: give their PATH instead")
+    return sequences.path, tokenizer or sequences.tokenizer
+
+
+def _open(path: str, tokenizer: str | None) -> SequenceSource:
+    from memoserve.sequences import open_sequences
+
+    return open_sequences(path, tokenizer)
+
+
+def _length_range(source: SequenceSource) -> tuple[int, int, str]:
+    """Fewest and most tokens of a sequence, and of which sequences that is said."""
+    import numpy as np
+
+    if not source.count:
+        return 0, 0, "none"
+    limit = source.cheap_lengths
+    if source.count <= limit:
+        lengths = source.lengths(np.arange(source.count))
+        return int(lengths.min()), int(lengths.max()), "all sequences"
+    run = limit // SAMPLE_RUNS
+    starts = [(source.count - run) * i // (SAMPLE_RUNS - 1) for i in range(SAMPLE_RUNS)]
+    sampled = np.unique(np.concatenate([np.arange(start, start + run) for start in starts]))
+    lengths = source.lengths(sampled)
+    return int(lengths.min()), int(lengths.max()), f"of {len(sampled):,} sequences in {SAMPLE_RUNS} places"
+
+
+def _wanted(
+    source: SequenceSource, ids: str | None, sequences: str | None, length: int
+) -> Iterator[tuple[int, list[int]]]:
+    """Id and tokens of each sequence that was asked for."""
+    from memoserve.sequences import parse_range
+
+    if ids is not None and sequences is not None:
+        raise BadInput("give either --ids or --sequences")
+    blocks: Iterable[tuple[int, int]]
+    if ids is not None:
+        blocks = [(i, i + 1) for i in _parse_ids(ids)]
+    else:
+        first, stop = parse_range(sequences or f"0:{min(5, source.count)}", source.count)
+        blocks = ((start, min(start + 256, stop)) for start in range(first, stop, 256))
+    for first, stop in blocks:
+        for offset, tokens in enumerate(source.read(first, stop, length)):
+            yield first + offset, tokens.tolist()
+
+
+def _parse_ids(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() and len(part) <= 18 for part in parts):
+        raise BadInput(f"--ids {text!r}: write sequence ids with commas between them, such as 5,17")
+    return [int(part) for part in parts]
+
+
+def _words(tokens: list[int], decoder: Any) -> str:
+    if decoder is None:
+        return " ".join(map(str, tokens))
+    return str(decoder.decode(tokens, skip_special_tokens=False))
+
+
+def _print(label: str, styled: tuple[str, str] | None = None) -> None:
+    """One line: a label, then text that is data, so never obeyed: not by rich, not by the terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from memoserve.sequences import printable
+
+    line = Text(label)
+    if styled is not None:
+        line.append(printable(styled[0], sys.stdout.encoding or "ascii"), style=styled[1])
+    Console(highlight=False, markup=False, emoji=False, soft_wrap=True).print(line)

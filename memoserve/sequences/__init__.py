@@ -1,0 +1,17 @@
+"""Training sequences: token ids by sequence id, at random access, without holding the data in memory."""
+
+from memoserve.sequences.opening import open_sequences
+from memoserve.sequences.selection import Selection, parse_range
+from memoserve.sequences.source import CONTINUATION, SequenceSource, check_tokens
+from memoserve.sequences.tokenizer import load_tokenizer, printable
+
+__all__ = [
+    "CONTINUATION",
+    "Selection",
+    "SequenceSource",
+    "check_tokens",
+    "load_tokenizer",
+    "open_sequences",
+    "parse_range",
+    "printable",
+]

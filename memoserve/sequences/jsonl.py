@@ -1,0 +1,214 @@
+"""JSONL: one object a line, {"text": ...} with a tokenizer, or {"tokens": [...]}; ids are line numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memoserve.errors import BadInput
+from memoserve.sequences.byte_ranges import ByteRanges, Place
+from memoserve.sequences.identity import sampled_sha256
+from memoserve.sequences.source import LARGEST_TOKEN, check_ids, check_length, check_long_enough, check_span
+from memoserve.sequences.tokenizer import read_tokenizer_file, tokenizer_from_bytes
+
+MARK_LINES = 4096
+MARK_BYTES = 1 << 20
+"""The place of a line is kept every so many lines or bytes: 16 bytes for a MiB of file at most."""
+
+LONGEST_LINE = 64 << 20
+BLOCK = 1 << 20
+TOGETHER = 256
+"""Texts given to the tokenizer at once."""
+
+
+class JsonlSequences:
+    """A SequenceSource over the lines of a file. Opening reads it once, to find the lines."""
+
+    cheap_lengths = 4096
+
+    def __init__(self, place: Place, tokenizer: str | None = None) -> None:
+        """Open, find the lines and check the first. Raises BadInput, also for text without a tokenizer."""
+        self._data = ByteRanges([place])
+        self._name = self._data.name
+        self.count, self._marks, self._sha256 = _find_lines(self._data)
+        self.total_bytes = self._data.size
+        first: dict[str, Any] = {"tokens": []}
+        if self.count:
+            first = self._parse(0, next(self._lines(np.array([0], dtype=np.int64)))[1])
+        self._field = "tokens" if "tokens" in first else "text"
+        self.kind = f"jsonl-{self._field}"
+        self.token_dtype = "text" if self._field == "text" else "integers"
+        self._tokenizer_sha256: str | None = None
+        if self._field == "text":
+            if tokenizer is None:
+                raise BadInput(
+                    f"{self._name} holds text: give the tokenizer.json that the model was trained with"
+                )
+            content = read_tokenizer_file(tokenizer)
+            self._tokenizer = tokenizer_from_bytes(content, tokenizer)
+            self._tokenizer_sha256 = hashlib.sha256(content).hexdigest()
+        self.description = f"{self._name}: {self.count:,} sequences, JSONL {self._field}"
+
+    def read(self, first: int, stop: int, length: int) -> NDArray[np.uint32]:
+        """See SequenceSource.read."""
+        return self._tokens(check_span(first, stop, self.count, self._name), length)
+
+    def take(self, ids: NDArray[np.int64], length: int) -> NDArray[np.uint32]:
+        """See SequenceSource.take."""
+        return self._tokens(check_ids(ids, self.count, self._name), length)
+
+    def lengths(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See SequenceSource.lengths."""
+        ids = check_ids(ids, self.count, self._name)
+        sizes = [len(tokens) for _, some in self._token_lists(ids) for tokens in some]
+        return np.array(sizes, dtype=np.int64)
+
+    def identity(self) -> dict[str, str | int]:
+        """See SequenceSource.identity. `index_sha256` is that of the whole file: its lines are the index."""
+        identity: dict[str, str | int] = {
+            "kind": self.kind,
+            "count": self.count,
+            "bytes": self.total_bytes,
+            "index_sha256": self._sha256,
+            "data_sha256": sampled_sha256(self._data),
+        }
+        if self._tokenizer_sha256 is not None:
+            identity["tokenizer_sha256"] = self._tokenizer_sha256
+        return identity
+
+    def _tokens(self, ids: NDArray[np.int64], length: int) -> NDArray[np.uint32]:
+        check_length(length)
+        rows = [np.empty((0, length), dtype=np.uint32)]
+        for some, lists in self._token_lists(ids):
+            sizes = np.array([len(tokens) for tokens in lists], dtype=np.int64)
+            check_long_enough(sizes, some, length, self._name)
+            rows.append(np.array([tokens[:length] for tokens in lists], dtype=np.uint32))
+        return np.concatenate(rows)
+
+    def _token_lists(self, ids: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], list[list[int]]]]:
+        """The token ids of each line, some lines at a time."""
+        lines = self._lines(ids)
+        for start in range(0, len(ids), TOGETHER):
+            some = ids[start : start + TOGETHER]
+            objects = [self._parse(*next(lines)) for _ in some]
+            if self._field == "tokens":
+                lists = [self._given_tokens(int(i), found) for i, found in zip(some, objects, strict=True)]
+            else:
+                lists = self._encoded(some, objects)
+            yield some, lists
+
+    def _given_tokens(self, line: int, found: dict[str, Any]) -> list[int]:
+        tokens = found.get("tokens")
+        if not isinstance(tokens, list):
+            raise BadInput(f'{self._where(line)} has no list "tokens"')
+        for token in tokens:
+            if type(token) is not int or not 0 <= token <= LARGEST_TOKEN:
+                shown = repr(token)[:40] if isinstance(token, str | int | float) else type(token).__name__
+                raise BadInput(f"{self._where(line)}: {shown} is not a token id (0 to {LARGEST_TOKEN})")
+        return tokens
+
+    def _encoded(self, ids: NDArray[np.int64], objects: list[dict[str, Any]]) -> list[list[int]]:
+        texts = []
+        for line, found in zip(ids.tolist(), objects, strict=True):
+            text = found.get("text")
+            if not isinstance(text, str):
+                raise BadInput(f'{self._where(line)} has no string "text"')
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise BadInput(f"{self._where(line)}: its text holds half of a surrogate pair") from None
+            texts.append(text)
+        try:
+            # Training data are packed without the tokens that a tokenizer would add around a prompt.
+            return [list(one.ids) for one in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+        except BaseException as error:  # a panic on the Rust side is a BaseException
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            raise BadInput(
+                f"{self._name}: the tokenizer fails on one of the sequences {ids[0]} to {ids[-1]}: {error}"
+            ) from None
+
+    def _parse(self, line: int, content: bytes) -> dict[str, Any]:
+        try:
+            found = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise BadInput(f"{self._where(line)} is not JSON: {error}") from None
+        if not isinstance(found, dict) or not ("tokens" in found or "text" in found):
+            raise BadInput(f'{self._where(line)} is not an object with "text" or "tokens"')
+        return found
+
+    def _where(self, line: int) -> str:
+        return f"{self._name}: sequence {line} (line {line + 1})"
+
+    def _lines(self, ids: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
+        """Each of the ascending ids with its line."""
+        numbers, offsets = self._marks
+        reader: Iterator[bytes] = iter(())
+        at = -1  # the line that reader gives next
+        previous = b""
+        for wanted in ids.tolist():
+            if wanted == at - 1:
+                yield wanted, previous
+                continue
+            mark = int(np.searchsorted(numbers, wanted, side="right")) - 1
+            if at < 0 or int(numbers[mark]) > at:
+                reader, at = _split(self._data, int(offsets[mark])), int(numbers[mark])
+            while at <= wanted:
+                line = next(reader, None)
+                if line is None:
+                    raise BadInput(f"{self._name} changed while it was being read: line {at + 1} is gone")
+                previous, at = line, at + 1
+            yield wanted, previous
+
+
+def _split(data: ByteRanges, offset: int) -> Iterator[bytes]:
+    """The lines from `offset` on."""
+    rest = b""
+    while offset < data.size:
+        block = data.read(offset, min(BLOCK, data.size - offset))
+        offset += len(block)
+        *lines, rest = (rest + block).split(b"\n")
+        yield from lines
+        if len(rest) > LONGEST_LINE:
+            raise BadInput(f"{data.name}: a line above {LONGEST_LINE >> 20} MiB at byte {offset - len(rest)}")
+    if rest:
+        yield rest
+
+
+def _find_lines(data: ByteRanges) -> tuple[int, tuple[NDArray[np.int64], NDArray[np.int64]], str]:
+    """Number of lines, (line, offset) of some of them, and the sha256 of the file, in one pass.
+
+    The last line may lack its newline.
+    """
+    digest = hashlib.sha256()
+    numbers, offsets = [0], [0]
+    lines = begin = line_begin = 0
+    for block in data.stream(BLOCK):
+        digest.update(block)
+        ends = np.flatnonzero(np.frombuffer(block, dtype=np.uint8) == 10) + 1
+        done = 0  # ends of this block already behind a mark
+        while done < len(ends):
+            # The next mark: the first line that begins MARK_LINES lines or MARK_BYTES bytes after the last.
+            by_lines = numbers[-1] + MARK_LINES - lines - 1
+            by_bytes = int(np.searchsorted(ends, offsets[-1] + MARK_BYTES - begin))
+            at = max(min(by_lines, by_bytes), done)
+            if at >= len(ends):
+                break
+            numbers.append(lines + at + 1)
+            offsets.append(begin + int(ends[at]))
+            done = at + 1
+        lines += len(ends)
+        if len(ends):
+            line_begin = begin + int(ends[-1])
+        begin += len(block)
+        if begin - line_begin > LONGEST_LINE:
+            raise BadInput(
+                f"{data.name}: a line above {LONGEST_LINE >> 20} MiB at byte {line_begin}: is it JSONL?"
+            )
+    count = lines + (line_begin < data.size)
+    return count, (np.array(numbers, dtype=np.int64), np.array(offsets, dtype=np.int64)), digest.hexdigest()

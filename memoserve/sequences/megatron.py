@@ -1,0 +1,216 @@
+r"""Megatron / GPT-NeoX indexed datasets: an .idx file and a .bin file, or its unmerged shards.
+
+.idx, little endian: magic `MMIDIDX\0\0`, version u64 = 1, dtype code u8, sequence count u64, document
+count u64, sizes i32[count] (tokens), pointers i64[count] (bytes into the data), document index
+i64[documents]. .bin: the token ids. Source: MMapIndexedDataset in Megatron-LM and GPT-NeoX.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memoserve.errors import BadInput
+from memoserve.sequences.byte_ranges import ByteRanges, Place
+from memoserve.sequences.identity import sampled_sha256, sha256
+from memoserve.sequences.source import (
+    as_token_ids,
+    check_ids,
+    check_length,
+    check_long_enough,
+    check_span,
+)
+
+MAGIC = b"MMIDIDX\0\0"
+HEADER = struct.Struct("<9sQBQQ")
+DTYPES = {1: "<u1", 2: "<i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
+FLOATS = {6: "float32", 7: "float64"}
+
+# document-00003-of-00020.bin. What follows `of` is the last number in the shards that were published
+# for Pythia (21 files, 00000 to 00020), the number of shards elsewhere.
+SHARD = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5})-of-(?P<of>\d{5})\.bin", re.DOTALL)
+
+
+class MegatronSequences:
+    """A SequenceSource over an .idx file and its data. See the module for the format."""
+
+    kind = "megatron"
+    cheap_lengths = 1 << 20
+
+    def __init__(self, index: Place, data: list[Place]) -> None:
+        """Open and check: header, length of the index, size of the data. Raises BadInput."""
+        self._index = ByteRanges([index])
+        self._data = ByteRanges(data, name=_data_name(data))
+        self.count, documents, code = self._header()
+        self._dtype = np.dtype(DTYPES[code])
+        self._sizes_at = HEADER.size
+        self._pointers_at = HEADER.size + 4 * self.count
+        expected = HEADER.size + 12 * self.count + 8 * documents
+        if self._index.size != expected:
+            raise BadInput(
+                f"{self._index.name}: its header says {self.count:,} sequences and {documents:,} documents, "
+                f"which take {expected} bytes, but {self._index.size} bytes were found: "
+                "it is truncated or damaged"
+            )
+        self.total_bytes = self._data.size
+        self.token_dtype = self._dtype.name
+        self._check_data_size()
+        self.description = f"{self._data.name}: {self.count:,} sequences, {self.token_dtype}, Megatron index"
+        self._identity: dict[str, str | int] | None = None
+
+    def read(self, first: int, stop: int, length: int) -> NDArray[np.uint32]:
+        """See SequenceSource.read."""
+        return self._tokens(check_span(first, stop, self.count, self._index.name), length)
+
+    def take(self, ids: NDArray[np.int64], length: int) -> NDArray[np.uint32]:
+        """See SequenceSource.take."""
+        return self._tokens(check_ids(ids, self.count, self._index.name), length)
+
+    def lengths(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See SequenceSource.lengths."""
+        return self._entries(check_ids(ids, self.count, self._index.name))[0]
+
+    def identity(self) -> dict[str, str | int]:
+        """See SequenceSource.identity: `index_sha256` is that of the whole .idx."""
+        if self._identity is None:
+            self._identity = {
+                "kind": self.kind,
+                "count": self.count,
+                "bytes": self.total_bytes,
+                "index_sha256": sha256(self._index.stream()),
+                "data_sha256": sampled_sha256(self._data),
+            }
+        return dict(self._identity)
+
+    def _header(self) -> tuple[int, int, int]:
+        name = self._index.name
+        if self._index.size < HEADER.size:
+            raise BadInput(
+                f"{name} is not a Megatron index: a header has {HEADER.size} bytes, it has {self._index.size}"
+            )
+        magic, version, code, count, documents = HEADER.unpack(self._index.read(0, HEADER.size))
+        if magic != MAGIC:
+            raise BadInput(
+                f"{name} is not a Megatron index: expected {MAGIC!r} at its start, found {magic!r}"
+                + (" (the older TNTIDX format is not read)" if magic.startswith(b"TNTIDX") else "")
+            )
+        if version != 1:
+            raise BadInput(f"{name}: Megatron index version {version}; only version 1 is known")
+        if code in FLOATS:
+            raise BadInput(f"{name} holds {FLOATS[code]} numbers (dtype code {code}), not token ids")
+        if code not in DTYPES:
+            raise BadInput(f"{name}: dtype code {code} is not one of {', '.join(map(str, sorted(DTYPES)))}")
+        return count, documents, code
+
+    def _check_data_size(self) -> None:
+        """The last sequence must end where the data end."""
+        expected = 0
+        if self.count:
+            last = np.array([self.count - 1], dtype=np.int64)
+            size, pointer = self._raw_entries(last)
+            expected = int(pointer[0]) + int(size[0]) * self._dtype.itemsize
+            if size[0] < 0 or pointer[0] < 0:
+                raise BadInput(f"{self._index.name}: its last entry is damaged (negative size or pointer)")
+        if expected != self._data.size:
+            raise BadInput(
+                f"{self._data.name}: expected {expected} bytes by {self._index.name}, "
+                f"found {self._data.size}: it is truncated, shards are missing, or it belongs elsewhere"
+            )
+
+    def _raw_entries(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        sizes = self._index.gather(self._sizes_at + 4 * ids, 4).view("<i4")[:, 0].astype(np.int64)
+        pointers = self._index.gather(self._pointers_at + 8 * ids, 8).view("<i8")[:, 0].astype(np.int64)
+        return sizes, pointers
+
+    def _entries(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Sizes in tokens and pointers of ascending ids, checked against their neighbours.
+
+        In this format every sequence begins where the one before it ends, so a damaged entry shows.
+        """
+        if not len(ids):
+            return ids, ids
+        around = np.unique(np.clip(np.concatenate([ids - 1, ids, ids + 1]), 0, self.count - 1))
+        sizes, pointers = self._raw_entries(around)
+        width = self._dtype.itemsize
+        wrong = (sizes < 0) | (pointers < 0) | (pointers > self._data.size - sizes * width)
+        if around[0] == 0:
+            wrong[0] |= pointers[0] != 0
+        follows = np.diff(around) == 1
+        wrong[1:] |= follows & (pointers[1:] != pointers[:-1] + sizes[:-1] * width)
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            raise BadInput(
+                f"{self._index.name} is damaged: sequence {int(around[at])} has {int(sizes[at])} tokens "
+                f"at byte {int(pointers[at])}, which doesn't follow on the sequence before it or leaves the "
+                f"{self._data.size} bytes of {self._data.name}"
+            )
+        at_ids = np.searchsorted(around, ids)
+        return sizes[at_ids], pointers[at_ids]
+
+    def _tokens(self, ids: NDArray[np.int64], length: int) -> NDArray[np.uint32]:
+        check_length(length)
+        sizes, pointers = self._entries(ids)
+        check_long_enough(sizes, ids, length, self._index.name)
+        found = self._data.gather(pointers, length * self._dtype.itemsize).view(self._dtype)
+        return as_token_ids(found, ids, self._data.name)
+
+
+def open_megatron(place: Place) -> MegatronSequences:
+    """Open the dataset of which `place` is the .idx, the .bin, one of the shards, or the prefix.
+
+    Raises BadInput if a file is missing or they don't fit.
+    """
+    path = place.path
+    shard = SHARD.fullmatch(path)
+    prefix = shard["prefix"] if shard is not None else re.sub(r"\.(idx|bin)$", "", path)
+    index = place.sibling(prefix + ".idx")
+    if not index.exists():
+        raise BadInput(f"{index} does not exist: {place} needs its index beside it")
+    merged = place.sibling(prefix + ".bin")
+    if shard is None and merged.exists():
+        return MegatronSequences(index, [merged])
+    return MegatronSequences(index, _shards(place, prefix, shard["of"] if shard is not None else None))
+
+
+def _shards(place: Place, prefix: str, of: str | None) -> list[Place]:
+    """The shards of `prefix`.bin in order. `of` as the name of one says, None: look for it."""
+    if of is None:
+        pattern = re.sub(r"([*?[])", r"[\1]", prefix)
+        digits = "[0-9]" * 5
+        try:
+            found = place.glob(f"{pattern}-{digits}-of-{digits}.bin")
+        except BadInput:  # a plain web server has no listing
+            found = []
+        totals = {match["of"] for match in map(SHARD.fullmatch, found) if match is not None}
+        if not totals:
+            raise BadInput(
+                f"neither {place.sibling(prefix + '.bin')} nor shards of it ({prefix.rsplit('/', 1)[-1]}"
+                "-00000-of-….bin) were found; if they lie on a web server, give the address of one shard"
+            )
+        if len(totals) > 1:
+            raise BadInput(
+                f"{place.sibling(prefix)}: shards of different sets (of {', '.join(sorted(totals))}) "
+                "lie side by side: give one shard of the set that is meant"
+            )
+        of = totals.pop()
+    names = [f"{prefix}-{number:05}-of-{of}.bin" for number in range(int(of) + 1)]
+    shards = [place.sibling(name) for name in names]
+    missing = [str(shard) for shard in shards[:-1] if not shard.exists()]
+    if missing:
+        raise BadInput(
+            f"{len(missing)} shards (-of-{of}.bin) are missing: {', '.join(missing[:3])}"
+            + (" ..." if len(missing) > 3 else "")
+        )
+    # Numbered 0..of (Pythia) or 0..of-1; which one, and whether the last is missing, the sizes tell.
+    if not shards[-1].exists():
+        shards = shards[:-1]
+    if not shards:
+        raise BadInput(f"{place}: a set of 0 shards")
+    return shards
+
+
+def _data_name(data: list[Place]) -> str:
+    return str(data[0]) if len(data) == 1 else f"{data[0]} and the {len(data) - 1} shards after it"

@@ -1,0 +1,72 @@
+"""Opening sequences of any kind by path."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from memoserve.errors import BadInput
+from memoserve.sequences.byte_ranges import Place, locate
+from memoserve.sequences.jsonl import JsonlSequences
+from memoserve.sequences.megatron import open_megatron
+from memoserve.sequences.npy import NpySequences
+from memoserve.sequences.parquet import ParquetSequences
+from memoserve.sequences.source import SequenceSource
+
+KINDS = (
+    "a Megatron .idx or .bin (or their prefix, or a shard), a .npy, a .parquet (or a folder or pattern of "
+    "them), or a .jsonl"
+)
+
+
+def open_sequences(
+    path: str | os.PathLike[str], tokenizer: str | os.PathLike[str] | None = None
+) -> SequenceSource:
+    """Open the sequences at `path`, a local path or any URL that fsspec knows (`s3://`, `https://`, `hf://`).
+
+    By the name: Megatron `.idx`/`.bin` (either, the prefix, or one of unmerged shards), `.npy`
+    [sequences, tokens], `.parquet` with a list column `tokens` (a file, a folder, a glob pattern), or
+    `.jsonl` of {"tokens": [...]} or {"text": ...}; only the last needs `tokenizer`, a tokenizer.json.
+    A folder may also hold just one Megatron .idx. Raises BadInput for what can't be read as such.
+    """
+    path = os.fspath(path)
+    tokenizer = None if tokenizer is None else os.fspath(tokenizer)
+    place = locate(path)
+    lowered = re.sub(r"[?#].*", "", place.path).lower() if place.web else place.path.lower()
+    if place.is_folder():
+        return _open_folder(place)
+    if not place.web and re.search(r"[*?[]", place.path) and not place.exists():
+        return _open_pattern(place)
+    if lowered.endswith((".idx", ".bin")):
+        return open_megatron(place)
+    if lowered.endswith(".npy"):
+        return NpySequences(place)
+    if lowered.endswith(".parquet"):
+        return ParquetSequences([place])
+    if lowered.endswith(".jsonl"):
+        return JsonlSequences(place, tokenizer)
+    if place.sibling(place.path + ".idx").exists():
+        return open_megatron(place)
+    if not place.exists():
+        raise BadInput(f"{place} does not exist (nor {place}.idx)")
+    raise BadInput(f"{place}: what kind of sequences this is can't be told from its name: give {KINDS}")
+
+
+def _open_folder(place: Place) -> SequenceSource:
+    names = [name for name in place.names() if not name.startswith((".", "_"))]
+    folder = place.path.rstrip("/")
+    tables = [place.sibling(f"{folder}/{name}") for name in names if name.lower().endswith(".parquet")]
+    indexes = [name for name in names if name.endswith(".idx")]
+    if tables and not indexes:
+        return ParquetSequences(tables)
+    if len(indexes) == 1 and not tables:
+        return open_megatron(place.sibling(f"{folder}/{indexes[0]}"))
+    found = f"{len(tables)} .parquet and {len(indexes)} .idx files"
+    raise BadInput(f"the folder {place} holds {found}: give {KINDS}")
+
+
+def _open_pattern(place: Place) -> SequenceSource:
+    matches = [path for path in place.glob(place.path) if path.lower().endswith(".parquet")]
+    if not matches:
+        raise BadInput(f"no .parquet file matches {place}")
+    return ParquetSequences([place.sibling(match) for match in matches])

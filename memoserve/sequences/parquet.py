@@ -1,0 +1,241 @@
+"""Parquet files with a column of token lists; ids are row numbers, file after file in order of name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memoserve.errors import BadInput, StorageFailed
+from memoserve.sequences.byte_ranges import ByteRanges, Place
+from memoserve.sequences.identity import sampled_sha256, sha256
+from memoserve.sequences.source import as_token_ids, check_ids, check_length, check_long_enough, check_span
+
+if TYPE_CHECKING:
+    import pyarrow
+
+COLUMN = "tokens"
+BATCH = 1024
+"""Rows decoded at a time."""
+
+
+class ParquetSequences:
+    """A SequenceSource over the rows of Parquet files, read in batches within row groups.
+
+    Reading on where the last read stopped goes on; reading elsewhere begins at the row group that holds
+    the first row, so random access costs up to a row group a read.
+    """
+
+    kind = "parquet"
+    cheap_lengths = 1 << 14
+
+    def __init__(self, places: list[Place]) -> None:
+        """Open and check every file. Raises BadInput, also where their columns differ."""
+        self._data = ByteRanges(
+            places, name=str(places[0]) if len(places) == 1 else f"{places[0]} and {len(places) - 1} more"
+        )
+        self._places = places
+        self._groups: list[tuple[int, int]] = []  # (file, row group), in order
+        rows: list[int] = []
+        dtypes: set[str] = set()
+        self._columns: list[str] = []
+        for file, place in enumerate(places):
+            with _reading(place):
+                opened = _open(place)
+                column, dtype = _token_column(opened.schema_arrow, place)
+                dtypes.add(dtype)
+                self._columns.append(column)
+                for group in range(opened.metadata.num_row_groups):
+                    self._groups.append((file, group))
+                    rows.append(int(opened.metadata.row_group(group).num_rows))
+        if min(rows, default=0) < 0:
+            raise BadInput(f"{self._data.name} is damaged: a row group of {min(rows)} rows")
+        self._first_rows = np.cumsum(np.array([0, *rows], dtype=np.int64))
+        self.count = int(self._first_rows[-1])
+        self.total_bytes = self._data.size
+        self.token_dtype = "/".join(sorted(dtypes))
+        self.description = (
+            f"{self._data.name}: {self.count:,} sequences, column {self._columns[0]} of lists of "
+            f"{self.token_dtype}, Parquet"
+        )
+        self._cursor: _Cursor | None = None
+
+    def read(self, first: int, stop: int, length: int) -> NDArray[np.uint32]:
+        """See SequenceSource.read."""
+        return self._tokens(check_span(first, stop, self.count, self._data.name), length)
+
+    def take(self, ids: NDArray[np.int64], length: int) -> NDArray[np.uint32]:
+        """See SequenceSource.take."""
+        return self._tokens(check_ids(ids, self.count, self._data.name), length)
+
+    def lengths(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See SequenceSource.lengths."""
+        ids = check_ids(ids, self.count, self._data.name)
+        found = [np.diff(offsets) for _, offsets, _, _ in self._rows(ids)]
+        return np.concatenate([np.empty(0, dtype=np.int64), *found])
+
+    def identity(self) -> dict[str, str | int]:
+        """See SequenceSource.identity: the index is the size and the footer of each file."""
+        footers = []
+        for place in self._places:
+            file = ByteRanges([place])
+            length = int.from_bytes(file.read(file.size - 8, 4), "little")
+            footers.append(f"{file.size}:".encode() + file.read(file.size - 8 - length, length + 8))
+        return {
+            "kind": self.kind,
+            "count": self.count,
+            "bytes": self.total_bytes,
+            "index_sha256": sha256(footers),
+            "data_sha256": sampled_sha256(self._data),
+        }
+
+    def _tokens(self, ids: NDArray[np.int64], length: int) -> NDArray[np.uint32]:
+        check_length(length)
+        blocks = [np.empty((0, length), dtype=np.uint32)]
+        for some, offsets, values, place in self._rows(ids):
+            check_long_enough(np.diff(offsets), some, length, str(place))
+            found = values[offsets[:-1, None] + np.arange(length)]
+            blocks.append(as_token_ids(found, some, str(place)))
+        return np.concatenate(blocks)
+
+    def _rows(
+        self, ids: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[Any], Place]]:
+        """The lists of ascending ids, some at a time: ids, offsets i64[n + 1], their values, the file."""
+        done = 0
+        while done < len(ids):
+            group = int(np.searchsorted(self._first_rows, ids[done], side="right")) - 1
+            first, stop = (int(row) for row in self._first_rows[group : group + 2])
+            end = int(np.searchsorted(ids, stop, side="left"))
+            file, number = self._groups[group]
+            place = self._places[file]
+            wanted = ids[done:end]
+            with _reading(place):
+                if self._cursor is None or not self._cursor.reaches(group, int(wanted[0])):
+                    self._cursor = _Cursor(place, self._columns[file], group, number, first, stop)
+                try:
+                    for some, array in self._cursor.rows(wanted):
+                        offsets, values = _lists(array, some, place)
+                        yield some, offsets, values, place
+                except Exception:
+                    self._cursor = None  # its position is unknown now
+                    raise
+            done = end
+
+
+class _Cursor:
+    """A place in a row group; it only moves on."""
+
+    def __init__(self, place: Place, column: str, group: int, number: int, first: int, stop: int) -> None:
+        self.group = group
+        self._place = place
+        self._stop = stop
+        self._batches = _open(place).iter_batches(
+            BATCH, row_groups=[number], columns=[column], use_threads=False
+        )
+        self._first = self._end = first  # the rows of the batch at hand
+        self._batch: pyarrow.Array | None = None
+
+    def reaches(self, group: int, row: int) -> bool:
+        return self.group == group and row >= self._first
+
+    def rows(self, wanted: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], pyarrow.Array]]:
+        """The lists of the wanted rows (of this row group, ascending), batch by batch."""
+        done = 0
+        while done < len(wanted):
+            while wanted[done] >= self._end:
+                batch = next(self._batches, None)
+                if batch is None or self._end + batch.num_rows > self._stop:
+                    raise BadInput(
+                        f"{self._place} is damaged: a row group doesn't have the rows that its footer says"
+                    )
+                self._batch = batch.column(0)
+                self._first, self._end = self._end, self._end + batch.num_rows
+            end = int(np.searchsorted(wanted, self._end, side="left"))
+            some = wanted[done:end]
+            assert self._batch is not None
+            yield some, self._batch.take(_arrow(some - self._first))
+            done = end
+
+
+def _arrow(values: NDArray[np.int64]) -> Any:
+    import pyarrow
+
+    return pyarrow.array(values)
+
+
+def _lists(array: Any, ids: NDArray[np.int64], place: Place) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Offsets i64[n + 1] and values of a list array. Raises BadInput for a null."""
+    import pyarrow
+
+    if array.null_count:
+        at = int(np.argmax(np.asarray(array.is_null())))
+        raise BadInput(f"{place}: sequence {int(ids[at])} is null")
+    values = array.flatten()
+    if pyarrow.types.is_fixed_size_list(array.type):
+        offsets = np.arange(len(array) + 1, dtype=np.int64) * array.type.list_size
+    else:
+        offsets = np.asarray(array.offsets).astype(np.int64)
+        offsets -= offsets[0]
+    if values.null_count:
+        row = np.searchsorted(offsets, int(np.argmax(np.asarray(values.is_null()))), side="right") - 1
+        raise BadInput(f"{place}: sequence {int(ids[row])} has a null among its tokens")
+    return offsets, values.to_numpy(zero_copy_only=False)
+
+
+def _open(place: Place) -> Any:
+    from pyarrow import parquet
+
+    file = place.path if place.remote is None else place.remote.open(place.path, "rb")
+    # A buffer makes Arrow read pages as they are needed; without, the whole column of a row group.
+    return parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False, memory_map=False)
+
+
+def _token_column(schema: Any, place: Place) -> tuple[str, str]:
+    """Name and integer type of the token column."""
+    import pyarrow
+
+    types = pyarrow.types
+
+    def is_list(type_: Any) -> bool:
+        return bool(types.is_list(type_) or types.is_large_list(type_) or types.is_fixed_size_list(type_))
+
+    lists = [field for field in schema if is_list(field.type)]
+    chosen = [field for field in lists if field.name == COLUMN] or lists
+    if len(chosen) != 1:
+        columns = ", ".join(f"{field.name} {field.type}" for field in schema)
+        raise BadInput(
+            f"{place}: a column `{COLUMN}` of integer lists is needed, or one list column alone; "
+            f"found: {columns}"
+        )
+    inner = chosen[0].type.value_type
+    if not types.is_integer(inner):
+        raise BadInput(f"{place}: column {chosen[0].name} holds lists of {inner}, not of integers")
+    return str(chosen[0].name), str(inner)
+
+
+class _reading:  # noqa: N801 - reads as a statement: with _reading(place):
+    """What Arrow raises, as BadInput or StorageFailed naming the file."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        import pyarrow
+
+        if isinstance(error, pyarrow.ArrowException | ValueError | TypeError | NotImplementedError):
+            raise BadInput(f"{self._place} can't be read as Parquet: {error}") from None
+        if isinstance(error, OSError):
+            # Arrow reports damaged pages as OSError without a number.
+            wrong = StorageFailed if error.errno else BadInput
+            raise wrong(f"{self._place} can't be read as Parquet: {error}") from None
+
+
+def open_parquet(places: list[Place]) -> ParquetSequences:
+    """The rows of these files, in this order. Raises BadInput."""
+    return ParquetSequences(places)
