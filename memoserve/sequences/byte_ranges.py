@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ class ByteRanges:
     def stream(self, block: int = SPAN) -> Iterator[bytes]:
         """All bytes from the first to the last."""
         spans = ((offset, min(block, self.size - offset)) for offset in range(0, self.size, block))
-        while batch := [span for span, _ in zip(spans, range(REQUESTS), strict=False)]:
+        while batch := list(islice(spans, REQUESTS)):
             yield from self.spans(batch)
 
     def gather(self, starts: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
