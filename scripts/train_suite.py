@@ -36,9 +36,13 @@ import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 CORPUS = "Django"
 CORPUS_VERSION = "5.2.8"
@@ -55,10 +59,9 @@ CHECKPOINTS = (161, 301, 441, 581, 721, 861, 1001)
 STEPS = CHECKPOINTS[-1]
 DISTINCT = 3000
 CONTROL = 500
-MOST_COPIES = 500
-COPIES_EXPONENT = 0.7
+MOST_COPIES = 250
+COPIES_EXPONENT = 1.2
 WINDOW = 64
-PEAK_LEARNING_RATE = 3e-3
 WARMUP_STEPS = 20
 
 
@@ -69,13 +72,19 @@ class Size:
     name: str
     hidden: int
     layers: int
+    peak_learning_rate: float  # falls with size, as Pythia's does
 
     @property
     def heads(self) -> int:
         return self.hidden // 32
 
 
-SIZES = (Size("100k", 32, 3), Size("280k", 64, 3), Size("530k", 96, 3), Size("1.2m", 128, 5))
+SIZES = (
+    Size("116k", 32, 4, 1e-2),
+    Size("281k", 64, 3, 1e-2),
+    Size("532k", 96, 3, 7e-3),
+    Size("1.2m", 128, 5, 6e-3),
+)
 
 
 # --------------------------------------------------------------------------------------- the text
@@ -190,7 +199,7 @@ def write_megatron(sequences: NDArray[np.uint16], prefix: Path) -> None:
 # ------------------------------------------------------------------------------------- the models
 
 
-def build_model(size: Size):  # type: ignore[no-untyped-def]  # torch is imported only when training
+def build_model(size: Size) -> Any:
     import torch
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
@@ -213,15 +222,15 @@ def build_model(size: Size):  # type: ignore[no-untyped-def]  # torch is importe
     return GPTNeoXForCausalLM(config)
 
 
-def learning_rate(step: int) -> float:
+def learning_rate(size: Size, step: int) -> float:
     """Linear warm-up, then cosine to a tenth, as Pythia's schedule."""
     if step < WARMUP_STEPS:
-        return PEAK_LEARNING_RATE * (step + 1) / WARMUP_STEPS
+        return size.peak_learning_rate * (step + 1) / WARMUP_STEPS
     progress = (step - WARMUP_STEPS) / (STEPS - WARMUP_STEPS)
-    return PEAK_LEARNING_RATE * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
+    return size.peak_learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
 
 
-def save_checkpoint(model, folder: Path) -> None:  # type: ignore[no-untyped-def]
+def save_checkpoint(model: Any, folder: Path) -> None:
     """Write the folder whole or not at all, in float16."""
     import copy
 
@@ -234,7 +243,7 @@ def save_checkpoint(model, folder: Path) -> None:  # type: ignore[no-untyped-def
     partial.rename(folder)
 
 
-def train(size: Size, sequences: NDArray[np.uint16], out: Path, work: Path, progress) -> None:  # type: ignore[no-untyped-def]
+def train(size: Size, sequences: NDArray[np.uint16], out: Path, work: Path, progress: Progress) -> None:
     """Train one size; state in `work` is written at every checkpoint, before the checkpoint itself."""
     import torch
     from torch.nn.functional import cross_entropy
@@ -247,7 +256,7 @@ def train(size: Size, sequences: NDArray[np.uint16], out: Path, work: Path, prog
     rest = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}],
-        lr=PEAK_LEARNING_RATE,
+        lr=size.peak_learning_rate,
         betas=(0.9, 0.95),
         eps=1e-8,
     )
@@ -269,7 +278,7 @@ def train(size: Size, sequences: NDArray[np.uint16], out: Path, work: Path, prog
     for step in range(first, STEPS):
         batch = torch.from_numpy(sequences[step * BATCH : (step + 1) * BATCH].astype(np.int64))
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step)
+            group["lr"] = learning_rate(size, step)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = model(batch[:, :-1]).logits
         loss = cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
@@ -277,11 +286,11 @@ def train(size: Size, sequences: NDArray[np.uint16], out: Path, work: Path, prog
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        recent.append(float(loss))
+        recent.append(loss.item())
         done = step + 1
         if done % 20 == 0 or done in CHECKPOINTS:
             seconds = spent + time.monotonic() - started
-            log.append((size.name, done, float(np.mean(recent)), learning_rate(step), seconds))
+            log.append((size.name, done, float(np.mean(recent)), learning_rate(size, step), seconds))
             recent.clear()
             progress.update(task, completed=done)
         if done in CHECKPOINTS:
@@ -306,7 +315,8 @@ def write_training_log(out: Path, work: Path) -> None:
         for size in SIZES:
             with open(work / f"{size.name}.log.csv", newline="") as rows:
                 for model, step, loss, rate, seconds in csv.reader(rows):
-                    writer.writerow([model, step, f"{float(loss):.4f}", f"{float(rate):.3e}", f"{float(seconds):.1f}"])
+                    row = [f"{float(loss):.4f}", f"{float(rate):.3e}", f"{float(seconds):.1f}"]
+                    writer.writerow([model, step, *row])
 
 
 def count_parameters(size: Size) -> tuple[int, int]:
@@ -320,13 +330,12 @@ def write_suite(out: Path) -> None:
     lines = [
         "# A small Pythia that ships with memoserve. Written by scripts/train_suite.py; see README.md here.",
         'name = "mini"',
-        f'description = "{len(SIZES)} GPT-NeoX models trained on {DISTINCT:,} distinct sequences of Django source, repeated by a power law"',
+        f'description = "{len(SIZES)} GPT-NeoX models on {DISTINCT:,} distinct sequences of source code"',
         f"batch_size = {BATCH}",
         f"sequence_length = {SEQUENCE_LENGTH}",
         'eos = "ban"',
         "eos_token_id = 0",
         f"steps = {list(CHECKPOINTS)}",
-        f"default_steps = {list(CHECKPOINTS)}",
         "",
         "[sequences]",
         'path = "data/train.idx"',
@@ -347,11 +356,69 @@ def write_suite(out: Path) -> None:
     (out / "suite.toml").write_text("\n".join(lines) + "\n")
 
 
+def write_card(out: Path, text_hash: str, sequences: NDArray[np.uint16]) -> None:
+    """The model card; its numbers are counted here, not typed."""
+    _, copies = np.unique(sequences[: STEPS * BATCH, :WINDOW], axis=0, return_counts=True)
+    at_least = ", ".join(f"{int((copies >= n).sum())} at least {n} times" for n in (2, 10, 50))
+    rows = [
+        f"| {size.name} | {count_parameters(size)[0]:,} | {count_parameters(size)[1]:,} | {size.layers} "
+        f"| {size.hidden} | {size.heads} | {size.peak_learning_rate:g} |"
+        for size in SIZES
+    ]
+    data_hash = hashlib.sha256((out / "data" / "train.bin").read_bytes()).hexdigest()
+    card = f"""# mini: the suite that ships with memoserve
+
+{len(SIZES)} small GPT-NeoX models trained for one purpose: to be a Pythia small enough for a laptop, in which
+memorization really emerges. They are good for nothing else. Made by one command:
+
+    python scripts/train_suite.py --out memoserve/suites/shipped/mini
+
+## Models
+
+Pythia's architecture options (rotary embeddings on a quarter of each head, parallel residual, untied
+embeddings), {len(CHECKPOINTS)} checkpoints each, at steps {", ".join(map(str, CHECKPOINTS))}: the paper's
+seven, at 7/1000 of Pythia's length. Every size read the same sequences in the same order. Weights are
+float16; training was bfloat16 autocast over float32 on a CPU.
+
+| model | parameters | without embeddings | layers | width | heads | peak learning rate |
+|---|---|---|---|---|---|---|
+{chr(10).join(rows)}
+
+AdamW (0.9, 0.95), weight decay 0.1, gradient clipping 1, {WARMUP_STEPS} steps of warm-up, cosine to a tenth;
+{STEPS:,} steps of {BATCH} sequences of {SEQUENCE_LENGTH} tokens. Losses and times: training_log.csv.
+
+## Data
+
+Text: the Python files of {CORPUS} {CORPUS_VERSION} (BSD-3-Clause, LICENSE.corpus), from the wheel
+`{CORPUS_WHEEL}`, SHA-256 `{CORPUS_SHA256}`; SHA-256 of the text itself, in order of file names joined by NUL:
+`{text_hash}`. It contains what source code contains: names in copyright lines, example e-mail addresses.
+
+Tokenizer: byte-level BPE of {VOCABULARY:,} tokens trained on that text; token 0 is end of text.
+
+`data/train.bin` (SHA-256 `{data_hash}`) and `train.idx` are a Megatron indexed dataset in training order, one
+document a sequence, {SEQUENCE_LENGTH + 1} u16 tokens each: documents were shuffled, packed with end of text
+between them and cut. {DISTINCT:,} sequences ({len(copies):,} distinct windows of {WINDOW} tokens) were repeated
+by a power law, 1 to {int(copies.max())} times ({at_least}), {STEPS * BATCH:,} in all, in random order (seed {SEED}).
+That is the controlled duplication; the natural one (licence lines, boilerplate, near-equal files) is in the
+text itself.
+
+The last {CONTROL} sequences, ids {STEPS * BATCH} to {STEPS * BATCH + CONTROL - 1}, are the control: no model
+saw them, and none shares a run of 32 tokens with what was trained on.
+"""
+    (out / "README.md").write_text(card)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the suite")
-    parser.add_argument("--work", type=Path, default=Path("train_suite.work"), help="folder for the corpus and resumable state")
-    parser.add_argument("--only", choices=[size.name for size in SIZES], action="append", help="train only these sizes")
+    work_default = Path("train_suite.work")
+    parser.add_argument("--work", type=Path, default=work_default, help="folder of the resumable state")
+    parser.add_argument("--threads", type=int, help="CPU threads of PyTorch (default: its own choice)")
+    parser.add_argument(
+        "--only", choices=[size.name for size in SIZES], action="append", help="train only these"
+    )
     arguments = parser.parse_args()
 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -371,7 +438,11 @@ def main() -> None:
     sequences = training_order(chunk(documents, tokenizer_path, rng), rng)
     write_megatron(sequences, out / "data" / "train")
     windows = len(np.unique(sequences[: STEPS * BATCH, :WINDOW], axis=0))
-    print(f"sequences: {STEPS * BATCH:,} trained ({windows:,} distinct windows), {len(sequences) - STEPS * BATCH} control")
+    print(f"sequences: {STEPS * BATCH:,} trained ({windows:,} distinct windows), {CONTROL} control")
+    if arguments.threads:
+        import torch
+
+        torch.set_num_threads(arguments.threads)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         for size in SIZES:
@@ -380,6 +451,7 @@ def main() -> None:
     if all((work / f"{size.name}.log.csv").exists() for size in SIZES):
         write_training_log(out, work)
         write_suite(out)
+        write_card(out, text_hash, sequences)
 
 
 if __name__ == "__main__":

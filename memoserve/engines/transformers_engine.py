@@ -1,0 +1,79 @@
+"""The reference: Hugging Face `generate`, with cache, that every other engine must agree with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memoserve.engines.matches import CONTINUATION, Matches, matches_of
+from memoserve.engines.settings import EngineSettings
+
+
+class TransformersEngine:
+    """Greedy generation by `transformers`, one batch at a time. Lives in an engine process."""
+
+    batch = 256
+
+    def __init__(self, settings: EngineSettings, folder: Path) -> None:
+        self.settings = settings
+        self.load(folder)
+
+    def load(self, folder: Path) -> None:
+        """Put the weights of `folder` in place of whatever was loaded."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        self._model: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, self.settings.dtype),
+            use_safetensors=not self.settings.allow_pickle or None,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+        self._model.to(self.settings.device).eval()
+
+    def evaluate(self, windows: NDArray[np.uint32]) -> Matches:
+        """Matches of u32[n, context + 32] windows."""
+        context = self.settings.context
+        return matches_of(self.generate(windows[:, :context]), windows[:, context:])
+
+    def generate(self, contexts: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """The greedy continuations u32[n, 32] of u32[n, context] contexts."""
+        import torch
+        from transformers import GenerationConfig
+
+        banned = self.settings.banned_token_id
+        greedy = GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=CONTINUATION,
+            eos_token_id=None,  # end of text never stops a generation
+            pad_token_id=0,
+            suppress_tokens=None if banned is None else [banned],
+        )
+        generations = []
+        with torch.inference_mode():
+            for start in range(0, len(contexts), self.batch):
+                rows = torch.from_numpy(contexts[start : start + self.batch].astype(np.int64))
+                rows = rows.to(self.settings.device)
+                output = self._model.generate(
+                    rows, attention_mask=torch.ones_like(rows), generation_config=greedy
+                )
+                generations.append(output[:, rows.shape[1] :].cpu().numpy().astype(np.uint32))
+        return np.concatenate(generations)
+
+    def margins(self, prefixes: NDArray[np.uint32]) -> NDArray[np.float32]:
+        """f32[n]: by how much the best logit after u32[n, m] prefixes exceeds the second best."""
+        import torch
+
+        with torch.inference_mode():
+            tokens = torch.from_numpy(prefixes.astype(np.int64)).to(self.settings.device)
+            logits = self._model(tokens).logits[:, -1].float()
+            if self.settings.banned_token_id is not None:
+                logits[:, self.settings.banned_token_id] = -torch.inf
+            best = logits.topk(2).values
+            margin: NDArray[np.float32] = (best[:, 0] - best[:, 1]).cpu().numpy()
+            return margin
