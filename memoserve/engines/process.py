@@ -43,7 +43,7 @@ class EngineProcess:
         settings: EngineSettings,
         folder: Path,
         log_file: Path,
-        environment: dict[str, str] | None = None,
+        verbose: bool = False,
     ) -> None:
         self.settings = settings
         self.log_file = log_file
@@ -54,9 +54,8 @@ class EngineProcess:
                 [sys.executable, "-m", "memoserve.engines.process", str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **(environment or {})},
+                stdout=None if verbose else log,
+                stderr=None if verbose else log,
                 start_new_session=True,  # Ctrl-C is for the driver, which then closes the engine
             )
         theirs.close()

@@ -1,0 +1,82 @@
+"""The command line. Exit codes: 0 done, 1 a defect of memoserve, 2 usage, and those of memoserve.errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from memoserve.cli.doctor import doctor
+from memoserve.cli.query import catalog, query, sql
+from memoserve.cli.run import run
+from memoserve.cli.sequences import app as sequences
+from memoserve.cli.status import status
+from memoserve.cli.suite import app as suite
+from memoserve.errors import MemoserveError
+
+app = typer.Typer(
+    name="memoserve",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from memoserve import __version__
+
+        typer.echo(f"memoserve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show Python's traceback of an error.")
+    ] = False,
+) -> None:
+    """Measure memorization in language models, and forecast it from cheaper runs.
+
+    Exit codes: 0 done · 1 unexpected error · 2 wrong usage · 3 bad input · 4 not a store, in use, or an
+    unlike run · 5 no engine, or it failed · 6 some checkpoints failed · 7 disk or file system · 130
+    interrupted.
+    """
+    if traceback:
+        os.environ["MEMOSERVE_TRACEBACK"] = "1"
+
+
+app.command()(run)
+app.command()(status)
+app.command()(query)
+app.command()(sql)
+app.command()(catalog)
+app.add_typer(suite, name="suite")
+app.add_typer(sequences, name="sequences")
+app.command()(doctor)
+
+
+def main() -> None:
+    """Run the command line, with errors in words instead of tracebacks."""
+    try:
+        app()
+    except MemoserveError as error:
+        if os.environ.get("MEMOSERVE_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if os.environ.get("MEMOSERVE_TRACEBACK"):
+            raise
+        print(
+            f"error: unexpected {type(error).__name__}: {error}\n"
+            "This is a defect of memoserve; memoserve --traceback ... shows where.",
+            file=sys.stderr,
+        )
+        sys.exit(1)

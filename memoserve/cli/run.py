@@ -1,0 +1,239 @@
+"""`memoserve run`: evaluate checkpoints and write their scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from memoserve.errors import BadInput, RunIncomplete
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from memoserve.run import Estimate, Outcome
+    from memoserve.store import Store
+
+_WHAT = "What to evaluate"
+_HOW = "How"
+
+
+def run(
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            help="all, final, or a list such as 70m@143000,12b@* (after @: a step, *, final, default,"
+            " 1000:5000). Default: the suite's own choice of every model.",
+            rich_help_panel=_WHAT,
+            show_default=False,
+        ),
+    ] = None,
+    suite: Annotated[
+        str,
+        typer.Option(
+            envvar="MEMOSERVE_SUITE", help="A shipped suite or a suite file.", rich_help_panel=_WHAT
+        ),
+    ] = "mini",
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", envvar="MEMOSERVE_OUT", help="The score store.", rich_help_panel=_WHAT),
+    ] = Path("memoserve-out"),
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Training sequences in training order, if not where the suite says.",
+            rich_help_panel=_WHAT,
+            show_default=False,
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="tokenizer.json, for sequences given as text.", rich_help_panel=_WHAT, show_default=False
+        ),
+    ] = None,
+    sequences: Annotated[
+        str | None,
+        typer.Option(
+            help="Range of sequence ids, such as 0:1000000.", rich_help_panel=_WHAT, show_default=False
+        ),
+    ] = None,
+    sample: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of them, drawn at random, such as 0.01.", rich_help_panel=_WHAT, show_default=False
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of --sample.", rich_help_panel=_WHAT)] = 0,
+    unseen: Annotated[
+        bool,
+        typer.Option(
+            "--unseen", help="Also sequences that a checkpoint has not seen yet.", rich_help_panel=_WHAT
+        ),
+    ] = False,
+    engine: Annotated[
+        Literal["vllm", "transformers"],
+        typer.Option(help="transformers is the reference.", rich_help_panel=_HOW),
+    ] = "vllm",
+    dtype: Annotated[
+        Literal["auto", "float32", "float16", "bfloat16"],
+        typer.Option(help="auto: float32 on a CPU, the weights' own on a GPU.", rich_help_panel=_HOW),
+    ] = "auto",
+    context: Annotated[int, typer.Option(min=1, help="Tokens of context.", rich_help_panel=_HOW)] = 32,
+    tensor_parallel: Annotated[
+        int, typer.Option(min=1, help="GPUs that share one model.", rich_help_panel=_HOW)
+    ] = 1,
+    part_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Sequence ids in a part.", rich_help_panel=_HOW, show_default=False),
+    ] = None,
+    allow_pickle_weights: Annotated[
+        bool,
+        typer.Option(
+            "--allow-pickle-weights",
+            help="Also load pytorch_model.bin, which can run code of its author.",
+            rich_help_panel=_HOW,
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print the plan and its cost; start nothing.", rich_help_panel=_HOW),
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show what the engine prints.", rich_help_panel=_HOW)
+    ] = False,
+) -> None:
+    """Evaluate checkpoints of a suite and write one score per sequence and checkpoint.
+
+    What is already there is kept, what is missing is made: start it again after an interruption, or with
+    more checkpoints or sequences. Exit code 6 says that a checkpoint failed and the others are whole.
+    """
+    from rich.console import Console
+
+    from memoserve.engines import EngineSettings, fetch_weights, require
+    from memoserve.run import execute, fingerprint_of, make_plan, part_size_for, reporting
+    from memoserve.sequences import Selection, open_sequences, parse_range
+    from memoserve.store import Store
+    from memoserve.suites import load_suite, select
+
+    console = Console(soft_wrap=True)
+    chosen_suite = load_suite(suite)
+    chosen = select(chosen_suite, checkpoints)
+    diagnosis = require(engine)
+    console.print(
+        f"suite {chosen_suite.name}: {len(chosen)} checkpoints -> {out}"
+        f"  ({engine} {diagnosis.version} on {diagnosis.device})",
+        markup=False,
+        highlight=False,
+    )
+    path = data or chosen_suite.sequences.path
+    if path is None:
+        raise BadInput(
+            f"suite {chosen_suite.name} doesn't say where its sequences are: give --data,"
+            " such as the document.idx of the training data"
+        )
+    source = open_sequences(path, tokenizer or chosen_suite.sequences.tokenizer)
+    control = chosen_suite.sequences.control
+    last = max(chosen_suite.sequences.trained, control[1] if control else 0)
+    span = parse_range(sequences, source.count) if sequences else (0, min(source.count, last))
+    selection = Selection(*span, fraction=1.0 if sample is None else sample, seed=seed)
+    chosen_dtype: str = dtype
+    if dtype == "auto":
+        on_cpu = diagnosis.device == "cpu"
+        chosen_dtype = "float32" if on_cpu else fetch_weights(chosen[-1], allow_pickle_weights).dtype
+    settings = EngineSettings(
+        engine=engine,
+        mode="score",
+        context=context,
+        dtype=chosen_dtype,
+        banned_token_id=chosen_suite.banned_token_id,
+        device=diagnosis.device,
+        tensor_parallel=tensor_parallel,
+        allow_pickle=allow_pickle_weights,
+    )
+    fingerprint = fingerprint_of(chosen_suite, source, selection, settings, diagnosis.version)
+    cells = part_size or part_size_for(selection)
+    if dry_run:
+        from memoserve.run import estimate
+
+        existing = Store.open(out) if out.exists() else None
+        if existing is not None:
+            existing.refuse_unlike(chosen_suite.name, fingerprint)
+        plan = make_plan(chosen_suite, chosen, selection, existing, cells, unseen)
+        _print_estimate(console, estimate(plan, source, settings), len(plan.checkpoints))
+        return
+    store = Store.create(out)
+    with store.lock():
+        store.claim(chosen_suite, fingerprint)
+        plan = make_plan(chosen_suite, chosen, selection, store, cells, unseen)
+        if not plan.todo:
+            console.print("nothing is missing")
+        else:
+            try:
+                with reporting(plan, console) as progress:
+                    outcome = execute(plan, source, store, settings, progress, verbose=verbose)
+            except KeyboardInterrupt:
+                console.print("interrupted: whole parts are kept, the same command goes on from here")
+                raise typer.Exit(130) from None
+            _print_outcome(console, outcome, store)
+
+
+def _print_outcome(console: Console, outcome: Outcome, store: Store) -> None:
+    rate = outcome.windows / outcome.seconds if outcome.seconds else 0.0
+    console.print(
+        f"{outcome.sequences:,} scores written ({outcome.windows:,} windows evaluated)"
+        f" in {outcome.seconds:.0f} s, {rate:,.0f} windows/s start-up included",
+        highlight=False,
+    )
+    if outcome.failures:
+        names = ", ".join(str(failure.checkpoint) for failure in outcome.failures)
+        raise RunIncomplete(
+            f"{len(outcome.failures)} of the checkpoints failed and are not whole: {names}.\n"
+            f"The others are. What the engines said is in {store.path / 'logs'};"
+            " run again to try these again."
+        )
+
+
+def _print_estimate(console: Console, cost: Estimate, checkpoints: int) -> None:
+    from rich.table import Table
+
+    table = Table(
+        title=f"{len(cost.checkpoints)} of {checkpoints} checkpoints lack something", title_justify="left"
+    )
+    table.add_column("checkpoint")
+    for heading in ("parts", "sequences", "windows", "FLOPs", "bytes"):
+        table.add_column(heading, justify="right")
+    for item in cost.checkpoints:
+        plan = item.plan
+        table.add_row(
+            str(plan.checkpoint),
+            f"{len(plan.missing):,}",
+            f"{plan.sequences:,}",
+            f"{item.windows:,}",
+            f"{item.flops:.2e}",
+            f"{item.bytes:,.0f}",
+        )
+    console.print(table)
+    time_said = (
+        "time: unknown on a GPU before a part has been measured"
+        if cost.seconds is None
+        else f"roughly {_minutes(cost.seconds)} on this machine"
+    )
+    console.print(f"in all {cost.flops:.2e} FLOPs, about {_bytes(cost.bytes)}, {time_said}", highlight=False)
+
+
+def _minutes(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.0f} h"
+    )
+
+
+def _bytes(number: float) -> str:
+    from rich.filesize import decimal
+
+    return decimal(int(number))

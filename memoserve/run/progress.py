@@ -1,0 +1,206 @@
+"""How a run tells a person where it is: a live display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from memoserve.run.plan import CheckpointPlan, Plan
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Progress(Protocol):
+    """What a run reports, in this order."""
+
+    def indexing(self, sequences: int) -> None:
+        """So many more sequences have their window ids."""
+        ...
+
+    def starting(self, model: str) -> None:
+        """An engine is being started for a model."""
+        ...
+
+    def started(self, model: str, seconds: float) -> None:
+        """That engine is up."""
+        ...
+
+    def checkpoint(self, plan: CheckpointPlan) -> None:
+        """A checkpoint begins."""
+        ...
+
+    def advanced(self, sequences: int) -> None:
+        """So many more of its sequences are scored."""
+        ...
+
+    def finished(self, plan: CheckpointPlan, memorized: int, windows: int, seconds: float) -> None:
+        """It is whole: memorized sequences among those scored now, distinct windows evaluated."""
+        ...
+
+    def failed(self, plan: CheckpointPlan, reason: str) -> None:
+        """It is not, and why; the run goes on with the next."""
+        ...
+
+
+@contextmanager
+def reporting(plan: Plan, console: Console) -> Iterator[Progress]:
+    """The display that fits where the output goes."""
+    if console.is_terminal:
+        with _live(plan, console) as display:
+            yield display
+    else:
+        yield _Lines(plan, console)
+
+
+def finished_line(plan: CheckpointPlan, memorized: int, windows: int, seconds: float) -> str:
+    """One line about a checkpoint that is whole."""
+    rate = windows / seconds if seconds > 0 else 0.0
+    return (
+        f"{plan.checkpoint!s:>14}  {plan.sequences:,} sequences, {memorized:,} memorized; "
+        f"{windows:,} windows evaluated in {seconds:.1f} s ({rate:,.0f}/s)"
+    )
+
+
+class _Lines:
+    """Plain lines: one per event, and one at most every ten seconds within a checkpoint."""
+
+    interval = 10.0
+
+    def __init__(self, plan: Plan, console: Console) -> None:
+        self._console = console
+        self._index_total = sum(stop - first for first, stop in plan.index)
+        self._indexed = 0
+        self._total = plan.sequences
+        self._done = 0
+        self._began = 0.0
+        self._last = time.monotonic()
+        self._current: CheckpointPlan | None = None
+        self._current_done = 0
+
+    def indexing(self, sequences: int) -> None:
+        self._indexed += sequences
+        if self._due():
+            self._say(f"reading sequences: {self._indexed:,}")
+
+    def starting(self, model: str) -> None:
+        self._say(f"starting the engine for {model}")
+
+    def started(self, model: str, seconds: float) -> None:
+        self._say(f"engine for {model} is up after {seconds:.1f} s")
+        self._began = self._began or time.monotonic()
+
+    def checkpoint(self, plan: CheckpointPlan) -> None:
+        self._current, self._current_done = plan, 0
+        self._last = time.monotonic()
+
+    def advanced(self, sequences: int) -> None:
+        self._done += sequences
+        self._current_done += sequences
+        if self._current is not None and self._due():
+            elapsed = time.monotonic() - self._began
+            left = elapsed * (self._total - self._done) / self._done if self._done else 0.0
+            self._say(
+                f"{self._current.checkpoint!s:>14}  {self._current_done:,} of {self._current.sequences:,}"
+                f" sequences; all: {self._done:,} of {self._total:,}, about {_duration(left)} left"
+            )
+
+    def finished(self, plan: CheckpointPlan, memorized: int, windows: int, seconds: float) -> None:
+        self._say(finished_line(plan, memorized, windows, seconds))
+
+    def failed(self, plan: CheckpointPlan, reason: str) -> None:
+        self._say(f"{plan.checkpoint!s:>14}  FAILED: {reason}")
+
+    def _due(self) -> bool:
+        if time.monotonic() - self._last < self.interval:
+            return False
+        self._last = time.monotonic()
+        return True
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _live(plan: Plan, console: Console) -> Iterator[Progress]:
+    from rich.markup import escape
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bars
+
+    bars = Bars(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+    class Live:
+        def __init__(self) -> None:
+            self._index = bars.add_task(
+                "reading sequences", total=sum(stop - first for first, stop in plan.index), rate="",
+                visible=bool(plan.index),
+            )  # fmt: skip
+            self._all = bars.add_task("all checkpoints", total=plan.sequences, rate="")
+            self._one = bars.add_task("", total=None, rate="", visible=False)
+            self._began = 0.0
+
+        def indexing(self, sequences: int) -> None:
+            bars.advance(self._index, sequences)
+
+        def starting(self, model: str) -> None:
+            bars.update(self._index, visible=False)
+            bars.reset(
+                self._one, total=None, visible=True, description=f"starting the engine for {escape(model)}"
+            )
+
+        def started(self, model: str, seconds: float) -> None:
+            self._print(f"engine for {model} is up after {seconds:.1f} s")
+
+        def checkpoint(self, plan: CheckpointPlan) -> None:
+            bars.reset(
+                self._one,
+                total=plan.sequences,
+                visible=True,
+                description=escape(str(plan.checkpoint)),
+                rate="",
+            )
+            self._began, self._done = time.monotonic(), 0
+
+        def advanced(self, sequences: int) -> None:
+            self._done += sequences
+            rate = self._done / max(time.monotonic() - self._began, 1e-9)
+            bars.update(self._one, advance=sequences, rate=f"{rate:,.0f} sequences/s")
+            bars.advance(self._all, sequences)
+
+        def finished(self, plan: CheckpointPlan, memorized: int, windows: int, seconds: float) -> None:
+            self._print(finished_line(plan, memorized, windows, seconds))
+
+        def failed(self, plan: CheckpointPlan, reason: str) -> None:
+            self._print(f"{plan.checkpoint!s:>14}  FAILED: {reason}", style="bold red")
+
+        def _print(self, line: str, style: str | None = None) -> None:
+            bars.console.print(line, markup=False, highlight=False, style=style)
+
+    with bars:
+        yield Live()
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
