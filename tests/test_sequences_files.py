@@ -75,6 +75,15 @@ def test_npy(count: int, length: int, dtype: str, data: st.DataObject) -> None:
         check_against(open_sequences(f"{folder}/a.npy"), array.tolist(), data)
 
 
+def test_npy_with_a_long_header(tmp_path: Path) -> None:
+    header = b"{'descr': '<u2', 'fortran_order': False, 'shape': (2, 2), }".ljust(400) + b"\n"
+    numbers = np.array([5, 6, 7, 8], "<u2").tobytes()
+    for version in (1, 2):
+        size = len(header).to_bytes(2 * version, "little")
+        (tmp_path / "a.npy").write_bytes(b"\x93NUMPY" + bytes([version, 0]) + size + header + numbers)
+        assert open_sequences(tmp_path / "a.npy").read(0, 2, 2).tolist() == [[5, 6], [7, 8]]
+
+
 def test_npy_that_is_no_array_of_sequences_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.npy"
 

@@ -152,13 +152,10 @@ class JsonlSequences:
         at = -1  # the line that reader gives next
         previous = b""
         for wanted in ids.tolist():
-            if wanted == at - 1:
-                yield wanted, previous
-                continue
             mark = int(np.searchsorted(numbers, wanted, side="right")) - 1
             if at < 0 or int(numbers[mark]) > at:
                 reader, at = _split(self._data, int(offsets[mark])), int(numbers[mark])
-            while at <= wanted:
+            while at <= wanted:  # not entered where an id comes twice
                 line = next(reader, None)
                 if line is None:
                     raise BadInput(f"{self._name} changed while it was being read: line {at + 1} is gone")
