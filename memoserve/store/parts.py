@@ -1,0 +1,201 @@
+"""Parts: Parquet files that each cover one range of sequence ids."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memoserve.errors import BadInput, StoreConflict
+from memoserve.store.files import writing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+METADATA_KEY = b"memoserve"
+
+# DuckDB works in vectors of 2,048 and stores row groups of 122,880 rows; four of those keep the pages of
+# the narrow columns large enough to compress, and a training run of 146M sequences still has 298 groups
+# to spread over cores.
+ROW_GROUP_ROWS = 4 * 122_880
+
+_NAME = re.compile(r"^part-(\d{12,})-(\d{12,})\.parquet$")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part file. It covers the ids first..last, both included, sampled or not."""
+
+    first: int
+    last: int
+    path: Path
+
+    @property
+    def stop(self) -> int:
+        """One past the last id."""
+        return self.last + 1
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one checkpoint, rows in order of sequence_id; a column the store lacks is None.
+
+    `sequence_id` int64[n], `matches` uint8[n], `matched_prefix` uint8[n], `match_mask` uint32[n] (bit i set:
+    token i of the generation equals the continuation's), `continuation_ll` float32[n] in nats (NaN: not
+    measured).
+    """
+
+    sequence_id: NDArray[np.int64]
+    matches: NDArray[np.uint8] | None
+    matched_prefix: NDArray[np.uint8] | None
+    match_mask: NDArray[np.uint32] | None
+    continuation_ll: NDArray[np.float32] | None
+
+
+def part_name(first: int, stop: int) -> str:
+    """The file name of the part that covers [first, stop)."""
+    return f"part-{first:012d}-{stop - 1:012d}.parquet"
+
+
+def parts_in(directory: Path) -> list[Part]:
+    """The parts in a directory, in order of ids. Other files are none of the store's business."""
+    if not directory.is_dir():
+        return []
+    found = []
+    for path in directory.iterdir():
+        if match := _NAME.match(path.name):
+            found.append(Part(int(match[1]), int(match[2]), path))
+    return sorted(found, key=lambda part: (part.first, part.last))
+
+
+def missing_ranges(
+    ranges: Iterable[tuple[int, int]], covered: Iterable[tuple[int, int]], part_size: int
+) -> list[tuple[int, int]]:
+    """The half-open `ranges` minus the half-open `covered` ones, cut at every multiple of `part_size`."""
+    if part_size < 1:
+        raise BadInput(f"the part size must be at least 1, not {part_size}")
+    holes = _merged(ranges)
+    for first, stop in _merged(covered):
+        holes = [
+            piece
+            for a, b in holes
+            for piece in ((a, min(b, first)), (max(a, stop), b))
+            if piece[0] < piece[1]
+        ]
+    cut = []
+    for first, stop in holes:
+        while first < stop:
+            end = min(stop, (first // part_size + 1) * part_size)
+            cut.append((first, end))
+            first = end
+    return cut
+
+
+def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    merged: list[tuple[int, int]] = []
+    for first, stop in sorted(r for r in ranges if r[0] < r[1]):
+        if merged and first <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
+        else:
+            merged.append((first, stop))
+    return merged
+
+
+def write_part(
+    directory: Path,
+    first: int,
+    stop: int,
+    columns: Mapping[str, pa.Array],
+    metadata: Mapping[str, Any],
+    encodings: Mapping[str, str],
+    dictionary: list[str],
+) -> Path:
+    """Write the part [first, stop) whole or not at all, and return its path.
+
+    Raises StoreConflict if a part in the directory covers any of these ids: no id may be in two parts.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for part in parts_in(directory):
+        if part.first < stop and first < part.stop:
+            raise StoreConflict(
+                f"{directory} already has sequences {part.first}..{part.last} ({part.path.name}); a part for "
+                f"{first}..{stop - 1} would hold some of them twice. Delete that part to evaluate them again."
+            )
+    table = pa.table(dict(columns)).replace_schema_metadata(
+        {METADATA_KEY: json.dumps(metadata, sort_keys=True).encode()}
+    )
+    path = directory / part_name(first, stop)
+    with writing(path) as temporary, temporary.open("wb") as file:
+        pq.write_table(
+            table,
+            file,
+            version="2.6",
+            data_page_version="2.0",
+            compression="zstd",
+            row_group_size=ROW_GROUP_ROWS,
+            write_statistics=True,
+            use_dictionary=dictionary,
+            column_encoding=dict(encodings),
+            store_schema=False,
+        )
+    return path
+
+
+def part_metadata(path: Path) -> dict[str, Any]:
+    """The `memoserve` metadata of a part. Raises BadInput for a file that is not a whole part."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        raw = (pq.read_metadata(path).metadata or {})[METADATA_KEY]
+        found = json.loads(raw)
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise damaged(path, error) from None
+    if not isinstance(found, dict):
+        raise damaged(path, ValueError("its metadata is not an object"))
+    return found
+
+
+def read_part(path: Path, fingerprint: Mapping[str, Any]) -> pa.Table:
+    """One part's rows. Raises BadInput for a damaged file, StoreConflict for another run's."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    differing = differences(fingerprint, part_metadata(path).get("fingerprint") or {})
+    if differing:
+        raise StoreConflict(
+            f"{path} was made by another run than the rest of this store (store vs part):\n"
+            + "\n".join(differing)
+            + "\nMove it away; `memoserve run` then makes it again."
+        )
+    try:
+        # partitioning=None: the columns suite=, model= and step= of the path are not in the file.
+        return pq.read_table(path, partitioning=None)
+    except (pa.ArrowException, OSError) as error:
+        raise damaged(path, error) from None
+
+
+def damaged(path: Path, error: BaseException) -> BadInput:
+    """The error for a part that can't be read."""
+    cause = str(error).splitlines()[0] if str(error) else repr(error)
+    return BadInput(
+        f"{path} is damaged or not a part of a store ({cause}).\nDelete it; `memoserve run` makes it again."
+    )
+
+
+def differences(stored: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One line for each key on which two fingerprints differ."""
+    absent = "(not there)"
+    return [
+        f"  {key}: {stored.get(key, absent)} vs {new.get(key, absent)}"
+        for key in sorted({*stored, *new})
+        if stored.get(key, absent) != new.get(key, absent)
+    ]

@@ -1,0 +1,437 @@
+"""The store directory: which suites it holds, under which fingerprint, and its parts of scores."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memoserve.errors import BadInput, StoreConflict
+from memoserve.store import parts as part_files
+from memoserve.store.files import remove_temporaries, reporting, write_text, writing
+from memoserve.store.parts import Part, Scores, damaged, differences, missing_ranges, parts_in
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from memoserve.suites import Checkpoint, Suite
+
+DEFAULT_STORE = "memoserve-out"
+MARK = "memoserve.json"
+FORMAT = 1
+LOCK = ".lock"
+
+Fingerprint = Mapping[str, str | int | None]
+
+CONTINUATION = 32
+_ALL_MATCH = np.uint32(0xFFFFFFFF)
+
+
+class MatchesLike(Protocol):
+    """What an engine returns: arrays of one length n, or None where the mode doesn't give it."""
+
+    @property
+    def matched_prefix(self) -> NDArray[np.uint8] | None: ...
+    @property
+    def match_mask(self) -> NDArray[np.uint32] | None: ...
+    @property
+    def continuation_ll(self) -> NDArray[np.float32] | None: ...
+
+
+class Store:
+    """A directory of scores. `open` or `create` one; the constructor checks nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def open(cls, path: str | Path) -> Store:
+        """Open a store. Raises StoreConflict, saying what is there instead, if `path` is none."""
+        path = Path(path)
+        if not path.exists():
+            raise StoreConflict(
+                f"there is no store at {path}: `memoserve run` makes one, or name another directory"
+            )
+        if not path.is_dir():
+            raise StoreConflict(f"{path} is a file, not the directory of a store")
+        mark = path / MARK
+        try:
+            content = json.loads(mark.read_text(encoding="utf-8"))
+            format_ = content["format"]
+        except FileNotFoundError:
+            raise StoreConflict(
+                f"{path} is not a store: it has no {MARK}. {_holds(path)} `memoserve run` makes a store "
+                "in an empty or new directory."
+            ) from None
+        except OSError as error:
+            raise StoreConflict(f"{mark} can't be read: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError):
+            raise StoreConflict(f'{mark} is damaged: it should say {{"format": {FORMAT}}}') from None
+        if format_ != FORMAT:
+            raise StoreConflict(
+                f"{path} is a store of format {format_}; this memoserve reads format {FORMAT}: use the "
+                "version of memoserve that wrote it"
+            )
+        return cls(path)
+
+    @classmethod
+    def create(cls, path: str | Path) -> Store:
+        """Open the store at `path`, or make one there.
+
+        Raises StoreConflict for a file or a non-empty directory that is not a store.
+        """
+        path = Path(path)
+        if (path / MARK).exists():
+            return cls.open(path)
+        if path.exists() and not path.is_dir():
+            raise StoreConflict(f"{path} is a file: a store is a directory")
+        # What a killed `create` left behind doesn't count.
+        if path.is_dir() and any(not p.name.startswith(f".{MARK}.") for p in path.iterdir()):
+            raise StoreConflict(
+                f"{path} is not empty and not a store. {_holds(path)} Choose a new or empty directory."
+            )
+        write_text(path / MARK, json.dumps({"format": FORMAT}) + "\n")
+        return cls(path)
+
+    # Suites and fingerprints
+
+    def suites(self) -> list[str]:
+        """The names of the suites with a fingerprint."""
+        found = (self.path / "suites").glob("suite=*/fingerprint.json")
+        return sorted(path.parent.name.removeprefix("suite=") for path in found)
+
+    def fingerprint(self, suite: str) -> dict[str, str | int | None]:
+        """The fingerprint of a suite's runs. Raises StoreConflict if no run has claimed the suite."""
+        file = self._suite_dir(suite) / "fingerprint.json"
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            names = ", ".join(self.suites()) or "none"
+            raise StoreConflict(f"{self.path} holds no suite {suite!r}; it holds: {names}") from None
+        except (OSError, ValueError) as error:
+            raise StoreConflict(f"{file} can't be read as a fingerprint: {error}") from None
+        if not isinstance(content, dict):
+            raise StoreConflict(f"{file} is damaged: it should be one JSON object")
+        return content
+
+    def claim(self, suite: Suite, fingerprint: Fingerprint) -> None:
+        """Say what this store holds of `suite`: write its fingerprint and checkpoints, or check them.
+
+        Raises StoreConflict, listing each differing key, if the store was made under another fingerprint,
+        or if the suite now describes an evaluated checkpoint differently.
+        """
+        directory = self._suite_dir(suite.name)
+        file = directory / "fingerprint.json"
+        self.refuse_unlike(suite.name, fingerprint)
+        self._write_checkpoints(suite, directory / "checkpoints.parquet")
+        if not file.exists():
+            write_text(file, json.dumps(dict(fingerprint), indent=2, sort_keys=True) + "\n")
+
+    def refuse_unlike(self, suite: str, fingerprint: Fingerprint) -> None:
+        """Raise StoreConflict, listing each differing key, if `suite` was evaluated under another one."""
+        if suite not in self.suites():
+            return
+        differing = differences(self.fingerprint(suite), fingerprint)
+        if differing:
+            raise StoreConflict(
+                f"{self.path} holds results of suite {suite} from an unlike run (stored vs new):\n"
+                + "\n".join(differing)
+                + "\nResults of unlike runs are never mixed: use another directory, or the stored settings."
+            )
+
+    def _write_checkpoints(self, suite: Suite, file: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        checkpoints = suite.all_checkpoints()
+        table = pa.table(
+            {
+                "model": pa.array([c.model.name for c in checkpoints], pa.string()),
+                "step": pa.array([c.step for c in checkpoints], pa.int64()),
+                "model_order": pa.array([c.model.order for c in checkpoints], pa.int32()),
+                "parameters": pa.array([c.model.parameters for c in checkpoints], pa.int64()),
+                "parameters_without_embeddings": pa.array(
+                    [c.model.parameters_without_embeddings for c in checkpoints], pa.int64()
+                ),
+                "sequences_seen": pa.array([c.sequences_seen for c in checkpoints], pa.int64()),
+                "tokens_seen": pa.array([c.tokens_seen for c in checkpoints], pa.int64()),
+                "training_flops": pa.array([float(c.training_flops) for c in checkpoints], pa.float64()),
+                "training_flops_without_embeddings": pa.array(
+                    [float(c.training_flops_without_embeddings) for c in checkpoints], pa.float64()
+                ),
+                "trained": pa.array([suite.sequences.trained] * len(checkpoints), pa.int64()),
+            }
+        )
+        if file.exists():
+            try:
+                stored = pq.read_table(file, partitioning=None)
+            except (pa.ArrowException, OSError) as error:
+                raise damaged(file, error) from None
+            if stored.equals(table):
+                return
+            self._refuse_changed(suite.name, stored.to_pylist(), table.to_pylist())
+        with writing(file) as temporary:
+            pq.write_table(table, temporary, version="2.6", compression="zstd")
+
+    def _refuse_changed(self, suite: str, stored: list[dict[str, Any]], new: list[dict[str, Any]]) -> None:
+        """A suite may gain checkpoints; what is evaluated must stay what it was."""
+        current = {(row["model"], row["step"]): row for row in new}
+        for row in stored:
+            model, step = row["model"], row["step"]
+            now = current.get((model, step))
+            if now == row or not self.parts(suite, model, step):
+                continue
+            changes = differences(row, now or {})
+            raise StoreConflict(
+                f"{self.path} holds scores of {model}@{step}, which suite {suite} now describes differently "
+                "(stored vs new):\n" + "\n".join(changes) + "\nUse another directory for the changed suite."
+            )
+
+    # Lock
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the store for one run; the operating system lets go of it even after kill -9.
+
+        Removes the temporary files of dead runs. Raises StoreConflict, naming the other process, if the
+        store is held, StorageFailed if the lock file can't be written.
+        """
+        file = self.path / LOCK
+        with reporting(file):
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pid = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+                raise StoreConflict(
+                    f"{self.path} is in use by another run (process {pid}): wait for it, or stop it"
+                ) from None
+            with reporting(file):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            remove_temporaries(self.path)
+            yield
+        finally:
+            os.close(descriptor)
+
+    # Scores
+
+    def scores_dir(self, suite: str, model: str, step: int) -> Path:
+        """Where the parts of one checkpoint are."""
+        return self.path / "scores" / f"suite={suite}" / f"model={model}" / f"step={step}"
+
+    def parts(self, suite: str, model: str, step: int) -> list[Part]:
+        """The parts of one checkpoint, in order of ids."""
+        return parts_in(self.scores_dir(suite, model, step))
+
+    def missing(
+        self, suite: str, model: str, step: int, ranges: Iterable[tuple[int, int]], part_size: int
+    ) -> list[tuple[int, int]]:
+        """The half-open ranges still to evaluate, each inside one cell of the grid of `part_size` ids.
+
+        A run with the same part size goes on with whole parts. Raises BadInput for a part size below 1.
+        """
+        covered = [(part.first, part.stop) for part in self.parts(suite, model, step)]
+        return missing_ranges(ranges, covered, part_size)
+
+    def write_scores(
+        self,
+        checkpoint: Checkpoint,
+        first: int,
+        stop: int,
+        ids: NDArray[np.int64],
+        matches: MatchesLike,
+        weights: str,
+    ) -> Path:
+        """Write the part [first, stop) of a checkpoint, `ids` int64[n] ascending inside it.
+
+        `matches` has matched_prefix, match_mask and continuation_ll (each of length n or None); an optional
+        attribute `matches` uint8[n] gives the count where there is no mask (imported scores). Raises
+        StoreConflict if the suite has no fingerprint here or a part would overlap, StorageFailed if the file
+        system refuses, ValueError for arrays that contradict each other.
+        """
+        import pyarrow as pa
+
+        fingerprint = self.fingerprint(checkpoint.suite)
+        ids = _checked_ids(ids, first, stop)
+        count = getattr(matches, "matches", None)
+        prefix, mask, likelihood = matches.matched_prefix, matches.match_mask, matches.continuation_ll
+        for name, array in (
+            ("matches", count),
+            ("matched_prefix", prefix),
+            ("match_mask", mask),
+            ("continuation_ll", likelihood),
+        ):
+            if array is not None and np.shape(array) != ids.shape:
+                raise ValueError(f"{name} has shape {np.shape(array)}, the ids {ids.shape}")
+        if mask is not None:
+            mask = np.asarray(mask, dtype=np.uint32)
+            counted = np.bitwise_count(mask).astype(np.uint8)
+            if count is not None and not np.array_equal(count, counted):
+                raise ValueError("matches is not the number of bits set in match_mask")
+            count = counted
+            if prefix is not None and not np.array_equal(prefix == CONTINUATION, mask == _ALL_MATCH):
+                raise ValueError("matched_prefix and match_mask disagree on what is memorized")
+        if prefix is None and count is None:
+            raise ValueError("neither matched_prefix nor matches: nothing says what is memorized")
+        for name, array in (("matches", count), ("matched_prefix", prefix)):
+            if (
+                array is not None
+                and len(array)
+                and not 0 <= int(np.min(array)) <= int(np.max(array)) <= CONTINUATION
+            ):
+                raise ValueError(f"{name} must lie in 0..{CONTINUATION}")
+
+        return part_files.write_part(
+            self.scores_dir(checkpoint.suite, checkpoint.model.name, checkpoint.step),
+            first,
+            stop,
+            {
+                "sequence_id": pa.array(ids),
+                "matches": _column(count, np.uint8, pa.uint8(), len(ids)),
+                "matched_prefix": _column(prefix, np.uint8, pa.uint8(), len(ids)),
+                "match_mask": _column(mask, np.uint32, pa.uint32(), len(ids)),
+                "continuation_ll": _column(likelihood, np.float32, pa.float32(), len(ids)),
+            },
+            {"fingerprint": fingerprint, "weights": weights, "rows": len(ids)},
+            encodings={
+                "sequence_id": "DELTA_BINARY_PACKED",
+                "match_mask": "PLAIN",
+                "continuation_ll": "BYTE_STREAM_SPLIT",
+            },
+            dictionary=["matches", "matched_prefix"],
+        )
+
+    def weights_of(self, checkpoint: Checkpoint) -> str | None:
+        """The identity of the weights that a checkpoint's parts were made with, None if it has none."""
+        parts = self.parts(checkpoint.suite, checkpoint.model.name, checkpoint.step)
+        return part_files.part_metadata(parts[0].path).get("weights") if parts else None
+
+    def read_scores(self, suite: str, model: str, step: int, first: int, stop: int) -> Scores:
+        """The stored scores of one checkpoint with first <= sequence_id < stop.
+
+        Raises BadInput for a damaged part, StoreConflict for a part of an unlike run.
+        """
+        table = self._read(suite, self.parts(suite, model, step), first, stop)
+        columns: dict[str, Any] = {}
+        for name, dtype in (
+            ("matches", np.uint8),
+            ("matched_prefix", np.uint8),
+            ("match_mask", np.uint32),
+            ("continuation_ll", np.float32),
+        ):
+            column = table.column(name) if table is not None else None
+            if column is None or column.null_count == len(column):
+                columns[name] = None
+            elif column.null_count and dtype is not np.float32:
+                raise BadInput(
+                    f"{model}@{step} has {name} for only some of the sequences {first}..{stop - 1}: "
+                    "ask for a range that one kind of run covers"
+                )
+            else:
+                columns[name] = column.to_numpy().astype(dtype, copy=False)
+        ids = table.column("sequence_id").to_numpy() if table is not None else np.empty(0, np.int64)
+        return Scores(sequence_id=ids, **columns)
+
+    # Windows
+
+    def sequences_dir(self, suite: str) -> Path:
+        """Where the window numbers of a suite's sequences are."""
+        return self.path / "sequences" / f"suite={suite}"
+
+    def sequence_parts(self, suite: str) -> list[Part]:
+        """The parts with window numbers, in order of ids."""
+        return parts_in(self.sequences_dir(suite))
+
+    def missing_sequences(
+        self, suite: str, ranges: Iterable[tuple[int, int]], part_size: int
+    ) -> list[tuple[int, int]]:
+        """Like `missing`, for window numbers."""
+        covered = [(part.first, part.stop) for part in self.sequence_parts(suite)]
+        return missing_ranges(ranges, covered, part_size)
+
+    def write_sequences(
+        self, suite: str, first: int, stop: int, ids: NDArray[np.int64], window_ids: NDArray[np.int64]
+    ) -> Path:
+        """Write the window numbers, int64[n], of `ids`, int64[n] ascending in [first, stop).
+
+        Raises like write_scores.
+        """
+        import pyarrow as pa
+
+        fingerprint = self.fingerprint(suite)
+        ids = _checked_ids(ids, first, stop)
+        if np.shape(window_ids) != ids.shape:
+            raise ValueError(f"window_ids has shape {np.shape(window_ids)}, the ids {ids.shape}")
+        return part_files.write_part(
+            self.sequences_dir(suite),
+            first,
+            stop,
+            {"sequence_id": pa.array(ids), "window_id": pa.array(np.asarray(window_ids, dtype=np.int64))},
+            {"fingerprint": fingerprint, "rows": len(ids)},
+            encodings={"sequence_id": "DELTA_BINARY_PACKED", "window_id": "PLAIN"},
+            dictionary=[],
+        )
+
+    def read_sequences(
+        self, suite: str, first: int, stop: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Stored (sequence_id, window_id), int64[n] each, with first <= sequence_id < stop.
+
+        Raises like read_scores.
+        """
+        table = self._read(suite, self.sequence_parts(suite), first, stop)
+        if table is None:
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        return table.column("sequence_id").to_numpy(), table.column("window_id").to_numpy()
+
+    def _read(self, suite: str, parts: list[Part], first: int, stop: int) -> pa.Table | None:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        fingerprint = self.fingerprint(suite)
+        tables = [
+            part_files.read_part(part.path, fingerprint)
+            for part in parts
+            if part.first < stop and first < part.stop
+        ]
+        if not tables:
+            return None
+        table = pa.concat_tables(tables)
+        ids = table.column("sequence_id")
+        return table.filter(pc.and_(pc.greater_equal(ids, first), pc.less(ids, stop)))
+
+    def _suite_dir(self, suite: str) -> Path:
+        return self.path / "suites" / f"suite={suite}"
+
+
+def _column(array: NDArray[Any] | None, dtype: type[np.generic], arrow: pa.DataType, n: int) -> pa.Array:
+    import pyarrow as pa
+
+    if array is None:
+        return pa.nulls(n, arrow)
+    return pa.array(np.asarray(array, dtype=dtype), arrow)
+
+
+def _checked_ids(ids: NDArray[np.int64], first: int, stop: int) -> NDArray[np.int64]:
+    ids = np.asarray(ids, dtype=np.int64)
+    if not 0 <= first < stop:
+        raise ValueError(f"[{first}, {stop}) is not a range of sequence ids")
+    if ids.ndim != 1 or (len(ids) and (ids[0] < first or ids[-1] >= stop or np.any(np.diff(ids) <= 0))):
+        raise ValueError(f"the ids of a part must ascend inside [{first}, {stop})")
+    return ids
+
+
+def _holds(path: Path) -> str:
+    names = sorted(p.name for p in path.iterdir())
+    if not names:
+        return "It is empty."
+    return f"It holds {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}."
