@@ -1,0 +1,7 @@
+"""The catalog: DuckDB views over a store's parts, in memory or as one file."""
+
+from memoserve.catalog.connection import connect, create_views, explained
+from memoserve.catalog.file import DEFAULT_CATALOG, write_catalog
+from memoserve.catalog.sandbox import execute
+
+__all__ = ["DEFAULT_CATALOG", "connect", "create_views", "execute", "explained", "write_catalog"]

@@ -1,0 +1,178 @@
+-- What queries stand on: views over the store's parts, and the few formulas that several of them share.
+
+-- One row a checkpoint of a suite, evaluated or not. The counts come from Parquet metadata, no column is read.
+CREATE VIEW checkpoints AS
+WITH counts AS (SELECT suite, model, step, count(*) AS evaluated FROM score_parts GROUP BY ALL)
+SELECT suite, model, step, model || '@' || step AS checkpoint, model_order, parameters,
+       parameters_without_embeddings, sequences_seen, tokens_seen, training_flops,
+       training_flops_without_embeddings, trained, coalesce(evaluated, 0)::BIGINT AS evaluated
+FROM checkpoint_parts LEFT JOIN counts USING (suite, model, step);
+
+-- One row a sequence and checkpoint.
+CREATE VIEW scores AS
+SELECT suite, model, step, sequence_id, matches, matched_prefix, match_mask, continuation_ll
+FROM score_parts;
+
+-- The memorized ones: from two narrow columns, never from masks.
+CREATE VIEW memorized AS
+SELECT suite, model, step, sequence_id
+FROM score_parts
+WHERE matched_prefix = 32 OR (matched_prefix IS NULL AND matches = 32);
+
+-- One row a sequence: its window (equal windows have equal numbers), and whether it was held out of training.
+CREATE VIEW sequences AS
+SELECT suite, sequence_id, window_id, sequence_id >= trained AS control
+FROM sequence_parts JOIN (SELECT suite, any_value(trained) AS trained FROM checkpoint_parts GROUP BY suite) USING (suite);
+
+-- Of one suite's trained sequences (of its held-out ones, if held_out), those whose window occurs more than
+-- once, each with the first occurrence of that window. Every other sequence is its own window, so
+-- coalesce(first_id, sequence_id) numbers the windows, and a checkpoint has seen a window if its number is
+-- below sequences_seen.
+CREATE MACRO repeats(the_suite, held_out) AS TABLE
+SELECT s.sequence_id, w.first_id
+FROM sequences s JOIN (
+    SELECT window_id, min(sequence_id) AS first_id
+    FROM sequences WHERE suite = the_suite AND control = held_out GROUP BY window_id HAVING count(*) > 1
+) w USING (window_id)
+WHERE s.suite = the_suite AND s.control = held_out;
+
+-- Wilson's 95% interval of a share; NULL without trials. trials may be an effective number: then scale successes
+-- alike. At a share of 0 or 1 the near end is exactly that.
+CREATE MACRO wilson_low(successes, trials) AS
+    CASE WHEN trials > 0 AND successes <= 0 THEN 0.0 WHEN trials > 0 THEN greatest(0.0,
+        (successes / trials + 1.959963984540054 ** 2 / (2 * trials)
+         - 1.959963984540054 * sqrt(greatest(0.0, successes / trials * (1 - successes / trials)) / trials
+                                    + 1.959963984540054 ** 2 / (4 * trials ** 2)))
+        / (1 + 1.959963984540054 ** 2 / trials)) END;
+
+CREATE MACRO wilson_high(successes, trials) AS
+    CASE WHEN trials > 0 AND successes >= trials THEN 1.0 WHEN trials > 0 THEN least(1.0,
+        (successes / trials + 1.959963984540054 ** 2 / (2 * trials)
+         + 1.959963984540054 * sqrt(greatest(0.0, successes / trials * (1 - successes / trials)) / trials
+                                    + 1.959963984540054 ** 2 / (4 * trials ** 2)))
+        / (1 + 1.959963984540054 ** 2 / trials)) END;
+
+-- How well each of the checkpoints `the_predictors` (a list of names model@step) says what the checkpoint
+-- `the_target` memorized. One row a predictor and unit (sequences; windows, if the store numbers them).
+--   P: what the predictor memorized of what it has seen, as far as the target was evaluated on it
+--   T: what the target memorized of what it has seen, as far as the predictor was evaluated on it (T_seen),
+--      and beside that all that the predictor has not seen (T): there it predicts nothing
+-- What the predictor has seen but was not evaluated on is left out (not_evaluated counts it).
+-- Held-out sequences never count. Intervals take equal windows as one cluster.
+CREATE MACRO predictions(the_suite, the_target, the_predictors) AS TABLE
+-- The arguments once, before any name below can capture one that they use.
+WITH asked AS MATERIALIZED (
+    SELECT the_suite AS suite, the_target AS target, the_predictors AS predictors
+),
+target AS MATERIALIZED (
+    SELECT c.suite, c.model, c.step, least(c.sequences_seen, c.trained) AS seen
+    FROM checkpoints c JOIN asked a ON c.suite = a.suite AND c.checkpoint = a.target
+),
+predictor AS MATERIALIZED (
+    -- What the target has not seen is no question to any predictor, hence the smaller number.
+    SELECT c.suite, c.model, c.step, least(c.sequences_seen, t.seen) AS seen
+    FROM checkpoints c JOIN asked a USING (suite) CROSS JOIN target t
+    WHERE list_contains(a.predictors, c.checkpoint) AND c.checkpoint <> a.target
+),
+-- The limit tells the optimizer that this is small; else it may build its hash table on the scores.
+chosen AS MATERIALIZED (FROM (FROM target UNION ALL FROM predictor) LIMIT 100000),
+repeat AS MATERIALIZED (FROM repeats((SELECT a.suite FROM asked a), false)),
+unit AS MATERIALIZED (
+    SELECT 'sequences' AS unit
+    UNION ALL
+    SELECT 'windows' WHERE exists(SELECT 1 FROM sequences JOIN asked USING (suite))
+),
+-- Which ids each checkpoint was evaluated on, as bitmaps of 64 ids: exact, and small enough to compare
+-- checkpoints by, where a join of all rows is not.
+evaluated_ids AS MATERIALIZED (
+    SELECT model, step, sequence_id >> 6 AS block, bit_or(1::UBIGINT << (sequence_id & 63)::UBIGINT) AS ids
+    FROM scores JOIN chosen c USING (suite, model, step)
+    WHERE sequence_id < c.seen
+    GROUP BY ALL
+),
+-- The same for windows: drop the repeated ids, and put in the first occurrence of what they repeat.
+repeated_ids AS (
+    SELECT sequence_id >> 6 AS block, bit_or(1::UBIGINT << (sequence_id & 63)::UBIGINT) AS ids FROM repeat GROUP BY ALL
+),
+evaluated AS MATERIALIZED (
+    SELECT 'sequences' AS unit, model, step, block, ids FROM evaluated_ids
+    UNION ALL
+    SELECT 'windows', model, step, block, bit_or(ids) FROM (
+        SELECT e.model, e.step, e.block, e.ids & ~coalesce(r.ids, 0::UBIGINT) AS ids
+        FROM evaluated_ids e LEFT JOIN repeated_ids r USING (block)
+        UNION ALL
+        SELECT e.model, e.step, r.first_id >> 6, 1::UBIGINT << (r.first_id & 63)::UBIGINT
+        FROM evaluated_ids e JOIN repeat r ON e.block = r.sequence_id >> 6
+        WHERE (e.ids >> (r.sequence_id & 63)::UBIGINT) & 1 = 1
+    )
+    WHERE 'windows' IN (SELECT u.unit FROM unit u)
+    GROUP BY ALL
+),
+compared AS MATERIALIZED (
+    SELECT u.unit, p.model, p.step,
+           coalesce(sum(bit_count(e.ids & t.ids)), 0)::BIGINT AS evaluated_both,
+           coalesce(sum(CASE WHEN t.block * 64 + 64 <= p.seen THEN bit_count(t.ids)
+                             WHEN t.block * 64 < p.seen
+                             THEN bit_count(t.ids & ((1::UBIGINT << (p.seen - t.block * 64)::UBIGINT) - 1))
+                             ELSE 0 END), 0)::BIGINT AS target_evaluated
+    FROM unit u CROSS JOIN predictor p CROSS JOIN target x
+    LEFT JOIN evaluated t ON t.unit = u.unit AND t.model = x.model AND t.step = x.step
+    LEFT JOIN evaluated e ON e.unit = u.unit AND e.model = p.model AND e.step = p.step AND e.block = t.block
+    GROUP BY ALL
+),
+found AS MATERIALIZED (
+    SELECT c.model, c.step, m.sequence_id, coalesce(r.first_id, m.sequence_id) AS window_number
+    FROM memorized m JOIN chosen c USING (suite, model, step) LEFT JOIN repeat r USING (sequence_id)
+    WHERE m.sequence_id < c.seen
+),
+item AS MATERIALIZED (
+    SELECT 'sequences' AS unit, model, step, sequence_id AS id, window_number FROM found
+    UNION ALL
+    SELECT DISTINCT 'windows', model, step, window_number, window_number FROM found
+    WHERE 'windows' IN (SELECT u.unit FROM unit u)
+),
+marked AS (
+    SELECT i.unit, i.model, i.step, i.window_number, i.id,
+           true AS in_p, false AS in_t_seen, false AS in_t
+    FROM item i SEMI JOIN predictor p USING (model, step) CROSS JOIN target x
+    JOIN evaluated e ON e.unit = i.unit AND e.model = x.model AND e.step = x.step AND e.block = i.id >> 6
+    WHERE (e.ids >> (i.id & 63)::UBIGINT) & 1 = 1
+    UNION ALL
+    SELECT i.unit, p.model, p.step, i.window_number, i.id, false,
+           coalesce((e.ids >> (i.id & 63)::UBIGINT) & 1 = 1, false),
+           coalesce((e.ids >> (i.id & 63)::UBIGINT) & 1 = 1, false) OR i.id >= p.seen
+    FROM item i SEMI JOIN target USING (model, step) CROSS JOIN predictor p
+    LEFT JOIN evaluated e ON e.unit = i.unit AND e.model = p.model AND e.step = p.step AND e.block = i.id >> 6
+),
+matched AS (
+    SELECT unit, model, step, window_number, id,
+           bool_or(in_p) AS in_p, bool_or(in_t_seen) AS in_t_seen, bool_or(in_t) AS in_t
+    FROM marked GROUP BY ALL
+),
+cluster AS (
+    SELECT unit, model, step, window_number,
+           count(*) FILTER (in_p) AS p, count(*) FILTER (in_t_seen) AS t_seen, count(*) FILTER (in_t) AS t,
+           count(*) FILTER (in_p AND in_t) AS hit
+    FROM matched GROUP BY ALL
+),
+counted AS (
+    SELECT unit, model, step, sum(p)::BIGINT AS p, sum(t_seen)::BIGINT AS t_seen, sum(t)::BIGINT AS t,
+           sum(hit)::BIGINT AS hit, sum(p) ** 2 / nullif(sum(p ** 2), 0) AS p_effective,
+           sum(t_seen) ** 2 / nullif(sum(t_seen ** 2), 0) AS t_seen_effective,
+           sum(t) ** 2 / nullif(sum(t ** 2), 0) AS t_effective
+    FROM cluster GROUP BY ALL
+)
+SELECT model || '@' || step AS predictor, unit, evaluated_both, target_evaluated - evaluated_both AS not_evaluated,
+       coalesce(p, 0) AS predictor_memorized, coalesce(t_seen, 0) AS target_memorized_seen,
+       coalesce(t, 0) AS target_memorized, coalesce(hit, 0) AS both_memorized,
+       hit / nullif(p, 0) AS precision,
+       wilson_low(hit / nullif(p, 0) * p_effective, p_effective) AS precision_low,
+       wilson_high(hit / nullif(p, 0) * p_effective, p_effective) AS precision_high,
+       hit / nullif(t_seen, 0) AS recall_seen,
+       wilson_low(hit / nullif(t_seen, 0) * t_seen_effective, t_seen_effective) AS recall_seen_low,
+       wilson_high(hit / nullif(t_seen, 0) * t_seen_effective, t_seen_effective) AS recall_seen_high,
+       hit / nullif(t, 0) AS recall_corpus,
+       wilson_low(hit / nullif(t, 0) * t_effective, t_effective) AS recall_corpus_low,
+       wilson_high(hit / nullif(t, 0) * t_effective, t_effective) AS recall_corpus_high,
+       2 * hit / nullif(p + t, 0) AS f1
+FROM compared LEFT JOIN counted USING (unit, model, step);

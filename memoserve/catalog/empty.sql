@@ -1,0 +1,18 @@
+-- The same three views, in the same order, for a store that has no such files yet (a glob without a match
+-- is an error in DuckDB).
+
+CREATE VIEW score_parts AS
+SELECT ''::VARCHAR AS suite, ''::VARCHAR AS model, 0::BIGINT AS step, 0::BIGINT AS sequence_id,
+       0::UTINYINT AS matches, 0::UTINYINT AS matched_prefix, 0::UINTEGER AS match_mask, 0::FLOAT AS continuation_ll
+WHERE false;
+
+CREATE VIEW sequence_parts AS
+SELECT ''::VARCHAR AS suite, 0::BIGINT AS sequence_id, 0::BIGINT AS window_id
+WHERE false;
+
+CREATE VIEW checkpoint_parts AS
+SELECT ''::VARCHAR AS suite, ''::VARCHAR AS model, 0::BIGINT AS step, 0::INTEGER AS model_order,
+       0::BIGINT AS parameters, 0::BIGINT AS parameters_without_embeddings, 0::BIGINT AS sequences_seen,
+       0::BIGINT AS tokens_seen, 0::DOUBLE AS training_flops, 0::DOUBLE AS training_flops_without_embeddings,
+       0::BIGINT AS trained
+WHERE false;

@@ -1,0 +1,55 @@
+"""The catalog as one file that the stock DuckDB shell opens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memoserve.catalog.connection import create_views, explained, quoted
+from memoserve.store import Store, writing
+
+if TYPE_CHECKING:
+    import duckdb
+
+DEFAULT_CATALOG = "catalog.duckdb"
+
+# Every DuckDB 1.x and 2.x reads files of this storage version.
+STORAGE_VERSION = "v1.0.0"
+
+
+def write_catalog(store: str | Path, output: str | Path | None = None, *, embed: bool = False) -> Path:
+    """Write the catalog of a store to `output` (default: catalog.duckdb in the store), and return its path.
+
+    The file holds the views with the store's absolute path, so it works from any folder as long as the
+    store stays where it is, and `checkpoints` as a table, as of now. With `embed` the data itself is
+    copied in, and the file works anywhere. It is written whole or not at all. Raises StoreConflict if
+    there is no store, BadInput for a damaged part, StorageFailed if the file system refuses.
+    """
+    import duckdb
+
+    path = Store.open(store).path.resolve()
+    output = path / DEFAULT_CATALOG if output is None else Path(output)
+    with writing(output) as temporary, duckdb.connect() as connection:
+        # A killed process of the same number may have left one.
+        temporary.unlink(missing_ok=True)
+        with explained(path):
+            connection.execute(
+                f"ATTACH {quoted(str(temporary))} AS file (STORAGE_VERSION {quoted(STORAGE_VERSION)})"
+            )
+            connection.execute("USE file")
+            create_views(connection, path)
+            if embed:
+                _to_table(connection, "score_parts", "suite, model, step, sequence_id")
+                _to_table(connection, "sequence_parts", "suite, sequence_id")
+                _to_table(connection, "checkpoint_parts", "suite, model_order, step")
+            _to_table(connection, "checkpoints", "suite, model_order, step")
+            connection.execute("USE memory")
+            # Detaching writes the log into the file, so that the file alone is the catalog.
+            connection.execute("DETACH file")
+    return output
+
+
+def _to_table(connection: duckdb.DuckDBPyConnection, view: str, order: str) -> None:
+    connection.execute(f"CREATE TABLE copied AS FROM {view} ORDER BY {order}")
+    connection.execute(f"DROP VIEW {view}")
+    connection.execute(f"ALTER TABLE copied RENAME TO {view}")
