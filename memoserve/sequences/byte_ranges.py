@@ -65,7 +65,18 @@ class Place:
         """Whether there is something. Raises BadInput if the remote side doesn't answer."""
         if self.remote is None:
             return os.path.exists(self.path)
+        if self.web:  # fsspec would begin to fetch the file; this asks for its headers
+            return bool(_ask(self, self._answers))
         return bool(_ask(self, lambda: self.remote.exists(self.path)))
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.remote.info(self.path))
+        except FileNotFoundError as error:
+            # fsspec calls every failure so: a server that refuses or is away is another matter.
+            if error.__cause__ is None or getattr(error.__cause__, "status", None) in (404, 410):
+                return False
+            raise
 
     def is_folder(self) -> bool:
         """Whether it is a folder. Raises BadInput if the remote side doesn't answer."""
@@ -335,8 +346,11 @@ def _protocols(remote: Any) -> tuple[str, ...]:
 def _ask(place: Place, question: Any) -> Any:
     try:
         return question()
-    except FileNotFoundError:
-        raise BadInput(f"{place} does not exist") from None
+    except FileNotFoundError as error:
+        why = f" ({_text(error.__cause__)})" if error.__cause__ is not None else ""
+        raise BadInput(
+            f"{place} does not exist or doesn't answer{why}" if why else f"{place} does not exist"
+        ) from None
     except Exception as error:  # each file system has exceptions of its own
         raise BadInput(f"{place} can't be read: {_text(error)}") from None
 
