@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memoserve.errors import BadInput, MemoserveError, StorageFailed, StoreConflict
+from memoserve.errors import BadInput, MemoserveError, StorageFailed
 from memoserve.store import Store
 from memoserve.store.parts import part_metadata
 
@@ -127,12 +127,3 @@ def quoted(text: str) -> str:
 def _literal_glob(path: Path) -> str:
     """A path for a glob inside a SQL literal: characters with a meaning in globs stand for themselves."""
     return re.sub(r"([\[*?])", r"[\1]", str(path)).replace("'", "''")
-
-
-def require_suite(connection: duckdb.DuckDBPyConnection, suite: str | None) -> None:
-    """Raise StoreConflict if `suite` is given and the store doesn't hold it."""
-    names = [
-        row[0] for row in connection.execute("SELECT DISTINCT suite FROM checkpoints ORDER BY 1").fetchall()
-    ]
-    if suite is not None and suite not in names:
-        raise StoreConflict(f"the store holds no suite {suite!r}; it holds: {', '.join(names) or 'none'}")

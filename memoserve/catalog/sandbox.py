@@ -26,6 +26,8 @@ _WRITES = re.compile(
 # It runs a query that the plan doesn't show.
 _HIDES = re.compile(r"EXECUTE_SERIALIZED")
 
+_EXPLAIN = "EXPLAIN (FORMAT json) "
+
 _SET_LITERAL = re.compile(r"^\s*SET\s+VARIABLE\s+\w+\s*(?:=|\bTO\b)[^()]*$", re.IGNORECASE)
 _LOOKS_ONLY = (
     "memoserve sql only reads: SELECT, FROM, VALUES, WITH, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN, and "
@@ -79,13 +81,29 @@ def _check_kind(statement: duckdb.Statement) -> None:
 
 
 def _check_plan(connection: duckdb.DuckDBPyConnection, query: str) -> None:
-    rows = connection.execute(f"EXPLAIN (FORMAT json) {query}").fetchall()
+    import duckdb
+
+    try:
+        rows = connection.execute(f"{_EXPLAIN}{query}").fetchall()
+    except duckdb.Error as error:
+        raise type(error)(_about_query(str(error))) from None
     for _, plan in rows:
         for operator in _operators(json.loads(plan)):
             if _WRITES.search(operator):
                 raise BadInput(f"the statement would write ({operator}). {_LOOKS_ONLY}.")
             if _HIDES.search(operator):
                 raise BadInput(f"{operator.lower()} is refused: write the query itself. {_LOOKS_ONLY}.")
+
+
+def _about_query(message: str) -> str:
+    """DuckDB's message about an explained query, as it would be about the query: text and pointer moved back."""
+    lines = message.splitlines()
+    for place, line in enumerate(lines):
+        if _EXPLAIN in line:
+            lines[place] = line.replace(_EXPLAIN, "", 1)
+            if place + 1 < len(lines) and lines[place + 1].strip().strip("^") == "":
+                lines[place + 1] = lines[place + 1][len(_EXPLAIN) :]
+    return "\n".join(lines)
 
 
 def _operators(plan: Any) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from memoserve.cli.doctor import doctor
-from memoserve.cli.query import catalog, query, sql
+from memoserve.cli.query import QUERY_CONTEXT, catalog, query, sql
 from memoserve.cli.run import run
 from memoserve.cli.sequences import app as sequences
 from memoserve.cli.status import status
@@ -54,7 +54,7 @@ def _main(
 
 app.command()(run)
 app.command()(status)
-app.command()(query)
+app.command(context_settings=QUERY_CONTEXT)(query)
 app.command()(sql)
 app.command()(catalog)
 app.add_typer(suite, name="suite")

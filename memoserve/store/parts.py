@@ -129,23 +129,25 @@ def write_part(
                 f"{directory} already has sequences {part.first}..{part.last} ({part.path.name}); a part for "
                 f"{first}..{stop - 1} would hold some of them twice. Delete that part to evaluate them again."
             )
-    table = pa.table(dict(columns)).replace_schema_metadata(
-        {METADATA_KEY: json.dumps(metadata, sort_keys=True).encode()}
-    )
+    table = pa.table(dict(columns))
     path = directory / part_name(first, stop)
-    with writing(path) as temporary, temporary.open("wb") as file:
-        pq.write_table(
-            table,
+    with (
+        writing(path) as temporary,
+        temporary.open("wb") as file,
+        pq.ParquetWriter(
             file,
+            table.schema,
             version="2.6",
             data_page_version="2.0",
             compression="zstd",
-            row_group_size=ROW_GROUP_ROWS,
             write_statistics=True,
             use_dictionary=dictionary,
             column_encoding=dict(encodings),
             store_schema=False,
-        )
+        ) as writer,
+    ):
+        writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        writer.add_key_value_metadata({METADATA_KEY: json.dumps(metadata, sort_keys=True).encode()})
     return path
 
 

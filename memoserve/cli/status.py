@@ -1,0 +1,111 @@
+"""`memoserve status`: what a store holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+
+def status(
+    directory: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="The store.", envvar="MEMOSERVE_OUT")
+    ] = Path("memoserve-out"),
+    form: Annotated[
+        Literal["table", "json"], typer.Option("--format", "-f", help="How to print it.")
+    ] = "table",
+) -> None:
+    """Say what a store holds: for each checkpoint its scores, what it has seen, and what it memorized."""
+    import json
+    import sys
+
+    found = store_status(directory)
+    if form == "json":
+        typer.echo(json.dumps(found, indent=2))
+        return
+    if not found["suites"]:
+        typer.echo(f"{directory}: a store with nothing in it yet (memoserve run fills it)")
+    for suite in found["suites"]:
+        said = suite["fingerprint"]
+        made = ", ".join(
+            f"{key} {said[key]}" for key in ("mode", "engine", "engine_version", "dtype") if key in said
+        )
+        typer.echo(f"suite {suite['suite']}: {made or 'imported'}")
+        typer.echo(f"{len(suite['checkpoints'])} of {suite['checkpoints_in_suite']} checkpoints have scores")
+        for path in suite["foreign_parts"]:
+            typer.echo(f"warning: {path} is of another run than the rest: move it away", err=True)
+        if suite["checkpoints"]:
+            _print(suite["checkpoints"], sys.stdout.isatty())
+
+
+def store_status(directory: Path) -> dict[str, Any]:
+    """What a store holds, as JSON has it.
+
+    Raises StoreConflict if there is no store, BadInput for a damaged part.
+    """
+    from memoserve.catalog import connect, explained
+    from memoserve.store import Store
+    from memoserve.store.parts import part_metadata
+
+    store = Store.open(directory)
+    with connect(directory) as connection, explained(directory):
+        rows = connection.execute(
+            """
+            SELECT c.suite, c.checkpoint, c.model, c.step, c.sequences_seen, c.evaluated,
+                   coalesce(m.memorized, 0), coalesce(m.control_memorized, 0)
+            FROM checkpoints c LEFT JOIN (
+                SELECT suite, model, step, count(*) FILTER (sequence_id < trained) AS memorized,
+                       count(*) FILTER (sequence_id >= trained) AS control_memorized
+                FROM memorized JOIN checkpoint_parts USING (suite, model, step) GROUP BY ALL
+            ) m USING (suite, model, step)
+            ORDER BY c.suite, c.model_order, c.step
+            """
+        ).fetchall()
+    suites = []
+    for suite in store.suites():
+        fingerprint = store.fingerprint(suite)
+        checkpoints = []
+        foreign = []
+        for _, checkpoint, model, step, seen, evaluated, memorized, control in (
+            r for r in rows if r[0] == suite
+        ):
+            if not evaluated:
+                continue
+            parts = store.parts(suite, model, step)
+            foreign += [
+                str(part.path) for part in parts if part_metadata(part.path).get("fingerprint") != fingerprint
+            ]
+            checkpoints.append(
+                {
+                    "checkpoint": checkpoint,
+                    "parts": len(parts),
+                    "first": parts[0].first,
+                    "last": parts[-1].last,
+                    "evaluated": evaluated,
+                    "sequences_seen": seen,
+                    "memorized": memorized,
+                    "control_memorized": control,
+                }
+            )
+        suites.append(
+            {
+                "suite": suite,
+                "fingerprint": fingerprint,
+                "checkpoints_in_suite": sum(row[0] == suite for row in rows),
+                "checkpoints": checkpoints,
+                "foreign_parts": foreign,
+            }
+        )
+    return {"store": str(directory), "suites": suites}
+
+
+def _print(checkpoints: list[dict[str, Any]], terminal: bool) -> None:
+    from memoserve.queries import Answer
+    from memoserve.queries.output import plain, print_table
+
+    answer = Answer(tuple(checkpoints[0]), [tuple(row.values()) for row in checkpoints])
+    if terminal:
+        print_table(answer, None)
+    else:
+        typer.echo(plain(answer), nl=False)
