@@ -96,7 +96,7 @@ def _check_plan(connection: duckdb.DuckDBPyConnection, query: str) -> None:
 
 
 def _about_query(message: str) -> str:
-    """DuckDB's message about an explained query, as it would be about the query: text and pointer moved back."""
+    """DuckDB's message about an explained query as it would be about the query itself."""
     lines = message.splitlines()
     for place, line in enumerate(lines):
         if _EXPLAIN in line:

@@ -113,7 +113,7 @@ def _write_parquet(result: duckdb.DuckDBPyConnection, output: Path | None) -> No
 
 
 def print_table(answer: Answer, title: str | None) -> None:
-    """Print an answer for people: one table a unit, intervals below their value, what never changes said once."""
+    """Print an answer for people: a table a unit, intervals below values, what never changes said once."""
     from rich.console import Console
     from rich.text import Text
 
@@ -123,10 +123,12 @@ def print_table(answer: Answer, title: str | None) -> None:
     if not answer.rows:
         console.print("no rows", style="dim")
         return
-    shown, constant = _compact(answer)
+    shown, constant, same = _compact(answer)
     places = {name: place for place, name in enumerate(answer.columns)}
     for name in constant:
         console.print(Text(f"{name.replace('_', ' ')}: {human(name, answer.rows[0][places[name]])}"))
+    for name, other in same.items():
+        console.print(Text(f"{name.replace('_', ' ')}: here the same as {other.replace('_', ' ')}"))
     if "unit" not in shown:
         console.print(_table(answer, answer.rows, shown))
         return
@@ -144,9 +146,13 @@ def _table(answer: Answer, rows: list[tuple[Any, ...]], shown: list[str]) -> Tab
 
     numeric = dict(zip(answer.columns, _numeric(answer), strict=True))
     places = {name: place for place, name in enumerate(answer.columns)}
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     for name in shown:
-        table.add_column(Text(name.replace("_", " ")), justify="right" if numeric[name] else "left")
+        table.add_column(
+            Text(name.replace("_", " ").replace("parameters", "params")),
+            justify="right" if numeric[name] else "left",
+            overflow="fold",
+        )
     for row in rows:
         cells = []
         for name in shown:
@@ -163,21 +169,39 @@ def _table(answer: Answer, rows: list[tuple[Any, ...]], shown: list[str]) -> Tab
 
 def _end(share: float) -> str:
     """An end of an interval: .168, .0021."""
-    return (f"{share:.4f}" if 0 < share < 0.1 else f"{share:.3f}").removeprefix("0")
+    return (f"{share:.4f}" if 0 < share < 0.01 else f"{share:.3f}").removeprefix("0")
 
 
-def _compact(answer: Answer) -> tuple[list[str], list[str]]:
-    """The columns to show, and those said once above because every row has the same."""
+def _compact(answer: Answer) -> tuple[list[str], list[str], dict[str, str]]:
+    """What a table of many columns shows: (columns, those with one value, those equal to a later column).
+
+    Steps and FLOPs are left out where a checkpoint's name and a share of FLOPs say them.
+    """
     ends = {f"{name}{end}" for name in answer.columns for end in ("_low", "_high")}
     shown = [name for name in answer.columns if name not in ends]
-    if {"flops_share", "training_flops"} <= set(shown):
-        shown.remove("training_flops")
-    constant = []
-    if len(answer.rows) > 1 and len(shown) > 8:
-        for place, name in enumerate(answer.columns):
-            if name in shown and name != "unit" and len({row[place] for row in answer.rows}) == 1:
-                constant.append(name)
-    return [name for name in shown if name not in constant], constant
+    if len(shown) <= 8:
+        return shown, [], {}
+    if "flops_share" in shown:
+        ends.add("training_flops")
+    if "checkpoint" in shown or "predictor" in shown:
+        ends.add("step")
+    shown = [name for name in shown if name not in ends]
+    values = {
+        name: [row[place] for row in answer.rows]
+        for place, name in enumerate(answer.columns)
+        if name in shown
+    }
+    constant = [
+        name for name in shown if len(answer.rows) > 1 and name != "unit" and len(set(values[name])) == 1
+    ]
+    shown = [name for name in shown if name not in constant]
+    same = {
+        name: later
+        for place, name in enumerate(shown)
+        for later in shown[place + 1 :]
+        if values[name] == values[later]
+    }
+    return [name for name in shown if name not in same], constant, same
 
 
 def human(name: str, value: Any) -> str:
