@@ -397,10 +397,11 @@ Text: the Python files of {CORPUS} {CORPUS_VERSION} (BSD-3-Clause, LICENSE.corpu
 Tokenizer: byte-level BPE of {VOCABULARY:,} tokens trained on that text; token 0 is end of text.
 
 `data/train.bin` (SHA-256 `{data_hash}`)
-and `train.idx` are a Megatron indexed dataset in training order, one document a sequence, {SEQUENCE_LENGTH + 1}
-u16 tokens each: documents were shuffled, packed with end of text between them and cut. {DISTINCT:,} sequences
-({len(copies):,} distinct windows of {WINDOW} tokens) were repeated by a power law, 1 to {int(copies.max())} times
-({at_least}), {STEPS * BATCH:,} in all, in random order (seed {SEED}).
+and `train.idx` are a Megatron indexed dataset in training order, one document a sequence,
+{SEQUENCE_LENGTH + 1} u16 tokens each: documents were shuffled, packed with end of text between them and cut.
+{DISTINCT:,} sequences ({len(copies):,} distinct windows of {WINDOW} tokens) were repeated by a power law,
+1 to {int(copies.max())} times ({at_least}), {STEPS * BATCH:,} in all,
+in random order (seed {SEED}).
 That is the controlled duplication; the natural one (licence lines, boilerplate, near-equal files) is in the
 text itself.
 
