@@ -61,7 +61,8 @@ def _steps(suite: Suite, step_term: str, term: str) -> list[int]:
     if not colon:
         if int(first) not in suite.steps:
             raise BadInput(
-                f"suite {suite.name} has no step {first} ({term!r}): memoserve suite show {suite.name} lists them"
+                f"suite {suite.name} has no step {first} ({term!r}):"
+                f" memoserve suite show {suite.name} --checkpoints all lists them"
             )
         return [int(first)]
     steps = [step for step in suite.steps if int(first) <= step <= int(last)]

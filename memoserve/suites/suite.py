@@ -61,7 +61,7 @@ class _SuiteTable(_Table):
     eos: Literal["allow", "ban"]
     eos_token_id: Step
     steps: Annotated[list[Step], Field(min_length=1)]
-    default_steps: list[Step] | None = None
+    default_steps: Annotated[list[Step], Field(min_length=1)] | None = None
     sequences: _SequencesTable
     models: Annotated[list[_ModelTable], Field(min_length=1)]
 
@@ -210,9 +210,9 @@ class Suite:
             )
         table = self.table.models[model.order]
         if table.folder is not None:
-            weights = Weights(folder=Path(self._beside(table.folder.format(step=step)) or ""))
+            weights = Weights(folder=Path(self._beside(_filled(table.folder, step)) or ""))
         else:
-            weights = Weights(hub=table.hub, revision=table.revision.format(step=step))
+            weights = Weights(hub=table.hub, revision=_filled(table.revision, step))
         seen = min(step * self.batch_size, self.sequences.trained)
         return Checkpoint(self.name, model, step, seen, seen * self.sequence_length, weights)
 
@@ -225,6 +225,11 @@ class Suite:
         if path is None or "://" in path:
             return path
         return str((self.file.parent / path).resolve())
+
+
+def _filled(template: str, step: int) -> str:
+    """Not str.format: other braces in a path are just letters of it."""
+    return template.replace("{step}", str(step))
 
 
 def _span(steps: tuple[int, ...]) -> str:
@@ -246,13 +251,14 @@ def load_suite(name_or_file: str | Path) -> Suite:
     """
     shipped = shipped_suites()
     file = shipped.get(str(name_or_file)) or Path(name_or_file)
-    if file.is_dir():
-        file = file / "suite.toml"
     try:
+        if file.is_dir():
+            file = file / "suite.toml"
         content: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadInput(
-            f"no suite {str(name_or_file)!r}: not a file, and the shipped suites are {', '.join(sorted(shipped))}"
+            f"no suite {str(name_or_file)!r}: not a file,"
+            f" and the shipped suites are {', '.join(sorted(shipped))}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{file} can't be read as a suite: {error}") from None
