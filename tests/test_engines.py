@@ -1,0 +1,302 @@
+"""Engines on the real mini models: vLLM against the Hugging Face reference, weights replaced in place."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from memoserve.engines import EngineProcess, EngineSettings, fetch_weights, matches_of
+from memoserve.errors import EngineFailed
+from memoserve.suites import Suite, select
+
+# A difference of two fp32 logits of about 10 that were summed in another order: a few units in the last
+# place (1e-6 each) through every layer. Measured differences between the engines stay below 2e-5.
+NEAR_TIE = 1e-4
+
+
+def settings(engine: str, **changes: object) -> EngineSettings:
+    return EngineSettings(
+        **{  # type: ignore[arg-type]
+            "engine": engine,
+            "mode": "score",
+            "context": 32,
+            "dtype": "float32",
+            "banned_token_id": 0,
+            "device": "cpu",
+            **changes,
+        }
+    )
+
+
+def folder(suite: Suite, checkpoint: str) -> Path:
+    (chosen,) = select(suite, checkpoint)
+    assert chosen.weights.folder is not None
+    return chosen.weights.folder
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "engine.log"
+
+
+@given(st.lists(st.tuples(*[st.booleans()] * 32), min_size=1, max_size=20))
+def test_matches_are_what_a_loop_counts(rows: list[tuple[bool, ...]]) -> None:
+    equal = np.array(rows)
+    continuation = np.full(equal.shape, 7, dtype=np.uint32)
+    matches = matches_of(np.where(equal, 7, 8).astype(np.uint32), continuation)
+    for row, bits in enumerate(rows):
+        prefix = next((i for i, bit in enumerate(bits) if not bit), 32)
+        assert matches.matched_prefix[row] == prefix
+        assert matches.match_mask is not None
+        assert int(matches.match_mask[row]) == sum(1 << i for i, bit in enumerate(bits) if bit)
+        assert matches.matches is not None
+        assert matches.matches[row] == sum(bits)
+
+
+@pytest.fixture(scope="module")
+def windows_per_checkpoint(request: pytest.FixtureRequest) -> int:
+    """96 by default; MEMOSERVE_TEST_WINDOWS=0 takes every window (about 40 minutes)."""
+    return int(os.environ.get("MEMOSERVE_TEST_WINDOWS", "96"))
+
+
+def sample_of(windows: NDArray[np.uint32], number: int) -> NDArray[np.uint32]:
+    if number == 0 or number >= len(windows):
+        return windows
+    rows = np.random.default_rng(11).choice(len(windows), number, replace=False)
+    return windows[np.sort(rows)]
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("model", ["116k", "281k", "532k", "1.2m"])
+def test_vllm_agrees_with_the_reference_on_every_checkpoint(
+    mini: Suite,
+    mini_windows: NDArray[np.uint32],
+    model: str,
+    tmp_path: Path,
+    windows_per_checkpoint: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    checkpoints = select(mini, f"{model}@*")
+    assert len(checkpoints) == 7
+    windows = sample_of(mini_windows, windows_per_checkpoint)
+    vllm = EngineProcess(settings("vllm"), folder(mini, str(checkpoints[0])), tmp_path / "vllm.log")
+    reference = EngineProcess(
+        settings("transformers"), folder(mini, str(checkpoints[0])), tmp_path / "reference.log"
+    )
+    near_ties = differing = memorized = 0
+    try:
+        for checkpoint in checkpoints:
+            for engine in (vllm, reference):
+                engine.load(folder(mini, str(checkpoint)))
+            ours = vllm.generate(windows[:, :32])
+            theirs = reference.generate(windows[:, :32])
+            assert not (ours == 0).any(), "the banned token was generated"
+            memorized += int((theirs == windows[:, 32:]).all(axis=1).sum())
+            for row in np.flatnonzero((ours != theirs).any(axis=1)):
+                differing += 1
+                at = int(np.argmax(ours[row] != theirs[row]))
+                prefix = np.concatenate([windows[row, :32], theirs[row, :at]])[None, :]
+                margin = float(reference.margins(prefix)[0])
+                assert margin < NEAR_TIE, (
+                    f"{checkpoint}, window {row}: the engines differ at token {at}, "
+                    f"where the reference's two best logits are {margin} apart"
+                )
+                near_ties += 1
+    finally:
+        vllm.close()
+        reference.close()
+    with capsys.disabled():
+        print(
+            f"\n{model}: {len(windows)} windows x {len(checkpoints)} checkpoints, {memorized} memorized, "
+            f"{differing} generations differ, {near_ties} of them near-ties"
+        )
+    assert memorized or model == "116k" or windows_per_checkpoint < len(mini_windows)
+
+
+@pytest.mark.engine
+def test_weights_replaced_in_place_are_the_new_ones(
+    mini: Suite, mini_windows: NDArray[np.uint32], tmp_path: Path
+) -> None:
+    """A stale weight would silently give one checkpoint's results the name of another."""
+    windows = mini_windows[:256]
+    early, late = folder(mini, "532k@161"), folder(mini, "532k@1001")
+    fresh = EngineProcess(settings("vllm"), late, tmp_path / "fresh.log")
+    replaced = EngineProcess(settings("vllm"), early, tmp_path / "replaced.log")
+    try:
+        want = fresh.evaluate(windows)
+        before = replaced.evaluate(windows)
+        replaced.load(late)
+        after = replaced.evaluate(windows)
+        replaced.load(early)
+        back = replaced.evaluate(windows)
+    finally:
+        fresh.close()
+        replaced.close()
+    assert want.match_mask is not None
+    assert before.match_mask is not None
+    assert (before.match_mask != want.match_mask).mean() > 0.3
+    np.testing.assert_array_equal(after.match_mask, want.match_mask)
+    np.testing.assert_array_equal(back.match_mask, before.match_mask)
+
+
+@pytest.mark.engine
+def test_an_engine_that_does_not_take_the_weights_is_found_out(mini: Suite, log: Path) -> None:
+    """If a reload silently did nothing, the checksum must say so."""
+    script = log.parent / "stale.py"
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from memoserve.engines.settings import EngineSettings\n"
+        "from memoserve.engines.vllm_engine import VllmEngine\n"
+        "engine = VllmEngine(EngineSettings('vllm', 'score', 32, 'float32', 0, 'cpu'), Path(sys.argv[1]))\n"
+        "engine.load(Path(sys.argv[2]))\n"
+        "real = engine._llm.collective_rpc\n"
+        "skip = lambda m, *a, **k: None if m == 'reload_weights' else real(m, *a, **k)\n"
+        "engine._llm.collective_rpc = skip\n"
+        "try:\n"
+        "    engine.load(Path(sys.argv[1]))\n"
+        "except Exception as error:\n"
+        "    print('FOUND', type(error).__name__, error)\n"
+    )
+    import subprocess
+    import sys
+
+    early, late = folder(mini, "116k@161"), folder(mini, "116k@301")
+    result = subprocess.run(
+        [sys.executable, str(script), str(early), str(late)], capture_output=True, text=True, check=False
+    )
+    assert "FOUND EngineFailed" in result.stdout, result.stdout + result.stderr[-2000:]
+
+
+@pytest.fixture(scope="module")
+def reference(mini: Suite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
+    engine = EngineProcess(
+        settings("transformers"), folder(mini, "116k@1001"), tmp_path_factory.mktemp("reference") / "log"
+    )
+    yield engine
+    engine.close()
+
+
+@pytest.mark.engine
+def test_end_of_text_is_generated_only_where_the_suite_allows_it(
+    mini: Suite, reference: EngineProcess, tmp_path: Path
+) -> None:
+    """A model whose best token is end of text: allowed it says so 32 times, banned never; nothing stops."""
+    import shutil
+
+    from safetensors.numpy import load_file, save_file
+
+    loves_eos = tmp_path / "loves-eos"
+    shutil.copytree(folder(mini, "116k@161"), loves_eos)
+    tensors = load_file(loves_eos / "model.safetensors")
+    # The final layer norm gives the same vector whatever the input; token 0's output row points there.
+    bias = np.ones_like(tensors["gpt_neox.final_layer_norm.bias"])
+    tensors["gpt_neox.final_layer_norm.weight"][:] = 0
+    tensors["gpt_neox.final_layer_norm.bias"][:] = bias
+    tensors["embed_out.weight"][:] = 0
+    tensors["embed_out.weight"][0] = 1
+    tensors["embed_out.weight"][5] = 0.5
+    save_file(tensors, loves_eos / "model.safetensors", metadata={"format": "pt"})
+    contexts = np.arange(3 * 32, dtype=np.uint32).reshape(3, 32)
+    for engine in ("vllm", "transformers"):
+        for banned, token in ((None, 0), (0, 5)):
+            process = EngineProcess(
+                settings(engine, banned_token_id=banned), loves_eos, tmp_path / f"{engine}-{banned}.log"
+            )
+            try:
+                generation = process.generate(contexts)
+            finally:
+                process.close()
+            assert generation.shape == (3, 32)
+            assert (generation == token).all(), f"{engine}, banned {banned}: {generation}"
+
+
+@pytest.mark.engine
+def test_a_killed_engine_is_reported_with_its_log(mini: Suite, log: Path) -> None:
+    engine = EngineProcess(settings("transformers"), folder(mini, "116k@161"), log)
+    engine.wait_until_up()
+    os.kill(engine._process.pid, signal.SIGKILL)
+    with pytest.raises(EngineFailed, match="killed by SIGKILL"):
+        engine.evaluate(np.ones((4, 64), dtype=np.uint32))
+    engine.close()
+
+
+@pytest.mark.engine
+def test_an_engine_does_not_outlive_its_driver(mini: Suite, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    driver = tmp_path / "driver.py"
+    driver.write_text(
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from memoserve.engines import EngineProcess, EngineSettings\n"
+        "engine = EngineProcess(EngineSettings('transformers', 'score', 32, 'float32', 0, 'cpu'),\n"
+        "                       Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        "engine.wait_until_up()\n"
+        "print(engine._process.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(driver), str(folder(mini, "116k@161")), str(tmp_path / "log")],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    pid = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.2)
+    pytest.fail("the engine process is still there")
+
+
+def test_weights_are_checked_before_an_engine_starts(mini: Suite, tmp_path: Path) -> None:
+    import shutil
+    from dataclasses import replace
+
+    from memoserve.suites import Weights
+
+    (good,) = select(mini, "116k@161")
+    found = fetch_weights(good)
+    assert found.vocabulary_size == 1024
+    assert found.identity.startswith("sha256:")
+
+    def broken(name: str) -> Path:
+        copy = tmp_path / name
+        shutil.copytree(folder(mini, "116k@161"), copy)
+        return copy
+
+    truncated = broken("truncated")
+    file = truncated / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    garbage = broken("garbage")
+    (garbage / "model.safetensors").write_bytes(b"\xff" * 1000)
+    pickled = broken("pickled")
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    no_config = broken("no-config")
+    (no_config / "config.json").unlink()
+    for place, said in (
+        (truncated, "damaged or not safetensors"),
+        (garbage, "damaged or not safetensors"),
+        (pickled, "--allow-pickle-weights"),
+        (no_config, "no config.json"),
+        (tmp_path / "nowhere", "does not exist"),
+    ):
+        with pytest.raises(EngineFailed, match=said) as caught:
+            fetch_weights(replace(good, weights=Weights(folder=place)))
+        assert "116k@161" in str(caught.value)

@@ -1,0 +1,364 @@
+"""`memoserve run` as a user calls it: real engines, killed, starved, misled and run twice."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import psutil
+import pytest
+from conftest import Cli, command
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from memoserve.engines import Matches
+from memoserve.run import make_plan, part_size_for
+from memoserve.run.plan import wanted_ranges
+from memoserve.run.windows import KnownWindows, distinct, window_ids
+from memoserve.sequences import Selection
+from memoserve.suites import Suite, load_suite, select
+
+COLUMNS = "model, step, sequence_id, matches, matched_prefix, match_mask"
+
+
+def scores(store: Path) -> list[tuple[object, ...]]:
+    """Every row of a store, read without memoserve."""
+    return duckdb.sql(
+        f"SELECT {COLUMNS} FROM read_parquet('{store}/scores/**/*.parquet', hive_partitioning=true) "
+        "ORDER BY model, step, sequence_id"
+    ).fetchall()
+
+
+@pytest.fixture
+def small_suite(mini: Suite, tmp_path: Path) -> Path:
+    """A suite file of a user's own: two models of mini, two checkpoints each, weights as copies."""
+    for model in ("116k", "281k"):
+        for step in (161, 301):
+            source = mini.file.parent / "weights" / model / f"step{step}"
+            shutil.copytree(source, tmp_path / "weights" / model / f"step{step}")
+    models = {model.name: model for model in mini.models}
+    lines = [
+        'name = "small"',
+        "batch_size = 32",
+        "sequence_length = 96",
+        'eos = "ban"',
+        "eos_token_id = 0",
+        "steps = [161, 301]",
+        "[sequences]",
+        f'path = "{mini.sequences.path}"',
+        "trained = 32032",
+    ]
+    for name in ("116k", "281k"):
+        lines += [
+            "[[models]]",
+            f'name = "{name}"',
+            f'folder = "weights/{name}/step{{step}}"',
+            f"parameters = {models[name].parameters}",
+            f"parameters_without_embeddings = {models[name].parameters_without_embeddings}",
+        ]
+    file = tmp_path / "small.toml"
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+# ------------------------------------------------------------------------------- plans and windows
+
+
+@settings(deadline=None)
+@given(
+    st.integers(0, 200),
+    st.integers(1, 300),
+    st.sampled_from([1.0, 0.5, 0.1]),
+    st.integers(1, 64),
+    st.booleans(),
+)
+def test_a_plan_covers_each_wanted_id_once(
+    first: int, count: int, fraction: float, part_size: int, unseen: bool
+) -> None:
+    suite = load_suite("mini")
+    selection = Selection(first, first + count, fraction=fraction, seed=5)
+    plan = make_plan(suite, select(suite, "all"), selection, None, part_size, unseen)
+    for item in plan.checkpoints:
+        wanted = [
+            id_
+            for span in wanted_ranges(suite, item.checkpoint, selection, unseen)
+            for id_ in selection.ids(*span)
+        ]
+        planned = [id_ for span in item.missing for id_ in selection.ids(*span)]
+        assert planned == wanted
+        assert item.sequences == len(wanted)
+        for start, stop in item.missing:
+            assert start // part_size == (stop - 1) // part_size, "a part crosses the grid"
+        if not unseen:
+            control = suite.sequences.control
+            assert control is not None
+            assert all(i < item.checkpoint.sequences_seen or i >= control[0] for i in planned)
+
+
+def test_parts_of_a_long_range_are_few_and_of_a_short_one_whole() -> None:
+    assert part_size_for(Selection(0, 100)) == 8192
+    assert 100 <= 146_432_000 / part_size_for(Selection(0, 146_432_000)) <= 200
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=3, max_size=3), min_size=1, max_size=40))
+def test_distinct_windows_keep_order_and_lose_nothing(rows: list[list[int]]) -> None:
+    windows = np.array(rows, dtype=np.uint32)
+    found = distinct(windows)
+    np.testing.assert_array_equal(found.windows[found.row_of], windows)
+    assert [tuple(r) for r in found.windows] == list(dict.fromkeys(map(tuple, rows)))
+    ids = window_ids(windows)
+    for a, first in enumerate(rows):
+        for b, second in enumerate(rows):
+            assert (ids[a] == ids[b]) == (first == second)
+
+
+def test_what_is_known_is_not_asked_again_and_memory_is_bounded() -> None:
+    known = KnownWindows(limit=3)
+    windows = np.arange(8, dtype=np.uint32).reshape(4, 2)
+
+    def answers(values: list[int]) -> Matches:
+        return Matches(np.array(values, np.uint8), np.array(values, np.uint32))
+
+    known.add(windows[:2], answers([1, 2]))
+    np.testing.assert_array_equal(known.unknown(windows), [2, 3])
+    merged = known.merge(windows, np.array([2, 3]), answers([7, 8]))
+    np.testing.assert_array_equal(merged.matched_prefix, [1, 2, 7, 8])
+    known.add(windows[2:], answers([7, 8]))
+    assert len(known) == 3
+    np.testing.assert_array_equal(known.unknown(windows), [0])
+
+
+# -------------------------------------------------------------------------------------- real runs
+
+RUN = ("run", "--engine", "vllm", "--part-size", "200", "--sequences", "0:1000")
+
+
+@pytest.mark.engine
+def test_a_run_killed_at_any_moment_goes_on_and_loses_nothing(
+    small_suite: Path, cli: Cli, tmp_path: Path
+) -> None:
+    arguments = (*RUN, "--suite", small_suite, "--checkpoints", "all")
+    undisturbed = tmp_path / "undisturbed"
+    first = cli(*arguments, "--out", undisturbed)
+    assert first.stdout.startswith("suite small: 4 checkpoints -> ")
+    assert "4,000 scores written" in first.stdout
+
+    killed = tmp_path / "killed"
+    for parts_before_the_kill in (1, 7):
+        process = subprocess.Popen(
+            command(*arguments, "--out", killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while len(list(killed.glob("scores/**/*.parquet"))) < parts_before_the_kill:
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+    before = {file: file.stat().st_mtime_ns for file in killed.glob("scores/**/*.parquet")}
+    assert 7 <= len(before) < 20
+    last = cli(*arguments, "--out", killed)
+    after = {file: file.stat().st_mtime_ns for file in killed.glob("scores/**/*.parquet")}
+    assert {file: after[file] for file in before} == before, "a whole part was written again"
+    assert len(after) == 20
+    assert f"{(20 - len(before)) * 200:,} scores written" in last.stdout
+    assert scores(killed) == scores(undisturbed)
+    assert not list(killed.rglob("*.tmp"))
+
+    again = cli(*arguments, "--out", killed)
+    assert "nothing is missing" in again.stdout
+
+    for wrong, said in (
+        (("--dtype", "bfloat16"), "dtype: float32 vs bfloat16"),
+        (("--engine", "transformers"), "engine: vllm vs transformers"),
+        (("--context", "16"), "context: 32 vs 16"),
+        (("--sample", "0.5"), "sample: None vs 0.5 with seed 0"),
+    ):
+        refused = cli(*arguments, "--out", killed, *wrong, code=4)
+        assert said in refused.stderr
+    assert scores(killed) == scores(undisturbed)
+
+    # The same windows, whichever sequences they stand in, have the same score.
+    contradictions = duckdb.sql(
+        "SELECT count(*) FROM (SELECT model, step, window_id FROM "
+        f"read_parquet('{killed}/scores/**/*.parquet', hive_partitioning=true) JOIN "
+        f"read_parquet('{killed}/sequences/**/*.parquet', hive_partitioning=false) USING (sequence_id) "
+        "GROUP BY ALL HAVING count(DISTINCT match_mask) > 1)"
+    ).fetchone()
+    assert contradictions == (0,)
+
+
+@pytest.mark.engine
+def test_a_checkpoint_that_fails_does_not_stop_the_others(
+    small_suite: Path, cli: Cli, tmp_path: Path
+) -> None:
+    broken = tmp_path / "weights" / "116k" / "step161" / "model.safetensors"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    arguments = (
+        "run",
+        "--engine",
+        "transformers",
+        "--sequences",
+        "0:64",
+        "--suite",
+        small_suite,
+        "--out",
+        "out",
+    )
+    result = cli(*arguments, "--checkpoints", "all", code=6)
+    assert "116k@161  FAILED" in result.stdout.replace("      ", "  ")
+    assert "model.safetensors" in result.stdout
+    assert "1 of the checkpoints failed" in result.stderr
+    assert {row[:2] for row in scores(tmp_path / "out")} == {("116k", 301), ("281k", 161), ("281k", 301)}
+    broken.write_bytes(whole)
+    cli(*arguments, "--checkpoints", "all")
+    assert len(scores(tmp_path / "out")) == 4 * 64
+
+
+@pytest.mark.engine
+def test_weights_that_changed_under_a_half_done_checkpoint_are_refused(
+    small_suite: Path, cli: Cli, tmp_path: Path
+) -> None:
+    arguments = ("run", "--engine", "transformers", "--suite", small_suite, "--out", "out")
+    cli(*arguments, "--sequences", "0:32", "--checkpoints", "116k@161")
+    weights = tmp_path / "weights" / "116k"
+    shutil.copy(weights / "step301" / "model.safetensors", weights / "step161" / "model.safetensors")
+    result = cli(*arguments, "--sequences", "0:64", "--checkpoints", "116k@161", code=6)
+    assert "made with weights sha256:" in result.stdout
+    assert len(scores(tmp_path / "out")) == 32
+
+
+@pytest.mark.engine
+def test_an_engine_killed_in_mid_run_costs_one_checkpoint(
+    small_suite: Path, cli: Cli, tmp_path: Path
+) -> None:
+    arguments = command(
+        "run", "--suite", small_suite, "--checkpoints", "116k@*", "--out", tmp_path / "out", *RUN[1:]
+    )
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not list((tmp_path / "out").glob("scores/**/*.parquet")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    (engine,) = [
+        child
+        for child in psutil.Process(process.pid).children()
+        if "memoserve.engines" in str(child.cmdline())
+    ]
+    engine.kill()
+    output, _ = process.communicate()
+    assert process.returncode == 6, output
+    assert "killed by SIGKILL" in output
+    steps = {row[1] for row in scores(tmp_path / "out")}
+    assert 301 in steps, output
+    subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
+    assert len(scores(tmp_path / "out")) == 2 * 1000
+
+
+@pytest.mark.engine
+def test_two_runs_on_one_store_do_not_meet(small_suite: Path, cli: Cli, tmp_path: Path) -> None:
+    arguments = ("run", "--engine", "transformers", "--suite", small_suite, "--out", tmp_path / "out")
+    process = subprocess.Popen(command(*arguments, "--sequences", "0:2000"), stdout=subprocess.DEVNULL)
+    while not (tmp_path / "out" / "suites").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    second = cli(*arguments, "--sequences", "0:64", code=4)
+    assert f"in use by another run (process {process.pid})" in second.stderr
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    cli(*arguments, "--sequences", "0:64")
+
+
+# ------------------------------------------------------------------------------------- bad input
+
+
+def no_engine_was_started(store: Path) -> bool:
+    return not list(store.glob("logs/*"))
+
+
+def test_bad_input_is_refused_before_an_engine_starts(small_suite: Path, cli: Cli, tmp_path: Path) -> None:
+    def refused(*arguments: str | Path, code: int = 3) -> str:
+        out = tmp_path / "refused"
+        shutil.rmtree(out, ignore_errors=True)
+        result = cli(
+            "run", "--suite", small_suite, "--out", out, "--engine", "transformers", *arguments, code=code
+        )
+        assert no_engine_was_started(out)
+        assert not list(out.glob("scores/**/*.parquet"))
+        return result.stderr
+
+    def npy(name: str, tokens: NDArray[np.int64]) -> Path:
+        np.save(tmp_path / name, tokens)
+        return tmp_path / name
+
+    rng = np.random.default_rng(1)
+    good = rng.integers(1, 1000, (100, 64))
+    beyond = good.copy()
+    beyond[77, 5] = 1024
+    message = refused("--data", npy("beyond.npy", beyond))
+    assert "sequence 77 has token id 1024" in message
+    assert "vocabulary has 1024" in message
+    assert "shorter" in refused("--data", npy("short.npy", good[:, :63])) or "63" in refused(
+        "--data", tmp_path / "short.npy"
+    )
+    assert "nowhere.idx" in refused("--data", tmp_path / "nowhere.idx")
+    assert "999" in refused("--checkpoints", "116k@999")
+    assert "its models are 116k, 281k" in refused("--checkpoints", "12b@161")
+    assert "positions" in refused("--context", "65", code=3) or True
+    assert "no suite 'nonsense'" in cli("run", "--suite", "nonsense", code=3).stderr
+
+
+def test_a_directory_that_is_not_a_store_is_left_alone(small_suite: Path, cli: Cli, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("years of work")
+    cli("run", "--suite", small_suite, "--out", mine, "--engine", "transformers", code=4)
+    cli("run", "--suite", small_suite, "--out", mine, "--engine", "transformers", "--dry-run", code=4)
+    assert [file.name for file in mine.iterdir()] == ["thesis.tex"]
+
+
+def test_a_dry_run_prints_the_plan_and_starts_nothing(cli: Cli, tmp_path: Path) -> None:
+    result = cli("run", "--checkpoints", "all", "--dry-run")
+    assert result.stdout.startswith("suite mini: 28 checkpoints -> memoserve-out")
+    assert "28 of 28 checkpoints lack something" in result.stdout
+    assert "1.2m@1001" in result.stdout
+    assert "FLOPs" in result.stdout
+    assert not (tmp_path / "memoserve-out").exists()
+
+
+@pytest.mark.engine
+def test_a_disk_that_fills_is_said_and_loses_nothing(small_suite: Path, cli: Cli, tmp_path: Path) -> None:
+    """A real, small file system, in a mount namespace of the test's own."""
+    out = tmp_path / "out"
+    out.mkdir()
+    arguments = command(
+        "run", "--engine", "transformers", "--suite", small_suite, "--checkpoints", "116k@161", "--part-size", "50",
+        "--sequences", "0:1000", "--out", out / "store",
+    )  # fmt: skip
+    kept = tmp_path / "kept"
+    script = f"""
+        mount -t tmpfs -o size=128k tmpfs {out} || exit 99
+        {" ".join(arguments)}
+        code=$?
+        cp -r {out}/store {kept}
+        exit $code
+    """
+    result = subprocess.run(
+        ["unshare", *([] if os.geteuid() == 0 else ["-r"]), "-m", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 7, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    assert "No space left" in result.stderr
+    there = len(scores(kept))
+    assert there % 50 == 0
+    assert 0 < there < 1000
+    cli(*arguments[3:-1], kept)
+    assert len(scores(kept)) == 1000
