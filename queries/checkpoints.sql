@@ -39,7 +39,7 @@ predictor AS MATERIALIZED (
     WHERE p.evaluated > 0 AND p.model_order <= t.model_order AND p.step <= t.step AND p.checkpoint <> t.checkpoint
 )
 SELECT t.checkpoint AS target, c.predictor, p.parameters, p.step, p.training_flops,
-       p.training_flops / t.training_flops AS flops_share, c.* EXCLUDE (predictor)
+       p.training_flops / nullif(t.training_flops, 0) AS flops_share, c.* EXCLUDE (predictor)
 FROM predictions((SELECT suite FROM target), (SELECT checkpoint FROM target),
                  (SELECT list(checkpoint) FROM predictor)) c
 JOIN predictor p ON p.checkpoint = c.predictor

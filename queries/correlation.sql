@@ -35,12 +35,14 @@ chosen AS MATERIALIZED (
 ),
 repeat AS MATERIALIZED (FROM repeats((SELECT suite FROM asked), false)),
 sequence AS (
-    SELECT c.place, s.sequence_id AS id, s.matches, s.matched_prefix
+    SELECT c.place, s.sequence_id AS id, s.matches::INTEGER AS matches, s.matched_prefix::INTEGER AS prefix,
+           (coalesce(s.matched_prefix, s.matches) = 32)::INTEGER AS memorized
     FROM scores s JOIN chosen c USING (suite, model, step)
     WHERE s.sequence_id < c.seen
 ),
 repeated AS (
-    SELECT place, first_id AS id, min_by(matches, s.id) AS matches, min_by(matched_prefix, s.id) AS matched_prefix
+    SELECT place, first_id AS id, min_by(matches, s.id) AS matches, min_by(prefix, s.id) AS prefix,
+           min_by(memorized, s.id) AS memorized
     FROM sequence s JOIN repeat r ON r.sequence_id = s.id GROUP BY ALL
 ),
 item AS (
@@ -53,21 +55,21 @@ item AS (
     SELECT 'windows', * FROM repeated
 ),
 pair AS (
+    -- + 0 * the other's: only pairs where both are measured count.
     SELECT a.unit, a.place AS first_place, b.place AS second_place, count(*) AS n,
-           count(*) FILTER (coalesce(a.matched_prefix, a.matches) = 32) AS first_memorized,
-           count(*) FILTER (coalesce(b.matched_prefix, b.matches) = 32) AS second_memorized,
-           count(*) FILTER (coalesce(a.matched_prefix, a.matches) = 32
-                            AND coalesce(b.matched_prefix, b.matches) = 32) AS both_memorized,
-           corr(a.matches, b.matches) AS pearson_matches,
-           corr(a.matched_prefix, b.matched_prefix) AS pearson_matched_prefix
+           sum(a.memorized)::BIGINT AS first_memorized, sum(b.memorized)::BIGINT AS second_memorized,
+           sum(a.memorized * b.memorized)::BIGINT AS both_memorized,
+           pearson(count(a.matches + b.matches), sum(a.matches + 0 * b.matches), sum(b.matches + 0 * a.matches),
+                   sum(a.matches * a.matches + 0 * b.matches), sum(b.matches * b.matches + 0 * a.matches),
+                   sum(a.matches * b.matches)) AS pearson_matches,
+           pearson(count(a.prefix + b.prefix), sum(a.prefix + 0 * b.prefix), sum(b.prefix + 0 * a.prefix),
+                   sum(a.prefix * a.prefix + 0 * b.prefix), sum(b.prefix * b.prefix + 0 * a.prefix),
+                   sum(a.prefix * b.prefix)) AS pearson_matched_prefix
     FROM item a JOIN item b ON a.unit = b.unit AND a.id = b.id AND a.place < b.place
     GROUP BY ALL
 )
 SELECT p.unit, f.checkpoint AS first, s.checkpoint AS second, p.n, p.first_memorized, p.second_memorized,
-       p.both_memorized, CASE WHEN isfinite(p.pearson_matches) THEN p.pearson_matches END AS pearson_matches,
-       CASE WHEN isfinite(p.pearson_matched_prefix) THEN p.pearson_matched_prefix END AS pearson_matched_prefix,
-       (p.n::DOUBLE * p.both_memorized - p.first_memorized::DOUBLE * p.second_memorized)
-       / nullif(sqrt(p.first_memorized::DOUBLE * (p.n - p.first_memorized)
-                     * p.second_memorized * (p.n - p.second_memorized)), 0) AS phi
+       p.both_memorized, p.pearson_matches, p.pearson_matched_prefix,
+       pearson(p.n, p.first_memorized, p.second_memorized, p.first_memorized, p.second_memorized, p.both_memorized) AS phi
 FROM pair p JOIN chosen f ON f.place = p.first_place JOIN chosen s ON s.place = p.second_place
 ORDER BY p.unit, p.first_place, p.second_place;

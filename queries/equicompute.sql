@@ -36,7 +36,7 @@ candidate AS MATERIALIZED (
     WHERE p.evaluated > 0 AND p.checkpoint <> t.checkpoint
 ),
 outcome AS MATERIALIZED (
-    SELECT c.unit, c.predictor, p.training_flops, p.training_flops / t.training_flops AS flops_share,
+    SELECT c.unit, c.predictor, p.training_flops, p.training_flops / nullif(t.training_flops, 0) AS flops_share,
            c.recall_corpus, c.recall_corpus_low, c.recall_corpus_high, c.recall_seen, c.precision, c.f1,
            p.model_order, p.step
     FROM predictions((SELECT suite FROM target), (SELECT checkpoint FROM target),

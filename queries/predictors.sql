@@ -40,7 +40,7 @@ predictor AS MATERIALIZED (
     QUALIFY row_number() OVER (PARTITION BY p.model ORDER BY p.step DESC) = 1
 )
 SELECT t.checkpoint AS target, c.predictor, p.parameters, p.training_flops,
-       p.training_flops / t.training_flops AS flops_share, c.* EXCLUDE (predictor)
+       p.training_flops / nullif(t.training_flops, 0) AS flops_share, c.* EXCLUDE (predictor)
 FROM predictions((SELECT suite FROM target), (SELECT checkpoint FROM target),
                  (SELECT list(checkpoint) FROM predictor)) c
 JOIN predictor p ON p.checkpoint = c.predictor

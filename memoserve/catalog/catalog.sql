@@ -52,6 +52,12 @@ CREATE MACRO wilson_high(successes, trials) AS
                                     + 1.959963984540054 ** 2 / (4 * trials ** 2)))
         / (1 + 1.959963984540054 ** 2 / trials)) END;
 
+-- Pearson's r from the sums of x, y, x * x, y * y, x * y over n pairs of whole numbers: exact, whatever the order of
+-- summing. NULL where one of them is constant.
+CREATE MACRO pearson(n, x, y, xx, yy, xy) AS
+    (n::HUGEINT * xy - x::HUGEINT * y)::DOUBLE
+    / nullif(sqrt((n::HUGEINT * xx - x::HUGEINT * x)::DOUBLE) * sqrt((n::HUGEINT * yy - y::HUGEINT * y)::DOUBLE), 0);
+
 -- How well each of the checkpoints `the_predictors` (a list of names model@step) says what the checkpoint
 -- `the_target` memorized. One row a predictor and unit (sequences; windows, if the store numbers them).
 --   P: what the predictor memorized of what it has seen, as far as the target was evaluated on it

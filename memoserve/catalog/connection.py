@@ -48,7 +48,8 @@ def connect(
             create_views(connection, path)
         if sandbox:
             for setting in (
-                f"allowed_directories = [{quoted(f'{path}/')}]",
+                # Both as it is and as it stands in the views' globs.
+                f"allowed_directories = [{quoted(f'{path}/')}, '{_literal_glob(path)}/']",
                 "enable_external_access = false",
                 "autoload_known_extensions = false",
                 "autoinstall_known_extensions = false",

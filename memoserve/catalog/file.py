@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memoserve.catalog.connection import create_views, explained, quoted
+from memoserve.errors import BadInput
 from memoserve.store import Store, writing
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ def write_catalog(store: str | Path, output: str | Path | None = None, *, embed:
 
     path = Store.open(store).path.resolve()
     output = path / DEFAULT_CATALOG if output is None else Path(output)
+    if "?" in str(output.absolute()):
+        raise BadInput(f"DuckDB can't write a database at a path with a question mark ({output}): use -o")
     with writing(output) as temporary, duckdb.connect() as connection:
         # A killed process of the same number may have left one.
         temporary.unlink(missing_ok=True)

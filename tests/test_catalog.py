@@ -1,0 +1,328 @@
+"""The catalog: its views, its sandbox, and the file for the DuckDB shell."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import pytest
+from random_stores import World, random_world, toy_suite
+
+from memoserve.catalog import connect, execute, write_catalog
+from memoserve.errors import BadInput, StorageFailed, StoreConflict
+from memoserve.queries import list_queries
+from memoserve.store import Store
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return random_world(tmp_path_factory.mktemp("catalog"), 4, "score")
+
+
+def rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[tuple[object, ...]]:
+    return connection.execute(sql).fetchall()
+
+
+class TestViews:
+    def test_scores_and_memorized(self, world: World) -> None:
+        with connect(world.path) as db:
+            stored = {
+                (f"{model}@{step}", i): (matches, prefix)
+                for model, step, i, matches, prefix in rows(
+                    db, "SELECT model, step, sequence_id, matches, matched_prefix FROM scores"
+                )
+            }
+            given = {(n, i): pair for n, scores in world.scores.items() for i, pair in scores.items()}
+            assert stored == given
+            memorized = rows(db, "SELECT model || '@' || step, sequence_id FROM memorized")
+            assert sorted(memorized) == sorted((n, i) for n in world.scores for i in world.memorized(n))
+            assert rows(
+                db, "SELECT checkpoint, evaluated FROM checkpoints WHERE evaluated > 0 ORDER BY ALL"
+            ) == sorted((n, len(scores)) for n, scores in world.scores.items())
+            assert rows(db, "SELECT count(*) FROM checkpoints") == [(len(world.suite.all_checkpoints()),)]
+            assert rows(db, "SELECT sequence_id, window_id, control FROM sequences ORDER BY 1") == [
+                (i, w, i >= world.trained) for i, w in sorted(world.windows.items())
+            ]
+
+    def test_memorized_filters_in_the_scan_and_reads_no_mask(self, world: World) -> None:
+        with connect(world.path) as db:
+            plan = rows(db, "EXPLAIN SELECT count(*) FROM memorized WHERE model = 'l-x'")[0][1]
+        scan = str(plan)[str(plan).index("READ_PARQUET") :].replace("\n", " ")
+        assert "Filters" in scan
+        assert "matched_prefix = 32" in scan
+        assert "match_mask" not in str(plan)
+
+    def test_a_store_with_nothing_in_it(self, tmp_path: Path) -> None:
+        store = Store.create(tmp_path / "store")
+        for _ in range(2):
+            with connect(store.path) as db:
+                for view, typed in (
+                    ("scores", "match_mask UINTEGER"),
+                    ("memorized", "sequence_id BIGINT"),
+                    ("sequences", "control BOOLEAN"),
+                ):
+                    assert rows(db, f"FROM {view}") == []
+                    name, kind = typed.split()
+                    assert (name, kind) in [(r[0], r[1]) for r in rows(db, f"DESCRIBE {view}")]
+                evaluated = rows(db, "SELECT DISTINCT evaluated FROM checkpoints")
+                assert evaluated in ([], [(0,)])
+                for query in list_queries():
+                    assert rows(db, query.sql) == [], query.name
+            # Then with the checkpoints known, and still no scores.
+            store.claim(toy_suite(tmp_path / "suite"), {"mode": "score"})
+
+    @pytest.mark.parametrize("name", ["it's", "a[1]b", "w*ld?", "sp ace", "{x}", "@STORE@", "ünï"])
+    def test_any_directory_name(self, tmp_path: Path, world: World, name: str) -> None:
+        shutil.copytree(world.path, tmp_path / name)
+        for decoy in ("a1b", "wxldy"):
+            shutil.copytree(world.path, tmp_path / decoy)
+        with connect(tmp_path / name) as db:
+            expected = [(sum(map(len, world.scores.values())),)]
+            assert rows(db, "SELECT count(*) FROM scores") == expected
+        file = write_catalog(tmp_path / name, None if "?" not in name else tmp_path / "c.duckdb")
+        with duckdb.connect(str(file), read_only=True) as db:
+            assert rows(db, "SELECT count(*) FROM scores") == expected
+
+    def test_no_store(self, tmp_path: Path) -> None:
+        with pytest.raises(StoreConflict, match="no store"):
+            connect(tmp_path / "nowhere")
+
+    def test_a_damaged_part_is_named(self, tmp_path: Path, world: World) -> None:
+        shutil.copytree(world.path, tmp_path / "store")
+        part = max((tmp_path / "store" / "scores").rglob("*.parquet"))
+        part.write_bytes(part.read_bytes()[:-30])
+        with pytest.raises(BadInput, match=part.name), connect(tmp_path / "store") as db:
+            execute(db, "SELECT sum(sequence_id) FROM scores", tmp_path / "store")
+        with pytest.raises(BadInput, match=part.name):
+            write_catalog(tmp_path / "store", tmp_path / "file.duckdb")
+            with duckdb.connect(str(tmp_path / "file.duckdb")):
+                pass
+
+    @pytest.mark.parametrize(
+        ("successes", "trials", "low", "high"),
+        # Wilson's intervals as published by Newcombe (1998), table I, method 3, and the ends.
+        [
+            (81, 263, 0.2553, 0.3662),
+            (15, 148, 0.0624, 0.1605),
+            (0, 20, 0.0, 0.1611),
+            (1, 29, 0.0061, 0.1718),
+            (20, 20, 0.8389, 1.0),
+            (0, 0, None, None),
+            (None, None, None, None),
+        ],
+    )
+    def test_wilson(self, world: World, successes, trials, low, high) -> None:
+        with connect(world.path) as db:
+            found = db.execute(
+                "SELECT wilson_low($1, $2), wilson_high($1, $2)", [successes, trials]
+            ).fetchone()
+        assert found == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+
+
+def fingerprints(folder: Path) -> dict[str, str]:
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
+
+
+READS_ELSEWHERE = [
+    "SELECT * FROM read_csv('/etc/passwd')",
+    "SELECT * FROM '{outside}/secret.parquet'",
+    "FROM read_parquet('{outside}/secret.parquet')",
+    "FROM read_parquet('{store}/../secret.parquet')",
+    "FROM read_text('/etc/passwd')",
+    "FROM read_blob('/proc/self/environ')",
+    "FROM read_json('{outside}/secret.json')",
+    "FROM glob('/etc/*')",
+    "FROM glob('{outside}/*')",
+    "FROM sniff_csv('/etc/passwd')",
+    "FROM parquet_metadata('{outside}/secret.parquet')",
+    "FROM read_parquet('{store}-twin/*.parquet')",
+    "FROM read_parquet('http://127.0.0.1:9/x.parquet')",
+    "FROM read_parquet('s3://bucket/x.parquet')",
+    "FROM duckdb_secrets()",
+    "SET VARIABLE x = (SELECT content FROM read_text('/etc/passwd'))",
+    "SELECT getenv('HOME')",
+    "FROM secret_variable_of_the_caller",
+]
+WRITES = [
+    "COPY checkpoints TO '{store}/new.parquet'",
+    "COPY checkpoints TO '{outside}/new.parquet'",
+    "COPY (SELECT 1) TO '{part}' (FORMAT parquet, USE_TMP_FILE false)",
+    "WITH x AS (COPY checkpoints TO '{store}/new.parquet') FROM x",
+    "WITH x AS (COPY checkpoints TO '{store}/new.parquet') SELECT 1",
+    "WITH x AS MATERIALIZED (COPY checkpoints TO '{part}' (FORMAT parquet, USE_TMP_FILE false)) SELECT 1",
+    "wItH x As (cOpY/**/checkpoints TO '{store}/new.parquet') FROM x",
+    "FROM query('WITH x AS (CO' || 'PY checkpoints TO ''{store}/new.parquet'') FROM x')",
+    "FROM json_execute_serialized_sql("
+    "json_serialize_sql('WITH x AS (COPY checkpoints TO ''{store}/new.parquet'') FROM x'))",
+    "EXPLAIN ANALYZE COPY checkpoints TO '{store}/new.parquet'",
+    "EXPLAIN /* */ (ANALYZE, FORMAT json) COPY checkpoints TO '{store}/new.parquet'",
+    "EXPORT DATABASE '{store}/dump'",
+    "SELECT 1; COPY checkpoints TO '{store}/new.parquet'",
+    "SET VARIABLE x = (WITH x AS (COPY checkpoints TO '{store}/new.parquet') SELECT 1 FROM x)",
+    "ATTACH '{store}/new.duckdb'",
+    "ATTACH '{outside}/new.duckdb' AS n",
+    "ATTACH ':memory:' AS n",
+    "CREATE TABLE t AS FROM checkpoints",
+    "CREATE OR REPLACE VIEW scores AS SELECT 1",
+    "DROP VIEW scores",
+    "CREATE PERSISTENT SECRET s (TYPE s3)",
+    "FROM enable_profiling(save_location := '{store}/profile.json')",
+    "FROM enable_logging('QueryLog', storage := 'file', storage_path := '{store}/logs')",
+    "PREPARE p AS COPY checkpoints TO '{store}/new.parquet'",
+    "CALL checkpoint()",
+    "VACUUM",
+    "CHECKPOINT",
+    "BEGIN",
+]
+LOADS_OR_SETS = [
+    "INSTALL httpfs",
+    "LOAD httpfs",
+    "LOAD '{outside}/evil.duckdb_extension'",
+    "SET enable_external_access = true",
+    "SET lock_configuration = false",
+    "SET allowed_directories = ['/']",
+    "SET memory_limit = '1TB'",
+    "RESET memory_limit",
+    "PRAGMA enable_external_access",
+    "PRAGMA database_list",
+    "USE memory",
+    "IMPORT DATABASE '{outside}'",
+    "",
+    "; ;",
+    "SELECT",
+    "DELETE FROM checkpoints",
+]
+
+
+class TestSandbox:
+    @pytest.fixture
+    def store(self, tmp_path: Path, world: World) -> Path:
+        shutil.copytree(world.path, tmp_path / "store")
+        shutil.copytree(world.path / "suites" / "suite=toy", tmp_path / "store-twin")
+        duckdb.sql(f"COPY (SELECT 42 AS secret) TO '{tmp_path}/secret.parquet'")
+        (tmp_path / "secret.json").write_text('{"secret": 42}')
+        return tmp_path / "store"
+
+    @pytest.mark.parametrize("statement", READS_ELSEWHERE + WRITES + LOADS_OR_SETS)
+    def test_refused_and_nothing_changes(self, store: Path, statement: str) -> None:
+        secret_variable_of_the_caller = [{"secret": 42}]
+        part = next((store / "scores").rglob("*.parquet"))
+        before = fingerprints(store.parent)
+        with connect(store) as db, pytest.raises(BadInput):
+            execute(db, statement.format(store=store, outside=store.parent, part=part), store)
+        assert fingerprints(store.parent) == before
+        assert secret_variable_of_the_caller
+
+    @pytest.mark.parametrize("statement", READS_ELSEWHERE)
+    def test_the_engine_itself_refuses_other_files(self, store: Path, statement: str) -> None:
+        """Not only our look at the statement: nothing it overlooks may read elsewhere."""
+        part = next((store / "scores").rglob("*.parquet"))
+        with connect(store) as db, pytest.raises(duckdb.Error):
+            db.execute(statement.format(store=store, outside=store.parent, part=part))
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "SELECT count(*) FROM scores",
+            "FROM checkpoints",
+            "VALUES (1)",
+            "WITH x AS (FROM memorized) SELECT count(*) FROM x",
+            "DESCRIBE scores",
+            "SHOW TABLES",
+            "SUMMARIZE checkpoints",
+            "EXPLAIN SELECT 1",
+            "SET VARIABLE target = 'l-x@3'; SELECT getvariable('target')",
+            "PIVOT checkpoints ON model IN ('s') USING count(*)",
+            "SELECT 'copy' AS \"insert\", 1 AS update_count -- DROP\n",
+            "FROM read_parquet('{store}/suites/*/checkpoints.parquet')",
+        ],
+    )
+    def test_allowed(self, store: Path, statement: str) -> None:
+        with connect(store) as db:
+            assert execute(db, statement.format(store=store), store).fetchall()
+
+    def test_errors_point_into_the_statement(self, store: Path) -> None:
+        with connect(store) as db, pytest.raises(BadInput) as error:
+            execute(db, "SELECT 1 + nosuch FROM scores", store)
+        lines = str(error.value).splitlines()
+        assert 'column "nosuch" not found' in lines[0]
+        assert lines[-2] == "LINE 1: SELECT 1 + nosuch FROM scores"
+        assert lines[-1].index("^") == lines[-2].index("nosuch")
+
+    def test_memory_is_bounded(self, store: Path) -> None:
+        with connect(store, memory_limit="50MB") as db, pytest.raises(BadInput, match="memory"):
+            execute(db, "SELECT list(i) FROM range(100000000) t(i)", store)
+        with pytest.raises(BadInput, match="Memory must have a number"):
+            connect(store, memory_limit="lots")
+
+
+class TestFile:
+    def test_from_any_folder(self, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(world.path.parent)
+        file = write_catalog(world.path.name, tmp_path / "moved" / "any name.duckdb")
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        with connect(world.path) as live, duckdb.connect(str(file), read_only=True) as db:
+            for query in list_queries():
+                assert rows(db, query.sql) == rows(live, query.sql), query.name
+            kinds = rows(db, "SELECT table_name, table_type FROM information_schema.tables")
+        assert ("checkpoints", "BASE TABLE") in kinds
+        assert ("scores", "VIEW") in kinds
+        assert [p.name for p in file.parent.iterdir()] == [file.name]
+
+    def test_embedded_it_needs_no_store(self, tmp_path: Path, world: World) -> None:
+        shutil.copytree(world.path, tmp_path / "store")
+        file = write_catalog(tmp_path / "store", tmp_path / "handed.duckdb", embed=True)
+        shutil.rmtree(tmp_path / "store")
+        with connect(world.path) as live, duckdb.connect(str(file), read_only=True) as db:
+            for query in list_queries():
+                assert rows(db, query.sql) == rows(live, query.sql), query.name
+
+    def test_whole_or_not_at_all(self, tmp_path: Path, world: World) -> None:
+        shutil.copytree(world.path, tmp_path / "store")
+        file = write_catalog(tmp_path / "store", tmp_path / "out" / "c.duckdb")
+        before = file.read_bytes()
+        part = max((tmp_path / "store" / "scores").rglob("*.parquet"))
+        part.write_bytes(b"")
+        with pytest.raises(BadInput, match=part.name):
+            write_catalog(tmp_path / "store", file, embed=True)
+        assert file.read_bytes() == before
+        assert [p.name for p in file.parent.iterdir()] == ["c.duckdb"]
+        with pytest.raises(StorageFailed):
+            write_catalog(world.path, tmp_path / "out" / "c.duckdb" / "under-a-file")
+
+    def test_readable_by_the_previous_major_in_principle(self, tmp_path: Path, world: World) -> None:
+        file = write_catalog(world.path, tmp_path / "c.duckdb")
+        with duckdb.connect() as db:
+            db.execute(f"ATTACH '{file}' AS c (READ_ONLY)")
+            tags = rows(db, "SELECT tags FROM duckdb_databases() WHERE database_name = 'c'")
+        assert tags[0][0]["storage_version"].startswith("v1.0")
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("embed", [False, True])
+    def test_the_previous_major_opens_it(self, tmp_path: Path, world: World, embed: bool) -> None:
+        """Installs DuckDB 1.4 into an environment of its own and asks it every question."""
+        subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "v")], check=True)
+        python = str(tmp_path / "v" / "bin" / "python")
+        subprocess.run([python, "-m", "pip", "install", "-q", "duckdb==1.4.*"], check=True)
+        file = write_catalog(world.path, tmp_path / "c.duckdb", embed=embed)
+        script = (
+            "import duckdb, sys\n"
+            "db = duckdb.connect(sys.argv[1], read_only=True)\n"
+            "print(duckdb.__version__[:3], db.execute(open(sys.argv[2]).read()).fetchall())\n"
+        )
+        with connect(world.path) as live:
+            for query in list_queries():
+                said = subprocess.run(
+                    [python, "-c", script, str(file), str(query.path)],
+                    capture_output=True, text=True, check=True, cwd=tmp_path,
+                )  # fmt: skip
+                assert said.stdout.strip() == f"1.4 {rows(live, query.sql)}", query.name

@@ -1,0 +1,359 @@
+"""The score store, through what a run does with it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from random_stores import toy_suite
+
+from memoserve.errors import BadInput, StorageFailed, StoreConflict
+from memoserve.store import Store, missing_ranges
+from memoserve.suites import Checkpoint
+
+FINGERPRINT = {"suite": "toy", "mode": "score", "dtype": "float32", "eos_token_id": None}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Checkpoint:
+    suite = toy_suite(tmp_path / "suite")
+    return suite.checkpoint(suite.models[0], 7)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store.create(tmp_path / "store")
+    store.claim(toy_suite(tmp_path / "suite"), FINGERPRINT)
+    return store
+
+
+def matches(n: int, *, seed: int = 0, mask: bool = True, likelihood: bool = False) -> SimpleNamespace:
+    rng = np.random.default_rng(seed)
+    masks = rng.integers(0, 2**32, n, dtype=np.uint32)
+    masks[rng.random(n) < 0.3] = 0xFFFFFFFF
+    prefix = np.array([next((i for i in range(32) if not int(m) >> i & 1), 32) for m in masks], np.uint8)
+    return SimpleNamespace(
+        matched_prefix=prefix,
+        match_mask=masks if mask else None,
+        continuation_ll=-rng.random(n).astype(np.float32) if likelihood else None,
+    )
+
+
+def write(store: Store, checkpoint: Checkpoint, first: int, stop: int) -> Path:
+    return store.write_scores(
+        checkpoint, first, stop, np.arange(first, stop), matches(stop - first), "weights-1"
+    )
+
+
+class TestDirectory:
+    def test_create_then_open(self, tmp_path: Path) -> None:
+        Store.create(tmp_path / "new" / "store")
+        assert Store.open(tmp_path / "new" / "store").suites() == []
+        Store.create(tmp_path / "new" / "store")
+
+    @pytest.mark.parametrize(
+        ("make", "says"),
+        [
+            (lambda p: None, "there is no store"),
+            (lambda p: p.write_text(""), "is a file"),
+            (lambda p: p.mkdir(), "It is empty"),
+            (lambda p: (p.mkdir(), (p / "thesis.tex").write_text("")), "It holds thesis.tex"),
+            (lambda p: (p.mkdir(), (p / "memoserve.json").write_text("{")), "damaged"),
+            (lambda p: (p.mkdir(), (p / "memoserve.json").write_text('{"format": 9}')), "format 9"),
+        ],
+    )
+    def test_open_says_what_it_found(self, tmp_path: Path, make, says: str) -> None:
+        make(tmp_path / "x")
+        with pytest.raises(StoreConflict, match=says):
+            Store.open(tmp_path / "x")
+
+    def test_create_leaves_other_directories_alone(self, tmp_path: Path) -> None:
+        (tmp_path / "thesis.tex").write_text("")
+        with pytest.raises(StoreConflict, match=r"thesis\.tex"):
+            Store.create(tmp_path)
+        assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+class TestFingerprint:
+    def test_every_difference_is_listed(self, store: Store, tmp_path: Path) -> None:
+        new = {**FINGERPRINT, "mode": "extract", "context": 64}
+        del new["eos_token_id"]
+        with pytest.raises(StoreConflict) as error:
+            store.claim(toy_suite(tmp_path / "suite"), new)
+        said = str(error.value)
+        assert "mode: score vs extract" in said
+        assert "context: (not there) vs 64" in said
+        assert "eos_token_id: None vs (not there)" in said
+        assert "dtype" not in said
+        store.claim(toy_suite(tmp_path / "suite"), FINGERPRINT)
+
+    def test_a_suite_may_grow_but_not_change_what_is_evaluated(
+        self, store: Store, checkpoint: Checkpoint, tmp_path: Path
+    ) -> None:
+        write(store, checkpoint, 0, 10)
+        store.claim(toy_suite(tmp_path / "more", steps=(0, 3, 5, 7)), FINGERPRINT)
+        with pytest.raises(StoreConflict, match="sequences_seen: 350 vs 280"):
+            store.claim(toy_suite(tmp_path / "other", batch=40), FINGERPRINT)
+
+    def test_a_part_of_another_run_is_refused(
+        self, store: Store, checkpoint: Checkpoint, tmp_path: Path
+    ) -> None:
+        other = Store.create(tmp_path / "other")
+        other.claim(toy_suite(tmp_path / "suite"), {**FINGERPRINT, "dtype": "bfloat16"})
+        foreign = write(other, checkpoint, 10, 20)
+        path = write(store, checkpoint, 0, 10)
+        foreign.rename(path.parent / foreign.name)
+        assert len(store.read_scores("toy", "s", 7, 0, 10).sequence_id) == 10
+        with pytest.raises(StoreConflict, match="dtype: float32 vs bfloat16"):
+            store.read_scores("toy", "s", 7, 0, 20)
+
+    def test_scores_need_a_claim(self, tmp_path: Path, checkpoint: Checkpoint) -> None:
+        with pytest.raises(StoreConflict, match="holds no suite 'toy'"):
+            write(Store.create(tmp_path / "new"), checkpoint, 0, 10)
+
+
+class TestParts:
+    @pytest.mark.parametrize("mask", [True, False])
+    @pytest.mark.parametrize("likelihood", [True, False])
+    def test_what_is_written_is_read(
+        self, store: Store, checkpoint: Checkpoint, mask: bool, likelihood: bool
+    ) -> None:
+        ids = np.array([3, 8, 9, 40, 99])
+        given_ = matches(5, mask=mask, likelihood=likelihood)
+        store.write_scores(checkpoint, 0, 100, ids, given_, "weights-1")
+        late = matches(2, seed=1, mask=mask, likelihood=likelihood)
+        store.write_scores(checkpoint, 100, 200, np.array([100, 150]), late, "weights-1")
+        read = store.read_scores("toy", "s", 7, 8, 101)
+        assert read.sequence_id.tolist() == [8, 9, 40, 99, 100]
+        assert read.matched_prefix is not None
+        assert read.matched_prefix.tolist() == [*given_.matched_prefix[1:], late.matched_prefix[0]]
+        if mask:
+            masks = [*given_.match_mask[1:], late.match_mask[0]]
+            assert read.match_mask is not None
+            assert read.match_mask.tolist() == masks
+            assert read.matches is not None
+            assert read.matches.tolist() == [int(m).bit_count() for m in masks]
+        else:
+            assert read.match_mask is None
+            assert read.matches is None
+        assert (read.continuation_ll is not None) == likelihood
+        assert store.weights_of(checkpoint) == "weights-1"
+        assert [(p.first, p.last) for p in store.parts("toy", "s", 7)] == [(0, 99), (100, 199)]
+
+    def test_windows(self, store: Store) -> None:
+        store.write_sequences("toy", 0, 10, np.array([1, 5]), np.array([-(2**63), 2**63 - 1]))
+        ids, windows = store.read_sequences("toy", 0, 5)
+        assert (ids.tolist(), windows.tolist()) == ([1], [-(2**63)])
+        assert store.missing_sequences("toy", [(0, 12)], 6) == [(10, 12)]
+
+    @pytest.mark.parametrize("span", [(0, 10), (5, 6), (9, 30), (0, 40)])
+    def test_no_sequence_in_two_parts(
+        self, store: Store, checkpoint: Checkpoint, span: tuple[int, int]
+    ) -> None:
+        path = write(store, checkpoint, 0, 10)
+        before = path.read_bytes()
+        with pytest.raises(StoreConflict, match=r"already has sequences 0\.\.9"):
+            write(store, checkpoint, *span)
+        assert path.read_bytes() == before
+        write(store, checkpoint, 10, 20)
+
+    @pytest.mark.parametrize("ids", [[1, 1], [2, 1], [1, 10], [-1, 1]])
+    def test_ids_must_ascend_inside_the_part(
+        self, store: Store, checkpoint: Checkpoint, ids: list[int]
+    ) -> None:
+        with pytest.raises(ValueError, match="ascend"):
+            store.write_scores(checkpoint, 0, 10, np.array(ids), matches(2), "w")
+
+    def test_contradicting_arrays_are_refused(self, store: Store, checkpoint: Checkpoint) -> None:
+        wrong = matches(4)
+        wrong.matched_prefix = np.full(4, 32, np.uint8)
+        wrong.match_mask = np.array([1, 2, 3, 0xFFFFFFFF], np.uint32)
+        with pytest.raises(ValueError, match="disagree"):
+            store.write_scores(checkpoint, 0, 4, np.arange(4), wrong, "w")
+        assert store.parts("toy", "s", 7) == []
+
+    @pytest.mark.parametrize("damage", ["truncate", "empty", "garbage", "flip"])
+    def test_a_damaged_part_is_named(self, store: Store, checkpoint: Checkpoint, damage: str) -> None:
+        path = write(store, checkpoint, 0, 300)
+        content = path.read_bytes()
+        path.write_bytes(
+            {
+                "truncate": content[:-20],
+                "empty": b"",
+                "garbage": b"hello" * 30,
+                "flip": content[:4] + b"\xff" * 60 + content[64:],
+            }[damage]
+        )
+        with pytest.raises(
+            BadInput, match=r"part-000000000000-000000000299\.parquet is damaged.*\n.*[Dd]elete it"
+        ):
+            store.read_scores("toy", "s", 7, 0, 300)
+
+    def test_parts_are_small(self, store: Store, checkpoint: Checkpoint) -> None:
+        n = 300_000
+        rng = np.random.default_rng(0)
+        prefix = np.minimum(31, rng.geometric(0.5, n) - 1).astype(np.uint8)
+        only = SimpleNamespace(matched_prefix=prefix, match_mask=None, continuation_ll=None)
+        path = store.write_scores(checkpoint, 0, n, np.arange(n), only, "w")
+        group = pq.read_metadata(path).row_group(0)
+        columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+        assert "DELTA_BINARY_PACKED" in columns["sequence_id"].encodings
+        assert columns["sequence_id"].total_compressed_size < 0.02 * n
+        # The entropy of this distribution is 2 bits a row.
+        assert columns["matched_prefix"].total_compressed_size < 0.4 * n
+        assert columns["match_mask"].total_compressed_size < 1000
+        assert columns["sequence_id"].statistics.max == n - 1
+        assert {c.compression for c in columns.values()} == {"ZSTD"}
+
+
+ranges = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=5)
+
+
+class TestMissing:
+    @given(ranges, ranges, st.integers(1, 25))
+    def test_against_sets(self, wanted, covered, size: int) -> None:
+        missing = missing_ranges(wanted, covered, size)
+        ids = [i for first, stop in missing for i in range(first, stop)]
+        assert ids == sorted(
+            {i for a, b in wanted for i in range(a, b)} - {i for a, b in covered for i in range(a, b)}
+        )
+        for first, stop in missing:
+            assert first < stop
+            assert first // size == (stop - 1) // size
+
+    def test_the_same_grid_goes_on_with_whole_parts(self, store: Store, checkpoint: Checkpoint) -> None:
+        first = store.missing("toy", "s", 7, [(0, 250)], 100)
+        assert first == [(0, 100), (100, 200), (200, 250)]
+        write(store, checkpoint, *first[1])
+        assert store.missing("toy", "s", 7, [(0, 250)], 100) == [(0, 100), (200, 250)]
+        assert store.missing("toy", "s", 7, [(0, 350)], 100) == [(0, 100), (200, 300), (300, 350)]
+        with pytest.raises(BadInput, match="part size"):
+            store.missing("toy", "s", 7, [(0, 250)], 0)
+
+
+def start(script: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), *arguments], stdout=subprocess.PIPE, text=True,
+        cwd=Path(__file__).parent,
+    )  # fmt: skip
+
+
+class TestLockAndCrashes:
+    def test_one_run_at_a_time_and_kill_frees_it(self, store: Store) -> None:
+        holder = start(
+            """
+            import sys, time
+            from memoserve.store import Store
+            with Store.open(sys.argv[1]).lock():
+                print("held", flush=True)
+                time.sleep(60)
+            """,
+            str(store.path),
+        )
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+            with pytest.raises(StoreConflict, match=f"process {holder.pid}"), store.lock():
+                pass
+        finally:
+            holder.kill()
+            holder.wait()
+        with store.lock():
+            pass
+
+    def test_killed_writers_leave_whole_parts_or_none(self, store: Store) -> None:
+        writer = start(
+            """
+            import sys
+            from pathlib import Path
+            import numpy as np
+            from test_store import matches
+            from random_stores import toy_suite
+            from memoserve.store import Store
+            store = Store.open(sys.argv[1])
+            suite = toy_suite(Path(sys.argv[2]))
+            some = matches(2000)
+            print("go", flush=True)
+            for i in range(100000):
+                ids = np.arange(i * 2000, (i + 1) * 2000)
+                store.write_scores(suite.checkpoint(suite.models[0], 7), ids[0], ids[-1] + 1, ids, some, "w")
+            """,
+            str(store.path),
+            str(store.path.parent / "suite"),
+        )
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "go\n"
+        time.sleep(0.3)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        parts = store.parts("toy", "s", 7)
+        assert parts
+        for part in parts:
+            assert len(store.read_scores("toy", "s", 7, part.first, part.stop).sequence_id) == 2000
+
+    def test_leftovers_go_under_the_lock(self, store: Store, checkpoint: Checkpoint) -> None:
+        path = write(store, checkpoint, 0, 10)
+        left = path.parent / ".part-000000000010-000000000019.parquet.999.tmp"
+        left.write_bytes(b"half")
+        assert len(store.parts("toy", "s", 7)) == 1
+        with store.lock():
+            assert not left.exists()
+        assert path.exists()
+
+    def test_a_full_disk_keeps_what_is_whole(self, store: Store, checkpoint: Checkpoint) -> None:
+        write(store, checkpoint, 0, 10)
+        # A limit on file size stands in for the full disk: the write fails half way.
+        limited = start(
+            """
+            import resource, sys
+            from pathlib import Path
+            import numpy as np
+            from test_store import matches
+            from random_stores import toy_suite
+            from memoserve.errors import StorageFailed
+            from memoserve.store import Store
+            suite = toy_suite(Path(sys.argv[2]))
+            store = Store.open(sys.argv[1])
+            some = matches(50_000)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+            try:
+                store.write_scores(suite.checkpoint(suite.models[0], 7), 10, 50_010, np.arange(10, 50_010), some, "w")
+            except StorageFailed as error:
+                print(error)
+            """,
+            str(store.path),
+            str(store.path.parent / "suite"),
+        )
+        said, _ = limited.communicate(timeout=60)
+        assert "part-000000000010-000000050009.parquet could not be written" in said
+        assert "whole and kept" in said
+        assert [p.name for p in store.scores_dir("toy", "s", 7).iterdir()] == [
+            store.parts("toy", "s", 7)[0].path.name
+        ]
+
+    @pytest.mark.parametrize(
+        ("number", "advice"),
+        [(errno.ENOSPC, "free some space"), (errno.EACCES, "permission"), (errno.EIO, "check the disk")],
+    )
+    def test_the_error_says_what_to_do(
+        self, store: Store, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, number: int, advice: str
+    ) -> None:
+        def fail(_descriptor: int) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "fsync", fail)
+        with pytest.raises(StorageFailed, match=advice):
+            write(store, checkpoint, 0, 10)
+        assert list(store.scores_dir("toy", "s", 7).iterdir()) == []
