@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -64,9 +65,14 @@ class World:
 
 
 def toy_suite(
-    folder: Path, *, models: tuple[str, ...] = ("s", "m", "l"), steps: tuple[int, ...] = (0, 3, 7), batch: int = 50,
-    trained: int = 350, control: int = 20,
-) -> Suite:  # fmt: skip
+    folder: Path,
+    *,
+    models: tuple[str, ...] = ("s", "m", "l"),
+    steps: tuple[int, ...] = (0, 3, 7),
+    batch: int = 50,
+    trained: int = 350,
+    control: int = 20,
+) -> Suite:
     """A suite file in `folder`, loaded."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "suite.toml"
@@ -145,5 +151,5 @@ def random_world(folder: Path, seed: int, mode: str) -> World:
 
 def _write_in_parts(rng, ids, total, write):  # type: ignore[no-untyped-def]
     cuts = sorted({0, total, *(rng.randrange(1, total) for _ in range(rng.randint(0, 3)) if total > 1)})
-    for first, stop in zip(cuts, cuts[1:], strict=False):
+    for first, stop in pairwise(cuts):
         write(first, stop, np.array([i for i in ids if first <= i < stop], np.int64))

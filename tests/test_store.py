@@ -325,11 +325,12 @@ class TestLockAndCrashes:
             from memoserve.errors import StorageFailed
             from memoserve.store import Store
             suite = toy_suite(Path(sys.argv[2]))
+            checkpoint = suite.checkpoint(suite.models[0], 7)
             store = Store.open(sys.argv[1])
             some = matches(50_000)
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
             try:
-                store.write_scores(suite.checkpoint(suite.models[0], 7), 10, 50_010, np.arange(10, 50_010), some, "w")
+                store.write_scores(checkpoint, 10, 50_010, np.arange(10, 50_010), some, '')
             except StorageFailed as error:
                 print(error)
             """,

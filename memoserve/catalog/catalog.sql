@@ -75,9 +75,8 @@ target AS MATERIALIZED (
     FROM checkpoints c JOIN asked a ON c.suite = a.suite AND c.checkpoint = a.target
 ),
 predictor AS MATERIALIZED (
-    -- What the target has not seen is no question to any predictor, hence the smaller number.
-    SELECT c.suite, c.model, c.step, least(c.sequences_seen, t.seen) AS seen
-    FROM checkpoints c JOIN asked a USING (suite) CROSS JOIN target t
+    SELECT c.suite, c.model, c.step, least(c.sequences_seen, c.trained) AS seen
+    FROM checkpoints c JOIN asked a USING (suite)
     WHERE list_contains(a.predictors, c.checkpoint) AND c.checkpoint <> a.target
 ),
 -- The limit tells the optimizer that this is small; else it may build its hash table on the scores.
@@ -182,3 +181,65 @@ SELECT model || '@' || step AS predictor, unit, evaluated_both, target_evaluated
        wilson_high(hit / nullif(t, 0) * t_effective, t_effective) AS recall_corpus_high,
        2 * hit / nullif(p + t, 0) AS f1
 FROM compared LEFT JOIN counted USING (unit, model, step);
+
+-- What the checkpoints `the_checkpoints` (a list of names model@step) made of everything that at least one of them
+-- memorized. One row a unit, checkpoint and id that it has seen and was evaluated on; id is the sequence's, or for windows
+-- that of the window's first occurrence, window_number that of the first occurrence either way. Small, as what is
+-- memorized is: a checkpoint without a row has either not seen the id (id >= sequences_seen) or lacks its score.
+-- Held-out sequences never count.
+CREATE MACRO evaluations(the_suite, the_checkpoints) AS TABLE
+WITH asked AS MATERIALIZED (
+    SELECT the_suite AS suite, the_checkpoints AS names
+),
+chosen AS MATERIALIZED (
+    SELECT c.suite, c.model, c.step, c.checkpoint, least(c.sequences_seen, c.trained) AS seen
+    FROM checkpoints c JOIN asked a USING (suite) WHERE list_contains(a.names, c.checkpoint) LIMIT 100000
+),
+repeat AS MATERIALIZED (FROM repeats((SELECT a.suite FROM asked a), false)),
+found AS MATERIALIZED (
+    SELECT c.checkpoint, m.sequence_id
+    FROM memorized m JOIN chosen c USING (suite, model, step)
+    WHERE m.sequence_id < c.seen
+),
+wanted AS MATERIALIZED (
+    SELECT sequence_id FROM found
+    UNION
+    SELECT r.sequence_id FROM repeat r SEMI JOIN (
+        SELECT x.first_id FROM found f JOIN repeat x USING (sequence_id)
+    ) y ON y.first_id = r.first_id
+),
+known AS MATERIALIZED (
+    SELECT e.checkpoint, e.sequence_id, coalesce(r.first_id, e.sequence_id) AS window_number,
+           f.sequence_id IS NOT NULL AS memorized
+    FROM (
+        SELECT c.checkpoint, s.sequence_id
+        FROM scores s JOIN chosen c USING (suite, model, step)
+        WHERE s.sequence_id < c.seen AND s.sequence_id IN (SELECT w.sequence_id FROM wanted w)
+    ) e
+    LEFT JOIN found f ON f.checkpoint = e.checkpoint AND f.sequence_id = e.sequence_id
+    LEFT JOIN repeat r ON r.sequence_id = e.sequence_id
+),
+item AS (
+    SELECT 'sequences' AS unit, checkpoint, sequence_id AS id, window_number, memorized FROM known
+    UNION ALL
+    SELECT 'windows', checkpoint, window_number, window_number, bool_or(memorized) FROM known
+    WHERE exists(SELECT 1 FROM sequences q JOIN asked a ON q.suite = a.suite)
+    GROUP BY checkpoint, window_number
+)
+SELECT unit, checkpoint, id, window_number, memorized FROM item;
+
+-- The chance that a chi-square variable of df (1, 2, 3 ...) degrees of freedom is at least as large as statistic. Finite sums
+-- of positive terms (Abramowitz and Stegun 26.4.4, 26.4.5), for odd df with erfc by its series or, in the tail, by its
+-- continued fraction: relative error below 1e-10.
+CREATE MACRO chi_square_tail(statistic, df) AS
+    CASE WHEN df < 1 OR statistic IS NULL THEN NULL
+         WHEN statistic <= 0 THEN 1.0
+         ELSE least(1.0,
+            CASE WHEN df % 2 = 0 THEN 0.0
+                 WHEN statistic < 4 THEN 1 - list_sum(list_transform(range(50), lambda n: exp(
+                    (n + 0.5) * ln(greatest(statistic, 1e-300) / 2) - statistic / 2 - lgamma(n + 1.5))))
+                 ELSE exp(-statistic / 2) / sqrt(pi()) / list_reduce(range(120, 0, -1),
+                    lambda below, k: sqrt(statistic / 2) + k / 2 / below, sqrt(statistic / 2)) END
+            + coalesce(list_sum(list_transform(range(df::BIGINT // 2), lambda j: exp(
+                (j + df % 2 / 2) * ln(greatest(statistic, 1e-300) / 2) - statistic / 2 - lgamma(j + 1 + df % 2 / 2)))), 0.0)
+         ) END;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +37,9 @@ def connect(
     import duckdb
 
     path = Store.open(store).path.resolve()
-    temporary = Path(tempfile.gettempdir()) / f"memoserve-{os.getpid()}"
+    # One for each connection: two that share a directory would overwrite each other's files. DuckDB makes it
+    # when something has to spill, and removes it.
+    temporary = Path(tempfile.gettempdir()) / f"memoserve-{os.getpid()}-{uuid.uuid4().hex[:12]}"
     connection = duckdb.connect(config={"temp_directory": str(temporary)})
     try:
         if memory_limit is not None:

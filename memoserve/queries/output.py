@@ -7,6 +7,7 @@ import io
 import json
 import math
 import sys
+import warnings
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -102,7 +103,10 @@ def _write_parquet(result: duckdb.DuckDBPyConnection, output: Path | None) -> No
         raise BadInput("Parquet is no text for a terminal: name a file with -o, or pipe it")
     # 1.x has only the older name.
     to_arrow: Any = getattr(result, "to_arrow_table", None) or getattr(result, "fetch_arrow_table", None)
-    table = to_arrow()
+    with warnings.catch_warnings():
+        # DuckDB 2 warns that this copies the rows once more.
+        warnings.simplefilter("ignore", UserWarning)
+        table = to_arrow()
     if output is None:
         content = io.BytesIO()
         pq.write_table(table, content, compression="zstd")

@@ -254,7 +254,8 @@ class Store:
         """Write the part [first, stop) of a checkpoint, `ids` int64[n] ascending inside it.
 
         `matches` has matched_prefix, match_mask and continuation_ll (each of length n or None); an optional
-        attribute `matches` uint8[n] gives the count where there is no mask (imported scores). Raises
+        attribute `matches` uint8[n] gives the count where there is no mask (imported scores); a masked array
+        there has NULL where it is masked (evaluated, not memorized, the count unknown). Raises
         StoreConflict if the suite has no fingerprint here or a part would overlap, StorageFailed if the file
         system refuses, ValueError for arrays that contradict each other.
         """
@@ -283,10 +284,11 @@ class Store:
         if prefix is None and count is None:
             raise ValueError("neither matched_prefix nor matches: nothing says what is memorized")
         for name, array in (("matches", count), ("matched_prefix", prefix)):
+            known = None if array is None else np.ma.compressed(array)
             if (
-                array is not None
-                and len(array)
-                and not 0 <= int(np.min(array)) <= int(np.max(array)) <= CONTINUATION
+                known is not None
+                and len(known)
+                and not 0 <= int(np.min(known)) <= int(np.max(known)) <= CONTINUATION
             ):
                 raise ValueError(f"{name} must lie in 0..{CONTINUATION}")
 
@@ -418,7 +420,8 @@ def _column(array: NDArray[Any] | None, dtype: type[np.generic], arrow: pa.DataT
 
     if array is None:
         return pa.nulls(n, arrow)
-    return pa.array(np.asarray(array, dtype=dtype), arrow)
+    missing = np.ma.getmaskarray(array) if np.ma.isMaskedArray(array) else None
+    return pa.array(np.asarray(array, dtype=dtype), arrow, mask=missing)
 
 
 def _checked_ids(ids: NDArray[np.int64], first: int, stop: int) -> NDArray[np.int64]:
