@@ -36,7 +36,8 @@ chosen AS MATERIALIZED (
 repeat AS MATERIALIZED (FROM repeats((SELECT suite FROM asked), false)),
 sequence AS (
     SELECT c.place, s.sequence_id AS id, s.matches::INTEGER AS matches, s.matched_prefix::INTEGER AS prefix,
-           (coalesce(s.matched_prefix, s.matches) = 32)::INTEGER AS memorized
+           -- Neither is known of what published lists leave out: not memorized.
+           coalesce(coalesce(s.matched_prefix, s.matches) = 32, false)::INTEGER AS memorized
     FROM scores s JOIN chosen c USING (suite, model, step)
     WHERE s.sequence_id < c.seen
 ),

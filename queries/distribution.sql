@@ -44,6 +44,12 @@ counted AS (
     SELECT model, step, sample, 'matched_prefix', matched_prefix, sum(n)::BIGINT
     FROM bins WHERE matched_prefix IS NOT NULL GROUP BY ALL
 ),
+-- Where only the memorized ones have a score (imports of published lists), there is no distribution to show.
+partly AS (
+    SELECT model, step, sample, 'matches' AS measure FROM bins WHERE matches IS NULL
+    UNION
+    SELECT model, step, sample, 'matched_prefix' FROM bins WHERE matched_prefix IS NULL
+),
 -- A window with n occurrences of one score counts once, so n - 1 come off the sequences.
 repeated AS MATERIALIZED (
     SELECT n.model, n.step, n.sample, n.matches, n.matched_prefix, r.first_id
@@ -59,7 +65,10 @@ surplus AS (
 SELECT c.checkpoint, h.measure, h.sample, b.score, coalesce(d.sequences, 0) AS sequences,
        coalesce(d.sequences, 0) / h.total AS share,
        CASE WHEN n.windows THEN coalesce(d.sequences, 0) - coalesce(s.surplus, 0) END AS windows
-FROM (SELECT model, step, measure, sample, sum(sequences)::BIGINT AS total FROM counted GROUP BY ALL) h
+FROM (
+    SELECT model, step, measure, sample, sum(sequences)::BIGINT AS total
+    FROM counted ANTI JOIN partly USING (model, step, measure, sample) GROUP BY ALL
+) h
 CROSS JOIN (SELECT unnest(range(33)) AS score) b
 LEFT JOIN counted d USING (model, step, measure, sample, score)
 LEFT JOIN surplus s USING (model, step, measure, sample, score)

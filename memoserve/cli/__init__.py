@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from memoserve.cli.doctor import doctor
+from memoserve.cli.imports import app as imports
 from memoserve.cli.query import QUERY_CONTEXT, catalog, query, sql
 from memoserve.cli.run import run
 from memoserve.cli.sequences import app as sequences
@@ -57,6 +58,7 @@ app.command()(status)
 app.command(context_settings=QUERY_CONTEXT)(query)
 app.command()(sql)
 app.command()(catalog)
+app.add_typer(imports, name="import")
 app.add_typer(suite, name="suite")
 app.add_typer(sequences, name="sequences")
 app.command()(doctor)
