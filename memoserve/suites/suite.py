@@ -241,7 +241,7 @@ def _span(steps: tuple[int, ...]) -> str:
 def shipped_suites() -> dict[str, Path]:
     """Name -> file of the suites that come with memoserve."""
     files = [*SHIPPED.glob("*.toml"), *SHIPPED.glob("*/suite.toml")]
-    return {(f.parent.name if f.name == "suite.toml" else f.stem): f for f in sorted(files)}
+    return dict(sorted((f.parent.name if f.name == "suite.toml" else f.stem, f) for f in files))
 
 
 def load_suite(name_or_file: str | Path) -> Suite:
