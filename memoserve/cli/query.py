@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -61,13 +62,19 @@ def query(
     if listing or not words:
         _print_list()
         return
-    chosen = find_query(words[0])
+    # Beside the paper's own figures there is a query of its own, where the paper has figures.
+    compared = values.pop("compare", None)
+    if compared is not None and (compared, words[0]) != ("paper", "predictors"):
+        raise BadInput(
+            "--compare sets predictors beside the paper: memoserve query predictors --compare paper"
+        )
+    chosen = find_query(words[0] if compared is None else f"{words[0]}_vs_{compared}")
     if show_sql:
         typer.echo(chosen.sql, nl=False)
         return
     if len(words) > 2:
         raise BadInput(f"one query and one store at a time, not {' '.join(words)}")
-    store = Path(words[1] if len(words) == 2 else DEFAULT_STORE)
+    store = Path(words[1] if len(words) == 2 else os.environ.get("MEMOSERVE_OUT") or DEFAULT_STORE)
     with connect(store, memory_limit=memory) as connection:
         result = run_query(connection, chosen, values, store)
         write_answer(result, form, output, chosen.question)
