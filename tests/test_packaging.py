@@ -126,7 +126,7 @@ def test_packages_import_only_what_stands_before_them() -> None:
 def test_every_import_is_declared() -> None:
     """Of the core: an import of something that only the extras bring would fail without them."""
     declared = {Requirement(line).name for line in PROJECT["dependencies"]}
-    optional = ENGINES | {"huggingface_hub", "safetensors"}
+    optional = ENGINES | {"safetensors"}
     for file in modules():
         engine = file.relative_to(PACKAGE).parts[0] == "engines"
         for name in imports_of(file):
