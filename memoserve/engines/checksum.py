@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 # Buffers that older exports wrote among the weights (GPT-NeoX: the causal mask, rotary frequencies).
-_NOT_A_PARAMETER = re.compile(r"(rotary_emb\.inv_freq|attention\.(masked_)?bias)$")
+NOT_A_PARAMETER = re.compile(r"(rotary_emb\.inv_freq|attention\.(masked_)?bias)$")
 
 
 def checksum_of_model(model: Any) -> int:
@@ -37,7 +37,7 @@ def checksum_of_file_weights(folder: Path, dtype: str) -> int:
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118  (not a mapping)
-                if not _NOT_A_PARAMETER.search(name):
+                if not NOT_A_PARAMETER.search(name):
                     total += _checksum(opened.get_tensor(name).to(getattr(torch, dtype)))
     return total % (1 << 64)
 

@@ -6,17 +6,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 EngineName = Literal["vllm", "transformers"]
-Mode = Literal["score"]
+Mode = Literal["score", "extract"]
 
 
 @dataclass(frozen=True)
 class EngineSettings:
     """Everything that shapes results or speed, but for the weights.
 
-    context: tokens of context (k). dtype: `float32`, `float16` or `bfloat16`. banned_token_id: the one
-    token that may never be generated, or None. tensor_parallel: devices that share one engine.
-    block: windows handed to the engine at a time. device: `cpu` or `cuda`. allow_pickle: also load
-    `.bin` weights, which can run code of their author.
+    mode: `score` gives the full match mask, by greedy generation; `extract` the matched prefix alone, by
+    one forward pass over the true tokens. context: tokens of context (k). dtype: `float32`, `float16` or
+    `bfloat16`. banned_token_id: the one token that may never be generated, or None. device: `cpu` or
+    `cuda`. loglik: also the continuation's log-likelihood (`extract`; it needs every token, so it
+    switches the ladder off). ladder: check a few tokens of every window first (`extract`).
+    tensor_parallel: devices that share one engine. block: windows handed to the engine at a time.
+    allow_pickle: also load `.bin` weights, which can run code of their author.
     """
 
     engine: EngineName
@@ -25,6 +28,8 @@ class EngineSettings:
     dtype: str
     banned_token_id: int | None
     device: str
+    loglik: bool = False
+    ladder: bool = True
     tensor_parallel: int = 1
     block: int = 1024
     allow_pickle: bool = False
