@@ -14,13 +14,19 @@ from random_stores import World, random_world, toy_suite
 
 from memoserve.catalog import connect, execute, write_catalog
 from memoserve.errors import BadInput, StorageFailed, StoreConflict
-from memoserve.queries import list_queries
+from memoserve.queries import find_query
 from memoserve.store import Store
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return random_world(tmp_path_factory.mktemp("catalog"), 4, "score")
+
+
+CORE = [
+    find_query(name)
+    for name in ("checkpoints", "correlation", "counts", "distribution", "equicompute", "predictors")
+]
 
 
 def rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[tuple[object, ...]]:
@@ -70,7 +76,7 @@ class TestViews:
                     assert (name, kind) in [(r[0], r[1]) for r in rows(db, f"DESCRIBE {view}")]
                 evaluated = rows(db, "SELECT DISTINCT evaluated FROM checkpoints")
                 assert evaluated in ([], [(0,)])
-                for query in list_queries():
+                for query in CORE:
                     assert rows(db, query.sql) == [], query.name
             # Then with the checkpoints known, and still no scores.
             store.claim(toy_suite(tmp_path / "suite"), {"mode": "score"})
@@ -190,7 +196,6 @@ LOADS_OR_SETS = [
     "SET memory_limit = '1TB'",
     "RESET memory_limit",
     "PRAGMA enable_external_access",
-    "PRAGMA database_list",
     "USE memory",
     "IMPORT DATABASE '{outside}'",
     "",
@@ -258,7 +263,7 @@ class TestSandbox:
     def test_memory_is_bounded(self, store: Path) -> None:
         with connect(store, memory_limit="50MB") as db, pytest.raises(BadInput, match="memory"):
             execute(db, "SELECT list(i) FROM range(100000000) t(i)", store)
-        with pytest.raises(BadInput, match="Memory must have a number"):
+        with pytest.raises(BadInput, match=r"refused a setting.*must have a number"):
             connect(store, memory_limit="lots")
 
 
@@ -269,7 +274,7 @@ class TestFile:
         (tmp_path / "elsewhere").mkdir()
         monkeypatch.chdir(tmp_path / "elsewhere")
         with connect(world.path) as live, duckdb.connect(str(file), read_only=True) as db:
-            for query in list_queries():
+            for query in CORE:
                 assert rows(db, query.sql) == rows(live, query.sql), query.name
             kinds = rows(db, "SELECT table_name, table_type FROM information_schema.tables")
         assert ("checkpoints", "BASE TABLE") in kinds
@@ -281,7 +286,7 @@ class TestFile:
         file = write_catalog(tmp_path / "store", tmp_path / "handed.duckdb", embed=True)
         shutil.rmtree(tmp_path / "store")
         with connect(world.path) as live, duckdb.connect(str(file), read_only=True) as db:
-            for query in list_queries():
+            for query in CORE:
                 assert rows(db, query.sql) == rows(live, query.sql), query.name
 
     def test_whole_or_not_at_all(self, tmp_path: Path, world: World) -> None:
@@ -318,7 +323,7 @@ class TestFile:
             "print(duckdb.__version__[:3], db.execute(open(sys.argv[2]).read()).fetchall())\n"
         )
         with connect(world.path) as live:
-            for query in list_queries():
+            for query in CORE:
                 said = subprocess.run(
                     [python, "-c", script, str(file), str(query.path)],
                     capture_output=True, text=True, check=True, cwd=tmp_path,

@@ -66,106 +66,106 @@ CREATE MACRO pearson(n, x, y, xx, yy, xy) AS
 -- What the predictor has seen but was not evaluated on is left out (not_evaluated counts it).
 -- Held-out sequences never count. Intervals take equal windows as one cluster.
 CREATE MACRO predictions(the_suite, the_target, the_predictors) AS TABLE
--- The arguments once, before any name below can capture one that they use.
-WITH asked AS MATERIALIZED (
+-- its_: a name that an argument's own query also uses would capture it.
+WITH its_asked AS MATERIALIZED (
     SELECT the_suite AS suite, the_target AS target, the_predictors AS predictors
 ),
-target AS MATERIALIZED (
+its_target AS MATERIALIZED (
     SELECT c.suite, c.model, c.step, least(c.sequences_seen, c.trained) AS seen
-    FROM checkpoints c JOIN asked a ON c.suite = a.suite AND c.checkpoint = a.target
+    FROM checkpoints c JOIN its_asked a ON c.suite = a.suite AND c.checkpoint = a.target
 ),
-predictor AS MATERIALIZED (
+its_predictor AS MATERIALIZED (
     SELECT c.suite, c.model, c.step, least(c.sequences_seen, c.trained) AS seen
-    FROM checkpoints c JOIN asked a USING (suite)
+    FROM checkpoints c JOIN its_asked a USING (suite)
     WHERE list_contains(a.predictors, c.checkpoint) AND c.checkpoint <> a.target
 ),
 -- The limit tells the optimizer that this is small; else it may build its hash table on the scores.
-chosen AS MATERIALIZED (FROM (FROM target UNION ALL FROM predictor) LIMIT 100000),
-repeat AS MATERIALIZED (FROM repeats((SELECT a.suite FROM asked a), false)),
-unit AS MATERIALIZED (
+its_chosen AS MATERIALIZED (FROM (FROM its_target UNION ALL FROM its_predictor) LIMIT 100000),
+its_repeat AS MATERIALIZED (FROM repeats((SELECT a.suite FROM its_asked a), false)),
+its_unit AS MATERIALIZED (
     SELECT 'sequences' AS unit
     UNION ALL
-    SELECT 'windows' WHERE exists(SELECT 1 FROM sequences JOIN asked USING (suite))
+    SELECT 'windows' WHERE exists(SELECT 1 FROM sequences JOIN its_asked USING (suite))
 ),
 -- Which ids each checkpoint was evaluated on, as bitmaps of 64 ids: exact, and small enough to compare
 -- checkpoints by, where a join of all rows is not.
-evaluated_ids AS MATERIALIZED (
+its_evaluated_ids AS MATERIALIZED (
     SELECT model, step, sequence_id >> 6 AS block, bit_or(1::UBIGINT << (sequence_id & 63)::UBIGINT) AS ids
-    FROM scores JOIN chosen c USING (suite, model, step)
+    FROM scores JOIN its_chosen c USING (suite, model, step)
     WHERE sequence_id < c.seen
     GROUP BY ALL
 ),
 -- The same for windows: drop the repeated ids, and put in the first occurrence of what they repeat.
-repeated_ids AS (
-    SELECT sequence_id >> 6 AS block, bit_or(1::UBIGINT << (sequence_id & 63)::UBIGINT) AS ids FROM repeat GROUP BY ALL
+its_repeated_ids AS (
+    SELECT sequence_id >> 6 AS block, bit_or(1::UBIGINT << (sequence_id & 63)::UBIGINT) AS ids FROM its_repeat GROUP BY ALL
 ),
-evaluated AS MATERIALIZED (
-    SELECT 'sequences' AS unit, model, step, block, ids FROM evaluated_ids
+its_evaluated AS MATERIALIZED (
+    SELECT 'sequences' AS unit, model, step, block, ids FROM its_evaluated_ids
     UNION ALL
     SELECT 'windows', model, step, block, bit_or(ids) FROM (
         SELECT e.model, e.step, e.block, e.ids & ~coalesce(r.ids, 0::UBIGINT) AS ids
-        FROM evaluated_ids e LEFT JOIN repeated_ids r USING (block)
+        FROM its_evaluated_ids e LEFT JOIN its_repeated_ids r USING (block)
         UNION ALL
         SELECT e.model, e.step, r.first_id >> 6, 1::UBIGINT << (r.first_id & 63)::UBIGINT
-        FROM evaluated_ids e JOIN repeat r ON e.block = r.sequence_id >> 6
+        FROM its_evaluated_ids e JOIN its_repeat r ON e.block = r.sequence_id >> 6
         WHERE (e.ids >> (r.sequence_id & 63)::UBIGINT) & 1 = 1
     )
-    WHERE 'windows' IN (SELECT u.unit FROM unit u)
+    WHERE 'windows' IN (SELECT u.unit FROM its_unit u)
     GROUP BY ALL
 ),
-compared AS MATERIALIZED (
+its_compared AS MATERIALIZED (
     SELECT u.unit, p.model, p.step,
            coalesce(sum(bit_count(e.ids & t.ids)), 0)::BIGINT AS evaluated_both,
            coalesce(sum(CASE WHEN t.block * 64 + 64 <= p.seen THEN bit_count(t.ids)
                              WHEN t.block * 64 < p.seen
                              THEN bit_count(t.ids & ((1::UBIGINT << (p.seen - t.block * 64)::UBIGINT) - 1))
                              ELSE 0 END), 0)::BIGINT AS target_evaluated
-    FROM unit u CROSS JOIN predictor p CROSS JOIN target x
-    LEFT JOIN evaluated t ON t.unit = u.unit AND t.model = x.model AND t.step = x.step
-    LEFT JOIN evaluated e ON e.unit = u.unit AND e.model = p.model AND e.step = p.step AND e.block = t.block
+    FROM its_unit u CROSS JOIN its_predictor p CROSS JOIN its_target x
+    LEFT JOIN its_evaluated t ON t.unit = u.unit AND t.model = x.model AND t.step = x.step
+    LEFT JOIN its_evaluated e ON e.unit = u.unit AND e.model = p.model AND e.step = p.step AND e.block = t.block
     GROUP BY ALL
 ),
-found AS MATERIALIZED (
+its_found AS MATERIALIZED (
     SELECT c.model, c.step, m.sequence_id, coalesce(r.first_id, m.sequence_id) AS window_number
-    FROM memorized m JOIN chosen c USING (suite, model, step) LEFT JOIN repeat r USING (sequence_id)
+    FROM memorized m JOIN its_chosen c USING (suite, model, step) LEFT JOIN its_repeat r USING (sequence_id)
     WHERE m.sequence_id < c.seen
 ),
-item AS MATERIALIZED (
-    SELECT 'sequences' AS unit, model, step, sequence_id AS id, window_number FROM found
+its_item AS MATERIALIZED (
+    SELECT 'sequences' AS unit, model, step, sequence_id AS id, window_number FROM its_found
     UNION ALL
-    SELECT DISTINCT 'windows', model, step, window_number, window_number FROM found
-    WHERE 'windows' IN (SELECT u.unit FROM unit u)
+    SELECT DISTINCT 'windows', model, step, window_number, window_number FROM its_found
+    WHERE 'windows' IN (SELECT u.unit FROM its_unit u)
 ),
-marked AS (
+its_marked AS (
     SELECT i.unit, i.model, i.step, i.window_number, i.id,
            true AS in_p, false AS in_t_seen, false AS in_t
-    FROM item i SEMI JOIN predictor p USING (model, step) CROSS JOIN target x
-    JOIN evaluated e ON e.unit = i.unit AND e.model = x.model AND e.step = x.step AND e.block = i.id >> 6
+    FROM its_item i SEMI JOIN its_predictor p USING (model, step) CROSS JOIN its_target x
+    JOIN its_evaluated e ON e.unit = i.unit AND e.model = x.model AND e.step = x.step AND e.block = i.id >> 6
     WHERE (e.ids >> (i.id & 63)::UBIGINT) & 1 = 1
     UNION ALL
     SELECT i.unit, p.model, p.step, i.window_number, i.id, false,
            coalesce((e.ids >> (i.id & 63)::UBIGINT) & 1 = 1, false),
            coalesce((e.ids >> (i.id & 63)::UBIGINT) & 1 = 1, false) OR i.id >= p.seen
-    FROM item i SEMI JOIN target USING (model, step) CROSS JOIN predictor p
-    LEFT JOIN evaluated e ON e.unit = i.unit AND e.model = p.model AND e.step = p.step AND e.block = i.id >> 6
+    FROM its_item i SEMI JOIN its_target USING (model, step) CROSS JOIN its_predictor p
+    LEFT JOIN its_evaluated e ON e.unit = i.unit AND e.model = p.model AND e.step = p.step AND e.block = i.id >> 6
 ),
-matched AS (
+its_matched AS (
     SELECT unit, model, step, window_number, id,
            bool_or(in_p) AS in_p, bool_or(in_t_seen) AS in_t_seen, bool_or(in_t) AS in_t
-    FROM marked GROUP BY ALL
+    FROM its_marked GROUP BY ALL
 ),
-cluster AS (
+its_cluster AS (
     SELECT unit, model, step, window_number,
            count(*) FILTER (in_p) AS p, count(*) FILTER (in_t_seen) AS t_seen, count(*) FILTER (in_t) AS t,
            count(*) FILTER (in_p AND in_t) AS hit
-    FROM matched GROUP BY ALL
+    FROM its_matched GROUP BY ALL
 ),
-counted AS (
+its_counted AS (
     SELECT unit, model, step, sum(p)::BIGINT AS p, sum(t_seen)::BIGINT AS t_seen, sum(t)::BIGINT AS t,
            sum(hit)::BIGINT AS hit, sum(p) ** 2 / nullif(sum(p ** 2), 0) AS p_effective,
            sum(t_seen) ** 2 / nullif(sum(t_seen ** 2), 0) AS t_seen_effective,
            sum(t) ** 2 / nullif(sum(t ** 2), 0) AS t_effective
-    FROM cluster GROUP BY ALL
+    FROM its_cluster GROUP BY ALL
 )
 SELECT model || '@' || step AS predictor, unit, evaluated_both, target_evaluated - evaluated_both AS not_evaluated,
        coalesce(p, 0) AS predictor_memorized, coalesce(t_seen, 0) AS target_memorized_seen,
@@ -180,7 +180,7 @@ SELECT model || '@' || step AS predictor, unit, evaluated_both, target_evaluated
        wilson_low(hit / nullif(t, 0) * t_effective, t_effective) AS recall_corpus_low,
        wilson_high(hit / nullif(t, 0) * t_effective, t_effective) AS recall_corpus_high,
        2 * hit / nullif(p + t, 0) AS f1
-FROM compared LEFT JOIN counted USING (unit, model, step);
+FROM its_compared LEFT JOIN its_counted USING (unit, model, step);
 
 -- What the checkpoints `the_checkpoints` (a list of names model@step) made of everything that at least one of them
 -- memorized. One row a unit, checkpoint and id that it has seen and was evaluated on; id is the sequence's, or for windows
