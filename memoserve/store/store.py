@@ -420,8 +420,9 @@ def _column(array: NDArray[Any] | None, dtype: type[np.generic], arrow: pa.DataT
 
     if array is None:
         return pa.nulls(n, arrow)
-    missing = np.ma.getmaskarray(array) if np.ma.isMaskedArray(array) else None
-    return pa.array(np.asarray(array, dtype=dtype), arrow, mask=missing)
+    # `mask` may be one False for the whole array.
+    mask = np.broadcast_to(array.mask, n) if isinstance(array, np.ma.MaskedArray) else None
+    return pa.array(np.asarray(array, dtype=dtype), arrow, mask=mask)
 
 
 def _checked_ids(ids: NDArray[np.int64], first: int, stop: int) -> NDArray[np.int64]:
