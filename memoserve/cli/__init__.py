@@ -9,10 +9,12 @@ from typing import Annotated
 import typer
 
 from memoserve.cli.doctor import doctor
+from memoserve.cli.export import export
 from memoserve.cli.imports import app as imports
 from memoserve.cli.query import QUERY_CONTEXT, catalog, query, sql
 from memoserve.cli.run import run
 from memoserve.cli.sequences import app as sequences
+from memoserve.cli.show import show
 from memoserve.cli.status import status
 from memoserve.cli.suite import app as suite
 from memoserve.errors import MemoserveError
@@ -58,6 +60,8 @@ app.command()(status)
 app.command(context_settings=QUERY_CONTEXT)(query)
 app.command()(sql)
 app.command()(catalog)
+app.command()(show)
+app.command()(export)
 app.add_typer(imports, name="import")
 app.add_typer(suite, name="suite")
 app.add_typer(sequences, name="sequences")
