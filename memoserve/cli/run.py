@@ -76,6 +76,20 @@ def run(
         Literal["vllm", "transformers"],
         typer.Option(help="transformers is the reference.", rich_help_panel=_HOW),
     ] = "vllm",
+    mode: Annotated[
+        Literal["score", "extract"],
+        typer.Option(
+            help="score: generate, and keep which of the 32 tokens match. extract: decide memorized and the"
+            " matched prefix in one forward pass, exactly, at a fraction of the cost.",
+            rich_help_panel=_HOW,
+        ),
+    ] = "score",
+    loglik: Annotated[
+        bool,
+        typer.Option(
+            "--loglik", help="With extract: also the continuation's log-likelihood.", rich_help_panel=_HOW
+        ),
+    ] = False,
     dtype: Annotated[
         Literal["auto", "float32", "float16", "bfloat16"],
         typer.Option(help="auto: float32 on a CPU, the weights' own on a GPU.", rich_help_panel=_HOW),
@@ -117,13 +131,17 @@ def run(
     from memoserve.store import Store
     from memoserve.suites import load_suite, select
 
+    if loglik and mode != "extract":
+        raise BadInput(
+            "--loglik needs --mode extract: generation gives no likelihood of the true continuation"
+        )
     console = Console(soft_wrap=True)
     chosen_suite = load_suite(suite)
     chosen = select(chosen_suite, checkpoints)
     diagnosis = require(engine)
     console.print(
         f"suite {chosen_suite.name}: {len(chosen)} checkpoints -> {out}"
-        f"  ({engine} {diagnosis.version} on {diagnosis.device})",
+        f"  ({mode} mode, {engine} {diagnosis.version} on {diagnosis.device})",
         markup=False,
         highlight=False,
     )
@@ -144,11 +162,12 @@ def run(
         chosen_dtype = "float32" if on_cpu else fetch_weights(chosen[-1], allow_pickle_weights).dtype
     settings = EngineSettings(
         engine=engine,
-        mode="score",
+        mode=mode,
         context=context,
         dtype=chosen_dtype,
         banned_token_id=chosen_suite.banned_token_id,
         device=diagnosis.device,
+        loglik=loglik,
         tensor_parallel=tensor_parallel,
         allow_pickle=allow_pickle_weights,
     )

@@ -38,6 +38,8 @@ class TransformersEngine:
     def evaluate(self, windows: NDArray[np.uint32]) -> Matches:
         """Matches of u32[n, context + 32] windows."""
         context = self.settings.context
+        if self.settings.mode == "extract":
+            return self._extract(windows)
         return matches_of(self.generate(windows[:, :context]), windows[:, context:])
 
     def generate(self, contexts: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -64,6 +66,31 @@ class TransformersEngine:
                 )
                 generations.append(output[:, rows.shape[1] :].cpu().numpy().astype(np.uint32))
         return np.concatenate(generations)
+
+    def _extract(self, windows: NDArray[np.uint32]) -> Matches:
+        """One forward pass over the true tokens; log-likelihoods are summed in float64."""
+        import torch
+
+        context, banned = self.settings.context, self.settings.banned_token_id
+        prefixes, sums = [], []
+        with torch.inference_mode():
+            for start in range(0, len(windows), self.batch):
+                tokens = torch.from_numpy(windows[start : start + self.batch].astype(np.int64))
+                tokens = tokens.to(self.settings.device)
+                logits = self._model(tokens[:, :-1]).logits[:, context - 1 :]
+                truth = tokens[:, context:]
+                if self.settings.loglik:
+                    likely = logits.double().log_softmax(dim=-1).gather(2, truth[..., None])[..., 0]
+                    sums.append(likely.sum(dim=1).cpu().numpy())
+                if banned is not None:
+                    logits[..., banned] = -torch.inf
+                equal = (logits.argmax(dim=-1) == truth).to(torch.uint8)
+                prefixes.append(equal.cumprod(dim=1).sum(dim=1).cpu().numpy())
+        return Matches(
+            np.concatenate(prefixes).astype(np.uint8),
+            None,
+            np.concatenate(sums).astype(np.float32) if sums else None,
+        )
 
     def margins(self, prefixes: NDArray[np.uint32]) -> NDArray[np.float32]:
         """f32[n]: by how much the best logit after u32[n, m] prefixes exceeds the second best."""

@@ -18,7 +18,8 @@ _COUNT_WINDOWS_UP_TO = 2_000_000
 
 # Measured on two CPU cores with models of 0.1M to 6M parameters: a row of a score store, the share of the
 # matrix-product ceiling that vLLM's generation reaches, its cost per window beside arithmetic, its start.
-_BYTES_PER_SEQUENCE = 5.0
+_BYTES_PER_SEQUENCE = {"score": 5.0, "extract": 0.5}
+_LOGLIK_BYTES = 4.0
 _SHARE_OF_CEILING = 0.15
 _SECONDS_PER_WINDOW = 0.004
 _START_SECONDS = 30.0
@@ -53,7 +54,8 @@ class Estimate:
 
 
 def flops_per_window(model: Model, context: int) -> float:
-    """Two FLOPs per parameter and token, generation with a cache: context + 31 tokens pass the model.
+    """Two FLOPs per parameter and token: context + 31 tokens pass the model, whether they are generated
+    with a cache (`score`) or compared (`extract`, at most: the ladder spares some).
 
     Of the embeddings only the output half is a matrix product.
     """
@@ -69,7 +71,7 @@ def estimate(plan: Plan, source: SequenceSource, settings: EngineSettings) -> Es
             item,
             windows[item.checkpoint.step],
             windows[item.checkpoint.step] * flops_per_window(item.checkpoint.model, settings.context),
-            item.sequences * _BYTES_PER_SEQUENCE,
+            item.sequences * (_BYTES_PER_SEQUENCE[settings.mode] + _LOGLIK_BYTES * settings.loglik),
         )
         for item in plan.todo
     )

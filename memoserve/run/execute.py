@@ -223,7 +223,7 @@ def _score(
             if len(block.ids):
                 matches = known.merge(block.found.windows, rows, fresh).take(block.found.row_of)
             else:
-                matches = Matches(np.empty(0, np.uint8), np.empty(0, np.uint32))
+                matches = Matches(np.empty(0, np.uint8))  # the sample took none of this part
             if fresh is not None:
                 known.add(block.found.windows[rows], fresh)
             if writing is not None:

@@ -29,6 +29,7 @@ def fingerprint_of(
         "context": settings.context,
         "continuation": CONTINUATION,
         "mode": settings.mode,
+        "loglik": int(settings.loglik),
         "engine": settings.engine,
         "engine_version": engine_version,
         "dtype": settings.dtype,
