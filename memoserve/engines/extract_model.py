@@ -111,9 +111,9 @@ class _Extracts:
         self.pooler = MatchPooler(self, **vllm_config.additional_config)
 
 
-class GPTNeoXExtract(_Extracts, GPTNeoXForCausalLM):  # type: ignore[misc]
+class GPTNeoXExtract(_Extracts, GPTNeoXForCausalLM):
     """GPT-NeoX in vLLM's own layers."""
 
 
-class TransformersExtract(_Extracts, TransformersForCausalLM):  # type: ignore[misc]
+class TransformersExtract(_Extracts, TransformersForCausalLM):
     """Any causal model that vLLM's Transformers backend runs."""

@@ -79,7 +79,7 @@ class SelfAttention(nn.Module):
         query, key, value = projected.chunk(3, dim=-1)
         query, key = self.rotary(positions, query, key)
         output, _ = self.dense(self.attention(query, key, value))
-        return output  # type: ignore[no-any-return]
+        return output
 
 
 class Mlp(nn.Module):
@@ -102,7 +102,7 @@ class Mlp(nn.Module):
         """Of [tokens, hidden]."""
         wide, _ = self.dense_h_to_4h(hidden_states)
         output, _ = self.dense_4h_to_h(self.act(wide))
-        return output  # type: ignore[no-any-return]
+        return output
 
 
 class Layer(nn.Module):
@@ -121,9 +121,9 @@ class Layer(nn.Module):
         """Of [tokens, hidden] with positions [tokens]."""
         attended = self.attention(positions, self.input_layernorm(hidden_states))
         if self.parallel:
-            return attended + self.mlp(self.post_attention_layernorm(hidden_states)) + hidden_states  # type: ignore[no-any-return]
+            return attended + self.mlp(self.post_attention_layernorm(hidden_states)) + hidden_states
         attended = attended + hidden_states
-        return self.mlp(self.post_attention_layernorm(attended)) + attended  # type: ignore[no-any-return]
+        return self.mlp(self.post_attention_layernorm(attended)) + attended
 
 
 @support_torch_compile
@@ -159,7 +159,7 @@ class Layers(nn.Module):
             hidden_states = layer(positions, hidden_states)
         if not get_pp_group().is_last_rank:
             return IntermediateTensors({"hidden_states": hidden_states})
-        return self.final_layer_norm(hidden_states)  # type: ignore[no-any-return]
+        return self.final_layer_norm(hidden_states)
 
 
 class GPTNeoXForCausalLM(nn.Module, SupportsPP):
@@ -182,7 +182,7 @@ class GPTNeoXForCausalLM(nn.Module, SupportsPP):
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Input embeddings [tokens, hidden]."""
-        return self.gpt_neox.embed_in(input_ids)  # type: ignore[no-any-return]
+        return self.gpt_neox.embed_in(input_ids)
 
     def forward(
         self,
@@ -192,15 +192,15 @@ class GPTNeoXForCausalLM(nn.Module, SupportsPP):
         inputs_embeds: torch.Tensor | None = None,
     ) -> torch.Tensor | IntermediateTensors:
         """Hidden states of a batch of tokens."""
-        return self.gpt_neox(input_ids, positions, intermediate_tensors, inputs_embeds)  # type: ignore[no-any-return]
+        return self.gpt_neox(input_ids, positions, intermediate_tensors, inputs_embeds)
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Logits [tokens, vocabulary] of [tokens, hidden]."""
-        return self.logits_processor(self.embed_out, hidden_states)  # type: ignore[no-any-return]
+        return self.logits_processor(self.embed_out, hidden_states)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Take Hugging Face's tensors, by name."""
-        return AutoWeightsLoader(self).load_weights(self._in_our_order(weights))  # type: ignore[no-any-return]
+        return AutoWeightsLoader(self).load_weights(self._in_our_order(weights))
 
     def _in_our_order(self, weights: Iterable[tuple[str, Any]]) -> Iterable[tuple[str, Any]]:
         """Drop buffers; bring [head, (q, k, v), ...] rows into the order [(q, k, v), head, ...]."""
