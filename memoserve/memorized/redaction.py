@@ -86,12 +86,13 @@ _SHAPES: tuple[tuple[str, re.Pattern[str], Callable[[str], bool] | None], ...] =
         ),
         lambda text: _is_ip(text) and sum(c.isalnum() for c in text) >= 3,
     ),
+    # US social security numbers.
+    ("number", re.compile(r"(?<!\d)\d{3}-\d{2}-\d{4}(?!\d)"), None),
     # International, North American, and national ones that begin with 0. Not 2013-04-01.
     ("phone", re.compile(r"(?<![\w+])\+\d(?:[ ().\-/]{0,2}\d){7,14}(?!\d)"), _is_phone),
     ("phone", re.compile(r"(?<![\w.-])(?:1[ .-])?(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4}(?!\d)"), None),
     ("phone", re.compile(r"(?<![\w.:-])0\d{1,4}(?:[ /-]\d{2,8}){1,4}(?!\d)"), _is_phone),
-    # US social security numbers, and cards and accounts in groups of four.
-    ("number", re.compile(r"(?<!\d)\d{3}-\d{2}-\d{4}(?!\d)"), None),
+    # Cards and accounts in groups of four.
     ("number", re.compile(r"(?<!\d)\d{4}(?:[ -]\d{4}){2,}(?:[ -]\d{1,4})?(?!\d)"), None),
     # IBAN.
     (
