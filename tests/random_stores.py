@@ -43,6 +43,7 @@ class World:
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
     scores: dict[str, dict[int, tuple[int | None, int | None]]] = field(default_factory=dict)
     windows: dict[int, int] = field(default_factory=dict)
+    log_likelihoods: dict[str, dict[int, float]] = field(default_factory=dict)
 
     def seen(self, name: str) -> int:
         return self.checkpoints[name].sequences_seen
@@ -84,7 +85,7 @@ def toy_suite(
     return load_suite(file)
 
 
-def random_world(folder: Path, seed: int, mode: str) -> World:
+def random_world(folder: Path, seed: int, mode: str, *, loglik: bool = False) -> World:
     """A store in `folder`/store. `mode`: score, extract, or imported (matches only, no window numbers)."""
     rng = random.Random(seed)
     models = ("s", "12", "l-x", "xl")[: rng.randint(2, 4)]
@@ -133,15 +134,20 @@ def random_world(folder: Path, seed: int, mode: str) -> World:
             matches = mask.bit_count()
             given[i] = (None if mode == "extract" else matches, None if mode == "imported" else prefix)
         world.scores[name] = given
+        # Its own generator, so that the rest of the store is the same without; few values, so that some tie.
+        draw = random.Random(f"{seed} {name}")
+        chances = {w: np.float32(-draw.choice([0.2, 3, 30]) * draw.randint(0, 20) / 10) for w in scores}
+        if loglik:
+            world.log_likelihoods[name] = {i: float(chances[window_of[i]]) for i in ids}
 
-        def write(a, b, part, checkpoint=checkpoint, scores=scores):  # type: ignore[no-untyped-def]
+        def write(a, b, part, checkpoint=checkpoint, scores=scores, chances=chances):  # type: ignore[no-untyped-def]
             masks = np.array([scores[window_of[i]][0] for i in part], np.uint32)
             prefixes = np.array([scores[window_of[i]][1] for i in part], np.uint8)
             matches = SimpleNamespace(
                 matched_prefix=None if mode == "imported" else prefixes,
                 match_mask=masks if mode == "score" else None,
                 matches=np.bitwise_count(masks).astype(np.uint8) if mode == "imported" else None,
-                continuation_ll=None,
+                continuation_ll=np.array([chances[window_of[i]] for i in part]) if loglik else None,
             )
             store.write_scores(checkpoint, a, b, part, matches, "weights")
 

@@ -486,7 +486,7 @@ class TestCommands:
     @pytest.mark.parametrize(
         ("arguments", "code", "says"),
         [
-            (["predictor"], 3, "the queries are checkpoints, "),
+            (["predictor"], 3, "the queries are checkpoint"),
             (["predictors", "STORE", "--targets", "x"], 3, "its parameters are --suite, --target"),
             (["predictors", "STORE", "--target", "12b@3"], 3, "Evaluated: 70m@7, 12b@7"),
             (["predictors", "STORE", "--target"], 3, "lacks its value"),

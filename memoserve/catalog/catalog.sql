@@ -188,45 +188,46 @@ FROM its_compared LEFT JOIN its_counted USING (unit, model, step);
 -- memorized is: a checkpoint without a row has either not seen the id (id >= sequences_seen) or lacks its score.
 -- Held-out sequences never count.
 CREATE MACRO evaluations(the_suite, the_checkpoints) AS TABLE
-WITH asked AS MATERIALIZED (
+-- its_: as above.
+WITH its_asked AS MATERIALIZED (
     SELECT the_suite AS suite, the_checkpoints AS names
 ),
-chosen AS MATERIALIZED (
+its_chosen AS MATERIALIZED (
     SELECT c.suite, c.model, c.step, c.checkpoint, least(c.sequences_seen, c.trained) AS seen
-    FROM checkpoints c JOIN asked a USING (suite) WHERE list_contains(a.names, c.checkpoint) LIMIT 100000
+    FROM checkpoints c JOIN its_asked a USING (suite) WHERE list_contains(a.names, c.checkpoint) LIMIT 100000
 ),
-repeat AS MATERIALIZED (FROM repeats((SELECT a.suite FROM asked a), false)),
-found AS MATERIALIZED (
+its_repeat AS MATERIALIZED (FROM repeats((SELECT a.suite FROM its_asked a), false)),
+its_found AS MATERIALIZED (
     SELECT c.checkpoint, m.sequence_id
-    FROM memorized m JOIN chosen c USING (suite, model, step)
+    FROM memorized m JOIN its_chosen c USING (suite, model, step)
     WHERE m.sequence_id < c.seen
 ),
-wanted AS MATERIALIZED (
-    SELECT sequence_id FROM found
+its_wanted AS MATERIALIZED (
+    SELECT sequence_id FROM its_found
     UNION
-    SELECT r.sequence_id FROM repeat r SEMI JOIN (
-        SELECT x.first_id FROM found f JOIN repeat x USING (sequence_id)
+    SELECT r.sequence_id FROM its_repeat r SEMI JOIN (
+        SELECT x.first_id FROM its_found f JOIN its_repeat x USING (sequence_id)
     ) y ON y.first_id = r.first_id
 ),
-known AS MATERIALIZED (
+its_known AS MATERIALIZED (
     SELECT e.checkpoint, e.sequence_id, coalesce(r.first_id, e.sequence_id) AS window_number,
            f.sequence_id IS NOT NULL AS memorized
     FROM (
         SELECT c.checkpoint, s.sequence_id
-        FROM scores s JOIN chosen c USING (suite, model, step)
-        WHERE s.sequence_id < c.seen AND s.sequence_id IN (SELECT w.sequence_id FROM wanted w)
+        FROM scores s JOIN its_chosen c USING (suite, model, step)
+        WHERE s.sequence_id < c.seen AND s.sequence_id IN (SELECT w.sequence_id FROM its_wanted w)
     ) e
-    LEFT JOIN found f ON f.checkpoint = e.checkpoint AND f.sequence_id = e.sequence_id
-    LEFT JOIN repeat r ON r.sequence_id = e.sequence_id
+    LEFT JOIN its_found f ON f.checkpoint = e.checkpoint AND f.sequence_id = e.sequence_id
+    LEFT JOIN its_repeat r ON r.sequence_id = e.sequence_id
 ),
-item AS (
-    SELECT 'sequences' AS unit, checkpoint, sequence_id AS id, window_number, memorized FROM known
+its_item AS (
+    SELECT 'sequences' AS unit, checkpoint, sequence_id AS id, window_number, memorized FROM its_known
     UNION ALL
-    SELECT 'windows', checkpoint, window_number, window_number, bool_or(memorized) FROM known
-    WHERE exists(SELECT 1 FROM sequences q JOIN asked a ON q.suite = a.suite)
+    SELECT 'windows', checkpoint, window_number, window_number, bool_or(memorized) FROM its_known
+    WHERE exists(SELECT 1 FROM sequences q JOIN its_asked a ON q.suite = a.suite)
     GROUP BY checkpoint, window_number
 )
-SELECT unit, checkpoint, id, window_number, memorized FROM item;
+SELECT unit, checkpoint, id, window_number, memorized FROM its_item;
 
 -- The chance that a chi-square variable of df (1, 2, 3 ...) degrees of freedom is at least as large as statistic. Finite sums
 -- of positive terms (Abramowitz and Stegun 26.4.4, 26.4.5), for odd df with erfc by its series or, in the tail, by its

@@ -18,7 +18,11 @@ _COLUMN = re.compile(r"^column: (\w+): (.+)$")
 
 @dataclass(frozen=True)
 class Parameter:
-    """A DuckDB variable that a query reads. `type` is text, checkpoint, checkpoint names or numbers."""
+    """A DuckDB variable that a query reads.
+
+    `type` is text, checkpoint, checkpoint names, number, numbers, whole number (from 1 on), or the words
+    that it may be, as in smaller|earlier.
+    """
 
     name: str
     type: str

@@ -33,9 +33,9 @@ def run_query(
 ) -> duckdb.DuckDBPyConnection:
     """Execute a query on a catalog connection; the result is ready to fetch.
 
-    `values` are parameters as text: a name, several separated by commas, or numbers likewise. Raises BadInput
-    for an unknown parameter, a value of the wrong type, or a suite or checkpoint that was not evaluated,
-    saying what there is.
+    `values` are parameters as text: a name, several separated by commas, a number, or several likewise.
+    Raises BadInput for an unknown parameter, a value of the wrong type, or a suite or checkpoint that was
+    not evaluated, saying what there is.
     """
     literals = check_parameters(connection, query, values)
     with explained(store):
@@ -73,14 +73,24 @@ def check_parameters(
 
 def _literal(parameter: Parameter, value: str, evaluated: Sequence[str]) -> str:
     if parameter.type == "numbers":
-        texts = _listed(value)
-        try:
-            numbers = [float(text) for text in texts]
-        except ValueError:
-            numbers = []
-        if not numbers or not all(math.isfinite(number) for number in numbers):
+        numbers = [_number(text) for text in _listed(value)]
+        if not numbers or None in numbers:
             raise BadInput(f"--{parameter.name} takes numbers separated by commas, not {value!r}")
         return f"[{', '.join(map(repr, numbers))}]"
+    if parameter.type == "number":
+        number = _number(value)
+        if number is None:
+            raise BadInput(f"--{parameter.name} takes a number, not {value!r}")
+        return repr(number)
+    if parameter.type == "whole number":
+        if not re.fullmatch(r"0*[1-9][0-9]{0,15}", value):
+            raise BadInput(f"--{parameter.name} takes a whole number from 1 on, not {value!r}")
+        return str(int(value))
+    if "|" in parameter.type:
+        choices = parameter.type.split("|")
+        if value not in choices:
+            raise BadInput(f"--{parameter.name} is {' or '.join(choices)}, not {value!r}")
+        return quoted(value)
     if parameter.type == "checkpoint names":
         names = _listed(value)
         if not names:
@@ -101,6 +111,14 @@ def _require(name: str, parameter: Parameter, evaluated: Sequence[str]) -> None:
             f"--{parameter.name} {name}: no such checkpoint is evaluated in this store. "
             f"Evaluated: {_some(evaluated)}"
         )
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _listed(value: str) -> list[str]:
