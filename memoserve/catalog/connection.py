@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 
 # In the order of parts.sql and empty.sql: what the view needs at least one of.
-_GLOBS = ("scores/*/*/*/part-*.parquet", "sequences/*/part-*.parquet", "suites/*/checkpoints.parquet")
+_SCORES, _SEQUENCES = "scores/*/*/*/part-*.parquet", "sequences/*/part-*.parquet"
+_GLOBS = (_SCORES, _SCORES, _SEQUENCES, "suites/*/checkpoints.parquet")
 
 
 def connect(
@@ -108,7 +109,7 @@ def explained(store: Path) -> Iterator[None]:
 
 
 def _find_damaged(store: Path) -> None:
-    for glob in _GLOBS[:2]:
+    for glob in (_SCORES, _SEQUENCES):
         for path in sorted(store.glob(glob)):
             part_metadata(path)
 

@@ -1,9 +1,14 @@
--- The same three views, in the same order, for a store that has no such files yet (a glob without a match
+-- The same four views, in the same order, for a store that has no such files yet (a glob without a match
 -- is an error in DuckDB).
 
 CREATE VIEW score_parts AS
 SELECT ''::VARCHAR AS suite, ''::VARCHAR AS model, 0::BIGINT AS step, 0::BIGINT AS sequence_id,
        0::UTINYINT AS matches, 0::UTINYINT AS matched_prefix, 0::UINTEGER AS match_mask, 0::FLOAT AS continuation_ll
+WHERE false;
+
+CREATE VIEW part_rows AS
+SELECT ''::VARCHAR AS suite, ''::VARCHAR AS model, 0::BIGINT AS step, 0::BIGINT AS first, 0::BIGINT AS last,
+       0::BIGINT AS rows
 WHERE false;
 
 CREATE VIEW sequence_parts AS

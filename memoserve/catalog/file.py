@@ -43,6 +43,7 @@ def write_catalog(store: str | Path, output: str | Path | None = None, *, embed:
             create_views(connection, path)
             if embed:
                 _to_table(connection, "score_parts", "suite, model, step, sequence_id")
+                _to_table(connection, "part_rows", "suite, model, step, first")
                 _to_table(connection, "sequence_parts", "suite, sequence_id")
                 _to_table(connection, "checkpoint_parts", "suite, model_order, step")
             _to_table(connection, "checkpoints", "suite, model_order, step")

@@ -1,10 +1,20 @@
--- The files of a store as three views. @STORE@ is the store's path inside a string literal of a glob.
+-- The files of a store as four views. @STORE@ is the store's path inside a string literal of a glob.
 -- hive_types: a model may be named "12", and must stay text.
 
 CREATE VIEW score_parts AS
 SELECT suite, model, step, sequence_id, matches, matched_prefix, match_mask, continuation_ll
 FROM read_parquet('@STORE@/scores/*/*/*/part-*.parquet', hive_partitioning = true,
                   hive_types = {'suite': VARCHAR, 'model': VARCHAR, 'step': BIGINT});
+
+-- From the names and footers of the files alone. A part whose rows are as many as its ids holds every one of them.
+CREATE VIEW part_rows AS
+SELECT regexp_extract(path, 'suite=([^/]*)/[^/]*/[^/]*/[^/]*$', 1) AS suite,
+       regexp_extract(path, 'model=([^/]*)/[^/]*/[^/]*$', 1) AS model,
+       regexp_extract(path, 'step=([0-9]+)/[^/]*$', 1)::BIGINT AS step,
+       regexp_extract(path, 'part-([0-9]+)-([0-9]+)[.]parquet$', 1)::BIGINT AS first,
+       regexp_extract(path, 'part-([0-9]+)-([0-9]+)[.]parquet$', 2)::BIGINT AS last, rows
+FROM (SELECT file_name AS path, num_rows::BIGINT AS rows
+      FROM parquet_file_metadata('@STORE@/scores/*/*/*/part-*.parquet'));
 
 CREATE VIEW sequence_parts AS
 SELECT suite, sequence_id, window_id
