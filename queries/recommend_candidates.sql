@@ -1,0 +1,214 @@
+-- Which rules could predict what the target memorized, and what does each find where it is chosen and where it is judged?
+--
+-- What `memoserve recommend` selects from. A rule is a checkpoint and a line: what it memorized (the paper's rule,
+-- Biderman et al. 2023), or what has a signal of at least tau; or the union of what two checkpoints memorized. Candidates
+-- cost less to train than the target. The training order is cut into blocks: even blocks are for choosing a rule,
+-- odd ones for judging it. Every occurrence of a window counts in the block of its first one, so no window is on both
+-- sides. As in predictors, what a predictor has not seen counts as not predicted, what it has seen and was not
+-- evaluated on is left out. Checkpoints of one model cost what their latest costs, different models add up.
+--
+-- parameter: suite (text, the first evaluated one): the suite
+-- parameter: target (checkpoint, the last evaluated step of the largest evaluated model): what is predicted
+-- parameter: predictors (checkpoint names, every evaluated one that costs less than the target): what may predict
+-- parameter: blocks (whole number, 1000): how many blocks the training order is cut into
+-- parameter: lowest (whole number, 8): the lowest tau for matches and matched_prefix; for continuation_ll it is -32 nats
+-- column: target: the predicted checkpoint
+-- column: unit: what is counted, sequences or windows (distinct sequences)
+-- column: predictors: the predicting checkpoints
+-- column: operation: alone or union
+-- column: signal: memorized, matches, matched_prefix or continuation_ll
+-- column: tau: the line; empty for memorized
+-- column: training_flops: what the predictors cost together, 6 x parameters x tokens
+-- column: flops_share: that compute as a share of the target's
+-- column: choosing_flagged: predicted to be memorized, in the even blocks
+-- column: choosing_target_memorized: memorized by the target, in the even blocks
+-- column: choosing_hits: both, in the even blocks
+-- column: judging_flagged: predicted to be memorized, in the odd blocks
+-- column: judging_target_memorized: memorized by the target, in the odd blocks
+-- column: judging_hits: both, in the odd blocks
+-- column: flagged_effective: effective number of judging_flagged, equal windows as one cluster; empty for unions
+-- column: target_memorized_effective: effective number of judging_target_memorized; empty for unions
+-- column: block_flagged: judging_flagged block by block, for the bootstrap; blocks without anything are left out
+-- column: block_target_memorized: judging_target_memorized of the same blocks
+-- column: block_hits: judging_hits of the same blocks
+
+WITH target AS MATERIALIZED (
+    SELECT suite, model, step, checkpoint, model_order, training_flops, least(sequences_seen, trained) AS seen
+    FROM checkpoints
+    WHERE evaluated > 0
+      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
+      AND checkpoint = coalesce(getvariable('target')::VARCHAR, checkpoint)
+    ORDER BY model_order DESC, step DESC
+    LIMIT 1
+),
+asked AS MATERIALIZED (
+    SELECT getvariable('predictors')::VARCHAR[] AS names, coalesce(getvariable('blocks')::BIGINT, 1000) AS blocks,
+           coalesce(getvariable('lowest')::BIGINT, 8) AS lowest
+),
+candidate AS MATERIALIZED (
+    SELECT p.suite, p.model, p.step, p.checkpoint, p.training_flops, least(p.sequences_seen, p.trained) AS seen,
+           row_number() OVER (ORDER BY p.model_order, p.step) AS place,
+           row_number() OVER (PARTITION BY p.model ORDER BY p.step DESC) = 1 AS latest
+    FROM checkpoints p JOIN target t USING (suite) CROSS JOIN asked a
+    WHERE p.evaluated > 0 AND p.checkpoint <> t.checkpoint AND p.training_flops < t.training_flops
+      AND (a.names IS NULL OR list_contains(a.names, p.checkpoint))
+    LIMIT 100000
+),
+repeat AS MATERIALIZED (FROM repeats((SELECT suite FROM target), false)),
+unit AS MATERIALIZED (
+    SELECT 'sequences' AS unit
+    UNION ALL
+    SELECT 'windows' WHERE exists(SELECT 1 FROM sequences JOIN target USING (suite))
+),
+-- What the target made of each sequence and window. id: the sequence's, or that of the window's first occurrence.
+truth_sequence AS (
+    SELECT s.sequence_id AS id, coalesce(r.first_id, s.sequence_id) AS window_number,
+           coalesce(coalesce(s.matched_prefix, s.matches) = 32, false) AS hit
+    FROM scores s JOIN target t USING (suite, model, step) LEFT JOIN repeat r USING (sequence_id)
+    WHERE s.sequence_id < t.seen
+),
+truth AS MATERIALIZED (
+    SELECT 'sequences' AS unit, id, window_number, hit FROM truth_sequence
+    UNION ALL
+    SELECT 'windows', window_number, window_number, bool_or(hit) FROM truth_sequence
+    WHERE 'windows' IN (SELECT unit FROM unit) GROUP BY window_number
+),
+-- What has a signal above the lowest lines. Whole numbers and half nats: exact, and few enough to try them all.
+scored AS (
+    SELECT c.place, s.sequence_id, coalesce(r.first_id, s.sequence_id) AS window_number, unnest([
+               {signal: 'memorized', tau: CASE WHEN coalesce(s.matched_prefix, s.matches) = 32 THEN 32.0::DOUBLE END},
+               {signal: 'matches', tau: CASE WHEN s.matches >= a.lowest THEN s.matches::DOUBLE END},
+               {signal: 'matched_prefix', tau: CASE WHEN s.matched_prefix >= a.lowest THEN s.matched_prefix::DOUBLE END},
+               {signal: 'continuation_ll', tau: CASE WHEN s.continuation_ll >= -32 THEN floor(2 * s.continuation_ll::DOUBLE) / 2 END}
+           ], recursive := true)
+    FROM scores s JOIN candidate c USING (suite, model, step) CROSS JOIN asked a LEFT JOIN repeat r USING (sequence_id)
+    WHERE s.sequence_id < c.seen
+      AND (s.matches >= least(a.lowest, 32) OR s.matched_prefix >= least(a.lowest, 32) OR s.continuation_ll >= -32)
+),
+flagged AS (
+    SELECT 'sequences' AS unit, place, signal, tau, sequence_id AS id FROM scored WHERE tau IS NOT NULL
+    UNION ALL
+    SELECT 'windows', place, signal, max(tau), window_number FROM scored
+    WHERE tau IS NOT NULL AND 'windows' IN (SELECT unit FROM unit) GROUP BY place, signal, window_number
+),
+cluster AS (
+    SELECT f.unit, f.place, f.signal, f.tau, h.window_number, count(*) AS n, count(*) FILTER (h.hit) AS hits
+    FROM flagged f JOIN truth h ON h.unit = f.unit AND h.id = f.id
+    GROUP BY ALL
+),
+-- By how much the sum of squares of the clusters' sizes grows as the line comes down.
+grown AS (
+    SELECT *, sum(n) OVER (PARTITION BY unit, place, signal, window_number ORDER BY tau DESC) ** 2
+              - (sum(n) OVER (PARTITION BY unit, place, signal, window_number ORDER BY tau DESC) - n) ** 2 AS squares
+    FROM cluster
+),
+bin AS MATERIALIZED (
+    SELECT g.unit, g.place, g.signal, g.tau, g.window_number * a.blocks // t.seen AS block, sum(g.n) AS n,
+           sum(g.hits) AS hits, sum(g.squares) AS squares
+    FROM grown g CROSS JOIN asked a CROSS JOIN target t GROUP BY ALL
+),
+-- What the target memorized, for each candidate: but for what it has seen and was not evaluated on.
+memorized_truth AS MATERIALIZED (SELECT unit, id, window_number FROM truth WHERE hit),
+occurrence AS MATERIALIZED (
+    SELECT 'sequences' AS unit, id AS sequence_id, id FROM memorized_truth WHERE unit = 'sequences'
+    UNION ALL
+    SELECT 'windows', id, id FROM memorized_truth WHERE unit = 'windows'
+    UNION
+    SELECT 'windows', r.sequence_id, m.id FROM memorized_truth m JOIN repeat r ON r.first_id = m.id WHERE m.unit = 'windows'
+),
+known AS (
+    SELECT DISTINCT o.unit, c.place, o.id
+    FROM scores s JOIN candidate c USING (suite, model, step) JOIN occurrence o USING (sequence_id)
+    WHERE s.sequence_id < c.seen
+),
+wanted AS MATERIALIZED (
+    SELECT unit, place, window_number * a.blocks // t.seen AS block, sum(n) AS n, sum(n * n) AS squares
+    FROM (
+        SELECT m.unit, c.place, m.window_number, count(*) AS n
+        FROM memorized_truth m CROSS JOIN candidate c
+        LEFT JOIN known k ON k.unit = m.unit AND k.place = c.place AND k.id = m.id
+        WHERE k.id IS NOT NULL OR m.id >= c.seen
+        GROUP BY ALL
+    ) CROSS JOIN asked a CROSS JOIN target t
+    GROUP BY ALL
+),
+-- One row a checkpoint and line. The paper's rule is there even where nothing was memorized.
+line AS MATERIALIZED (
+    SELECT DISTINCT unit, place, signal, tau FROM bin
+    UNION
+    SELECT u.unit, c.place, 'memorized', 32 FROM unit u CROSS JOIN candidate c
+),
+found AS (
+    SELECT l.unit, l.place, l.signal, l.tau, b.block, b.n AS flagged, 0 AS memorized, b.hits, b.squares AS flagged_squares,
+           0 AS memorized_squares
+    FROM line l JOIN bin b ON b.unit = l.unit AND b.place = l.place AND b.signal = l.signal AND b.tau >= l.tau
+    UNION ALL
+    SELECT l.unit, l.place, l.signal, l.tau, w.block, 0, w.n, 0, 0, w.squares
+    FROM line l JOIN wanted w ON w.unit = l.unit AND w.place = l.place
+),
+alone AS (
+    SELECT l.unit, l.place, l.signal, l.tau, f.block, coalesce(sum(f.flagged), 0) AS flagged,
+           coalesce(sum(f.memorized), 0) AS memorized, coalesce(sum(f.hits), 0) AS hits,
+           coalesce(sum(f.flagged_squares), 0) AS flagged_squares, coalesce(sum(f.memorized_squares), 0) AS memorized_squares
+    FROM line l LEFT JOIN found f USING (unit, place, signal, tau) GROUP BY ALL
+),
+-- Two together, by the paper's rule. A pattern of candidates fits into one number: of more than 62, each model's latest.
+member AS MATERIALIZED (
+    SELECT checkpoint, model, training_flops, seen, place, 1::BIGINT << (row_number() OVER (ORDER BY place) - 1) AS bit
+    FROM candidate WHERE latest OR (SELECT count(*) FROM candidate) <= 62
+    QUALIFY row_number() OVER (ORDER BY place) <= 62
+),
+pair AS MATERIALIZED (
+    SELECT a.place * 100000 + b.place AS pair, a.bit | b.bit AS mask, a.checkpoint || ' + ' || b.checkpoint AS names,
+           CASE WHEN a.model = b.model THEN greatest(a.training_flops, b.training_flops)
+                ELSE a.training_flops + b.training_flops END AS training_flops
+    FROM member a JOIN member b ON a.place < b.place
+),
+evaluation AS MATERIALIZED (
+    FROM evaluations((SELECT suite FROM target),
+                     (SELECT list(checkpoint) FROM (SELECT checkpoint FROM member UNION ALL SELECT checkpoint FROM target)))
+),
+pattern AS (
+    SELECT i.unit, i.window_number, i.id, i.memorized AS truth,
+           bit_or(CASE WHEN e.memorized THEN p.bit ELSE 0 END) AS said,
+           bit_or(CASE WHEN e.id IS NULL AND i.id < p.seen THEN p.bit ELSE 0 END) AS lacking
+    FROM evaluation i JOIN target t ON t.checkpoint = i.checkpoint CROSS JOIN member p
+    LEFT JOIN evaluation e ON e.unit = i.unit AND e.id = i.id AND e.checkpoint = p.checkpoint
+    GROUP BY ALL
+),
+kind AS MATERIALIZED (
+    SELECT i.unit, i.window_number * a.blocks // t.seen AS block, i.truth, i.said, i.lacking, count(*) AS n
+    FROM pattern i CROSS JOIN asked a CROSS JOIN target t GROUP BY ALL
+),
+together AS (
+    SELECT k.unit, p.pair, k.block, coalesce(sum(k.n) FILTER (k.said & p.mask <> 0), 0) AS flagged,
+           coalesce(sum(k.n) FILTER (k.truth), 0) AS memorized,
+           coalesce(sum(k.n) FILTER (k.truth AND k.said & p.mask <> 0), 0) AS hits
+    FROM kind k JOIN pair p ON k.lacking & p.mask = 0 GROUP BY ALL
+),
+rule AS (
+    SELECT a.unit, c.checkpoint AS predictors, 'alone' AS operation, a.signal,
+           CASE WHEN a.signal <> 'memorized' THEN a.tau END AS tau, c.training_flops, a.place AS sorting,
+           a.block, a.flagged, a.memorized, a.hits, a.flagged_squares, a.memorized_squares
+    FROM alone a JOIN candidate c USING (place)
+    UNION ALL
+    SELECT g.unit, p.names, 'union', 'memorized', NULL, p.training_flops, p.pair, g.block, g.flagged, g.memorized, g.hits, NULL, NULL
+    FROM together g JOIN pair p USING (pair)
+)
+SELECT t.checkpoint AS target, r.unit, r.predictors, r.operation, r.signal, r.tau, r.training_flops,
+       r.training_flops / nullif(t.training_flops, 0) AS flops_share,
+       coalesce(sum(r.flagged) FILTER (r.block % 2 = 0), 0)::BIGINT AS choosing_flagged,
+       coalesce(sum(r.memorized) FILTER (r.block % 2 = 0), 0)::BIGINT AS choosing_target_memorized,
+       coalesce(sum(r.hits) FILTER (r.block % 2 = 0), 0)::BIGINT AS choosing_hits,
+       coalesce(sum(r.flagged) FILTER (r.block % 2 = 1), 0)::BIGINT AS judging_flagged,
+       coalesce(sum(r.memorized) FILTER (r.block % 2 = 1), 0)::BIGINT AS judging_target_memorized,
+       coalesce(sum(r.hits) FILTER (r.block % 2 = 1), 0)::BIGINT AS judging_hits,
+       (sum(r.flagged) FILTER (r.block % 2 = 1)) ** 2 / nullif(sum(r.flagged_squares) FILTER (r.block % 2 = 1), 0) AS flagged_effective,
+       (sum(r.memorized) FILTER (r.block % 2 = 1)) ** 2 / nullif(sum(r.memorized_squares) FILTER (r.block % 2 = 1), 0)
+           AS target_memorized_effective,
+       coalesce(list(r.flagged::BIGINT ORDER BY r.block) FILTER (r.block % 2 = 1), []) AS block_flagged,
+       coalesce(list(r.memorized::BIGINT ORDER BY r.block) FILTER (r.block % 2 = 1), []) AS block_target_memorized,
+       coalesce(list(r.hits::BIGINT ORDER BY r.block) FILTER (r.block % 2 = 1), []) AS block_hits
+FROM rule r CROSS JOIN target t
+GROUP BY t.checkpoint, t.training_flops, r.unit, r.predictors, r.operation, r.signal, r.tau, r.training_flops, r.sorting
+ORDER BY r.unit, r.operation, r.training_flops, r.sorting, r.signal = 'memorized' DESC, r.signal, r.tau DESC;

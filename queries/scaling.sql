@@ -1,0 +1,82 @@
+-- How do precision and recall grow with a predictor's compute and size, whatever the target's size?
+--
+-- Beside the paper's figures of precision and recall by compute (Biderman et al. 2023): what `memoserve scaling` fits a law
+-- to. Every model at one step plays the target, every evaluated checkpoint of a model up to its size that cost less
+-- predicts it, by the paper's rule; compute and size count as ratios to the target's. Precision and recall_corpus as in
+-- predictors: what a predictor has not seen counts as not predicted, what it has seen and was not evaluated on is
+-- left out. The effective numbers take equal windows as one cluster.
+--
+-- parameter: suite (text, the first evaluated one): the suite
+-- parameter: step (whole number, the last one): each model plays target at its last evaluated step up to this one
+-- parameter: smaller_than (text, none): the name of a model; only smaller models play target
+-- column: target: the checkpoint that plays target
+-- column: target_model: its model
+-- column: target_order: its model's place by size
+-- column: unit: what is counted, sequences or windows (distinct sequences)
+-- column: predictor: the predicting checkpoint
+-- column: predictor_model: its model
+-- column: training_flops: the predictor's training compute, 6 x parameters x tokens
+-- column: compute_ratio: that compute divided by the target's
+-- column: size_ratio: the predictor's parameters divided by the target's
+-- column: predictor_memorized: memorized by the predictor, of what the target was evaluated on
+-- column: target_memorized: memorized by the target
+-- column: both_memorized: memorized by both
+-- column: precision: both_memorized / predictor_memorized
+-- column: recall_corpus: both_memorized / target_memorized
+-- column: predictor_effective: effective number of predictor_memorized
+-- column: target_effective: effective number of target_memorized
+
+WITH suite AS MATERIALIZED (
+    SELECT coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0)) AS suite
+),
+checkpoint AS MATERIALIZED (
+    SELECT c.model, c.step, c.checkpoint, c.model_order, c.parameters, c.training_flops, least(c.sequences_seen, c.trained) AS seen
+    FROM checkpoints c JOIN suite s USING (suite)
+    WHERE c.evaluated > 0
+      AND c.model_order < coalesce((SELECT min(l.model_order) FROM checkpoints l JOIN suite USING (suite)
+                                    WHERE l.model = getvariable('smaller_than')::VARCHAR), 1000000)
+),
+target AS MATERIALIZED (
+    FROM checkpoint WHERE step <= coalesce(getvariable('step')::BIGINT, step)
+    QUALIFY row_number() OVER (PARTITION BY model ORDER BY step DESC) = 1
+),
+pair AS MATERIALIZED (
+    SELECT t.checkpoint AS target, t.model AS target_model, t.model_order AS target_order, p.checkpoint AS predictor,
+           p.model AS predictor_model, p.model_order, p.step, p.seen, p.training_flops,
+           p.training_flops / t.training_flops AS compute_ratio, p.parameters / t.parameters AS size_ratio
+    FROM target t JOIN checkpoint p ON p.model_order <= t.model_order AND p.checkpoint <> t.checkpoint
+                                   AND p.training_flops < t.training_flops
+),
+evaluation AS MATERIALIZED (
+    FROM evaluations((SELECT suite FROM suite), (SELECT list(checkpoint) FROM checkpoint))
+),
+unit AS (SELECT DISTINCT unit FROM evaluation),
+predicted AS (
+    SELECT p.target, p.predictor, e.unit, e.window_number, count(*) AS n, count(*) FILTER (t.memorized) AS hits
+    FROM pair p JOIN evaluation e ON e.checkpoint = p.predictor AND e.memorized
+    JOIN evaluation t ON t.checkpoint = p.target AND t.unit = e.unit AND t.id = e.id
+    GROUP BY ALL
+),
+wanted AS (
+    SELECT p.target, p.predictor, t.unit, t.window_number, count(*) AS n
+    FROM pair p JOIN evaluation t ON t.checkpoint = p.target AND t.memorized
+    LEFT JOIN evaluation e ON e.checkpoint = p.predictor AND e.unit = t.unit AND e.id = t.id
+    WHERE e.id IS NOT NULL OR t.id >= p.seen
+    GROUP BY ALL
+),
+said AS (
+    SELECT target, predictor, unit, sum(n)::BIGINT AS n, sum(hits)::BIGINT AS hits, sum(n) ** 2 / sum(n * n) AS effective
+    FROM predicted GROUP BY ALL
+),
+true_ones AS (
+    SELECT target, predictor, unit, sum(n)::BIGINT AS n, sum(n) ** 2 / sum(n * n) AS effective FROM wanted GROUP BY ALL
+)
+SELECT p.target, p.target_model, p.target_order, u.unit, p.predictor, p.predictor_model, p.training_flops, p.compute_ratio,
+       p.size_ratio, coalesce(s.n, 0) AS predictor_memorized, coalesce(w.n, 0) AS target_memorized,
+       coalesce(s.hits, 0) AS both_memorized, s.hits / nullif(s.n, 0) AS precision,
+       coalesce(s.hits, 0) / nullif(w.n, 0) AS recall_corpus, s.effective AS predictor_effective,
+       w.effective AS target_effective
+FROM pair p CROSS JOIN unit u
+LEFT JOIN said s ON s.target = p.target AND s.predictor = p.predictor AND s.unit = u.unit
+LEFT JOIN true_ones w ON w.target = p.target AND w.predictor = p.predictor AND w.unit = u.unit
+ORDER BY u.unit, p.target_order, p.model_order, p.step;
