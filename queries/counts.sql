@@ -28,11 +28,20 @@ chosen AS MATERIALIZED (
 ),
 repeat AS MATERIALIZED (FROM repeats((SELECT suite FROM asked), false)),
 numbered AS (SELECT count(*) > 0 AS windows FROM (SELECT 1 FROM sequences JOIN asked USING (suite) LIMIT 1)),
+-- Parts with as many rows as ids hold every one of them: no row need be read to count those.
+whole AS MATERIALIZED (
+    SELECT suite, model, step FROM part_rows GROUP BY ALL HAVING bool_and(rows = last - first + 1)
+),
 evaluated AS (
-    SELECT model, step, count(*) FILTER (sequence_id < seen) AS sequences,
-           count(*) FILTER (sequence_id >= seen AND sequence_id < trained) AS unseen,
-           count(*) FILTER (sequence_id >= trained) AS control
-    FROM scores JOIN chosen USING (suite, model, step) GROUP BY ALL
+    SELECT model, step, sum(greatest(0, least(last + 1, seen) - first))::BIGINT AS sequences,
+           sum(greatest(0, least(last + 1, trained) - greatest(first, seen)))::BIGINT AS unseen,
+           sum(greatest(0, last + 1 - greatest(first, trained)))::BIGINT AS control
+    FROM part_rows JOIN chosen USING (suite, model, step) SEMI JOIN whole USING (suite, model, step) GROUP BY ALL
+    UNION ALL
+    SELECT model, step, count(*) FILTER (sequence_id < seen), count(*) FILTER (sequence_id >= seen AND sequence_id < trained),
+           count(*) FILTER (sequence_id >= trained)
+    FROM scores JOIN (FROM chosen ANTI JOIN whole USING (suite, model, step) LIMIT 100000) USING (suite, model, step)
+    GROUP BY ALL
 ),
 found AS MATERIALIZED (
     SELECT model, step, sequence_id, seen, trained

@@ -2,7 +2,7 @@
 
 -- One row a checkpoint of a suite, evaluated or not. The counts come from Parquet metadata, no column is read.
 CREATE VIEW checkpoints AS
-WITH counts AS (SELECT suite, model, step, count(*) AS evaluated FROM score_parts GROUP BY ALL)
+WITH counts AS (SELECT suite, model, step, sum(rows) AS evaluated FROM part_rows GROUP BY ALL)
 SELECT suite, model, step, model || '@' || step AS checkpoint, model_order, parameters,
        parameters_without_embeddings, sequences_seen, tokens_seen, training_flops,
        training_flops_without_embeddings, trained, coalesce(evaluated, 0)::BIGINT AS evaluated
@@ -149,45 +149,51 @@ its_compared AS MATERIALIZED (
     ) n
 ),
 its_found AS MATERIALIZED (
-    SELECT c.model, c.step, m.sequence_id, coalesce(r.first_id, m.sequence_id) AS window_number
+    SELECT c.model, c.step, m.sequence_id, r.first_id
     FROM memorized m JOIN its_chosen c USING (suite, model, step) LEFT JOIN its_repeat r USING (sequence_id)
     WHERE m.sequence_id < c.seen
 ),
+-- first_id: of a sequence whose window occurs more than once. Windows are clusters of their own.
 its_item AS MATERIALIZED (
-    SELECT 'sequences' AS unit, model, step, sequence_id AS id, window_number FROM its_found
+    SELECT 'sequences' AS unit, model, step, sequence_id AS id, first_id FROM its_found
     UNION ALL
-    SELECT DISTINCT 'windows', model, step, window_number, window_number FROM its_found
+    SELECT DISTINCT 'windows', model, step, coalesce(first_id, sequence_id), NULL FROM its_found
     WHERE 'windows' IN (SELECT u.unit FROM its_unit u)
 ),
+-- One row for each of P, with whether it is a hit, and one for each of T.
 its_marked AS (
-    SELECT i.unit, i.model, i.step, i.window_number, i.id,
-           true AS in_p, false AS in_t_seen, false AS in_t
+    SELECT i.unit, i.model, i.step, i.first_id, true AS in_p, h.id IS NOT NULL AS hit, false AS in_t_seen, false AS in_t
     FROM its_item i SEMI JOIN its_predictor p USING (model, step) CROSS JOIN its_target x CROSS JOIN its_complete a
     LEFT JOIN its_evaluated e ON e.unit = i.unit AND e.model = x.model AND e.step = x.step AND e.block = i.id >> 6
+    LEFT JOIN (SELECT g.unit, g.id FROM its_item g SEMI JOIN its_target USING (model, step)) h
+        ON h.unit = i.unit AND h.id = i.id
     WHERE CASE WHEN a.complete THEN i.id < x.seen ELSE (e.ids >> (i.id & 63)::UBIGINT) & 1 = 1 END
     UNION ALL
-    SELECT i.unit, p.model, p.step, i.window_number, i.id, false,
+    SELECT i.unit, p.model, p.step, i.first_id, false, false,
            coalesce((e.ids >> (i.id & 63)::UBIGINT) & 1 = 1, a.complete AND i.id < p.seen),
            coalesce((e.ids >> (i.id & 63)::UBIGINT) & 1 = 1, a.complete) OR i.id >= p.seen
     FROM its_item i SEMI JOIN its_target USING (model, step) CROSS JOIN its_predictor p CROSS JOIN its_complete a
     LEFT JOIN its_evaluated e ON e.unit = i.unit AND e.model = p.model AND e.step = p.step AND e.block = i.id >> 6
 ),
-its_matched AS (
-    SELECT unit, model, step, window_number, id,
-           bool_or(in_p) AS in_p, bool_or(in_t_seen) AS in_t_seen, bool_or(in_t) AS in_t
-    FROM its_marked GROUP BY ALL
-),
+-- Only what is repeated has to be counted window by window; of all others, a row is a cluster.
 its_cluster AS (
-    SELECT unit, model, step, window_number,
+    SELECT unit, model, step,
            count(*) FILTER (in_p) AS p, count(*) FILTER (in_t_seen) AS t_seen, count(*) FILTER (in_t) AS t,
-           count(*) FILTER (in_p AND in_t) AS hit
-    FROM its_matched GROUP BY ALL
+           count(*) FILTER (hit) AS hit, p AS p_squares, t_seen AS t_seen_squares, t AS t_squares
+    FROM its_marked WHERE first_id IS NULL GROUP BY unit, model, step
+    UNION ALL
+    SELECT unit, model, step, p, t_seen, t, hit, p ** 2, t_seen ** 2, t ** 2 FROM (
+        SELECT unit, model, step, first_id,
+               count(*) FILTER (in_p) AS p, count(*) FILTER (in_t_seen) AS t_seen, count(*) FILTER (in_t) AS t,
+               count(*) FILTER (hit) AS hit
+        FROM its_marked WHERE first_id IS NOT NULL GROUP BY ALL
+    )
 ),
 its_counted AS (
     SELECT unit, model, step, sum(p)::BIGINT AS p, sum(t_seen)::BIGINT AS t_seen, sum(t)::BIGINT AS t,
-           sum(hit)::BIGINT AS hit, sum(p) ** 2 / nullif(sum(p ** 2), 0) AS p_effective,
-           sum(t_seen) ** 2 / nullif(sum(t_seen ** 2), 0) AS t_seen_effective,
-           sum(t) ** 2 / nullif(sum(t ** 2), 0) AS t_effective
+           sum(hit)::BIGINT AS hit, sum(p) ** 2 / nullif(sum(p_squares), 0) AS p_effective,
+           sum(t_seen) ** 2 / nullif(sum(t_seen_squares), 0) AS t_seen_effective,
+           sum(t) ** 2 / nullif(sum(t_squares), 0) AS t_effective
     FROM its_cluster GROUP BY ALL
 )
 SELECT model || '@' || step AS predictor, unit, evaluated_both, target_evaluated - evaluated_both AS not_evaluated,
