@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as settings_for_hypothesis
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from memoserve.engines import EngineProcess, EngineSettings, fetch_weights, matches_of
+from memoserve.engines import EngineProcess, EngineSettings, concatenate, fetch_weights, matches_of
 from memoserve.errors import EngineFailed
 from memoserve.suites import Suite, select
 
@@ -300,3 +301,163 @@ def test_weights_are_checked_before_an_engine_starts(mini: Suite, tmp_path: Path
         with pytest.raises(EngineFailed, match=said) as caught:
             fetch_weights(replace(good, weights=Weights(folder=place)))
         assert "116k@161" in str(caught.value)
+
+
+# ------------------------------------------------------------------------------ the comparing pass
+
+
+def planted(generations: NDArray[np.uint32], lengths: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """Continuations that agree with u32[n, 32] generations for exactly `lengths` tokens, then differ once."""
+    continuations = generations.copy()
+    rows = np.flatnonzero(lengths < 32)
+    at = lengths[rows]
+    continuations[rows, at] = continuations[rows, at] % 1000 + 1
+    assert (continuations[rows, at] != generations[rows, at]).all()
+    return continuations
+
+
+@pytest.mark.engine
+def test_extract_finds_every_length_of_matched_prefix(
+    mini: Suite, mini_windows: NDArray[np.uint32], tmp_path: Path
+) -> None:
+    """Windows made to match for exactly 0, 1 ... 32 tokens, through every way of comparing."""
+    contexts = np.repeat(mini_windows[:40, :32], 33, axis=0)
+    lengths = np.tile(np.arange(33), 40)
+    log = tmp_path / "engine.log"
+    weights = folder(mini, "281k@1001")
+    vllm = EngineProcess(settings("vllm"), weights, log)
+    generations = np.repeat(vllm.generate(mini_windows[:40, :32]), 33, axis=0)
+    windows = np.concatenate([contexts, planted(generations, lengths)], axis=1)
+    try:
+        by_score = vllm.evaluate(windows)
+        assert by_score.match_mask is not None
+        plain = matches_of(vllm.generate(windows[:, :32]), windows[:, 32:])
+        np.testing.assert_array_equal(by_score.match_mask, plain.match_mask)
+        np.testing.assert_array_equal(by_score.matched_prefix, lengths)
+    finally:
+        vllm.close()
+    for engine, changes in (
+        ("vllm", {}),
+        ("vllm", {"ladder": False}),
+        ("vllm", {"loglik": True}),
+        ("transformers", {}),
+    ):
+        process = EngineProcess(settings(engine, mode="extract", **changes), weights, log)
+        try:
+            for _ in range(2):  # the second time the ladder has rungs
+                found = process.evaluate(windows)
+                np.testing.assert_array_equal(found.matched_prefix, lengths, err_msg=f"{engine} {changes}")
+                assert found.match_mask is None
+        finally:
+            process.close()
+
+
+@pytest.mark.engine
+def test_other_architectures_are_compared_by_requests(
+    mini: Suite, mini_windows: NDArray[np.uint32], tmp_path: Path
+) -> None:
+    """A Llama, which memoserve has no layers of its own for, with windows that share their beginnings."""
+    import subprocess
+    import sys
+
+    made = (
+        "import sys, torch\n"
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "torch.manual_seed(5)\n"
+        "config = LlamaConfig(vocab_size=1024, hidden_size=64, intermediate_size=128, num_hidden_layers=2,\n"
+        "    num_attention_heads=2, max_position_embeddings=96, bos_token_id=0, eos_token_id=0)\n"
+        "LlamaForCausalLM(config).save_pretrained(sys.argv[1])\n"
+    )
+    llama = tmp_path / "llama"
+    subprocess.run([sys.executable, "-c", made, str(llama)], check=True, capture_output=True)
+    lengths = np.tile(np.arange(33), 8)
+    reference = EngineProcess(settings("transformers"), llama, tmp_path / "reference.log")
+    try:
+        generations = np.repeat(reference.generate(mini_windows[:8, :32]), 33, axis=0)
+    finally:
+        reference.close()
+    contexts = np.repeat(mini_windows[:8, :32], 33, axis=0)
+    windows = np.concatenate([contexts, planted(generations, lengths)], axis=1)
+    process = EngineProcess(settings("vllm", mode="extract"), llama, tmp_path / "vllm.log")
+    try:
+        for _ in range(2):
+            np.testing.assert_array_equal(process.evaluate(windows).matched_prefix, lengths)
+        process.load(llama)  # and with an empty cache, whole windows first
+        np.testing.assert_array_equal(process.evaluate(windows).matched_prefix, lengths)
+    finally:
+        process.close()
+
+
+@pytest.mark.engine
+def test_the_log_likelihood_is_that_of_a_float64_model(
+    mini: Suite, mini_windows: NDArray[np.uint32], tmp_path: Path
+) -> None:
+    windows = mini_windows[:300]
+    weights = folder(mini, "532k@1001")
+    found = {}
+    for engine, dtype in (("transformers", "float64"), ("transformers", "float32"), ("vllm", "float32")):
+        process = EngineProcess(
+            settings(engine, mode="extract", loglik=True, dtype=dtype), weights, tmp_path / "log"
+        )
+        try:
+            found[engine, dtype] = process.evaluate(windows).continuation_ll
+        finally:
+            process.close()
+    truth = found.pop(("transformers", "float64"))
+    for key, values in found.items():
+        # 32 logits of magnitude 10, each with a few fp32 rounding errors of 1e-6 per layer.
+        np.testing.assert_allclose(values, truth, rtol=2e-6, atol=2e-4, err_msg=str(key))
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("mode", ["extract", "score"])
+def test_deterministic_results_do_not_depend_on_batches(
+    mini: Suite, mini_windows: NDArray[np.uint32], tmp_path: Path, mode: str
+) -> None:
+    """In bfloat16, where batch shapes change many results otherwise; log-likelihoods show the last bit."""
+    windows = mini_windows[:700] if mode == "extract" else mini_windows[:300]
+    shuffled = np.random.default_rng(2).permutation(len(windows))
+    process = EngineProcess(
+        settings("vllm", mode=mode, dtype="bfloat16", deterministic=True, loglik=mode == "extract"),
+        folder(mini, "1.2m@1001"),
+        tmp_path / "log",
+    )
+    try:
+        whole = process.evaluate(windows)
+        parts = [process.evaluate(windows[shuffled[i : i + 77]]) for i in range(0, len(windows), 77)]
+    finally:
+        process.close()
+    again = concatenate(parts)
+    np.testing.assert_array_equal(again.matched_prefix, whole.matched_prefix[shuffled])
+    if mode == "score":
+        assert whole.match_mask is not None
+        np.testing.assert_array_equal(again.match_mask, whole.match_mask[shuffled])
+    else:
+        assert whole.continuation_ll is not None
+        np.testing.assert_array_equal(again.continuation_ll, whole.continuation_ll[shuffled])
+
+
+@settings_for_hypothesis(deadline=None, max_examples=40)
+@given(st.lists(st.integers(0, 32), min_size=1, max_size=60), st.sampled_from([1, 16, 32]))
+def test_rungs_are_the_cheapest_of_all(prefixes: list[int], block: int) -> None:
+    """Against trying every ladder of up to three rungs."""
+    from itertools import combinations
+
+    from memoserve.engines.ladder import choose_rungs, survival
+
+    surviving = survival(np.array(prefixes, dtype=np.uint8))
+    np.testing.assert_allclose(surviving, [np.mean([p >= i for p in prefixes]) for i in range(33)])
+
+    def cost(rungs: tuple[int, ...]) -> float:
+        total, done = 0.0, 0
+        for rung in rungs:
+            cached = min((32 + done) // block * block, 31 + rung) if done else 0
+            total += surviving[done] * (2.0 + 32 + rung - cached)
+            done = rung
+        return total
+
+    chosen = choose_rungs(surviving, 32, block, 2.0)
+    assert chosen[-1] == 32
+    assert list(chosen) == sorted(set(chosen))
+    for others in (ladder for size in range(3) for ladder in combinations(range(1, 32), size)):
+        assert cost(chosen) <= cost((*others, 32)) + 1e-9

@@ -95,6 +95,14 @@ def run(
         typer.Option(help="auto: float32 on a CPU, the weights' own on a GPU.", rich_help_panel=_HOW),
     ] = "auto",
     context: Annotated[int, typer.Option(min=1, help="Tokens of context.", rich_help_panel=_HOW)] = 32,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="Results that don't depend on parts, batches, restarts: slower; equal parts byte by byte.",
+            rich_help_panel=_HOW,
+        ),
+    ] = False,
     tensor_parallel: Annotated[
         int, typer.Option(min=1, help="GPUs that share one model.", rich_help_panel=_HOW)
     ] = 1,
@@ -168,6 +176,7 @@ def run(
         banned_token_id=chosen_suite.banned_token_id,
         device=diagnosis.device,
         loglik=loglik,
+        deterministic=deterministic,
         tensor_parallel=tensor_parallel,
         allow_pickle=allow_pickle_weights,
     )

@@ -17,8 +17,6 @@ from vllm.model_executor.layers.pooler.abstract import Pooler
 from vllm.model_executor.layers.pooler.common import PoolingParamsUpdate
 from vllm.model_executor.models.transformers import TransformersForCausalLM
 
-from memoserve.engines.neox import GPTNeoXForCausalLM
-
 LOGITS_PER_SLICE = 1 << 22
 """Logits held at a time: positions pass the LM head in slices, so that logits never dominate memory."""
 
@@ -98,8 +96,8 @@ class MatchPooler(Pooler):
         return best, logliks
 
 
-class _Extracts:
-    """What makes a causal model of vLLM a pooling model with the pooler above."""
+class TransformersExtract(TransformersForCausalLM):
+    """Any causal model that vLLM's Transformers backend runs, as a pooling model with the pooler above."""
 
     is_pooling_model = True
     default_seq_pooling_type = "LAST"
@@ -107,13 +105,5 @@ class _Extracts:
     score_type = "bi-encoder"
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
-        super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.pooler = MatchPooler(self, **vllm_config.additional_config)
-
-
-class GPTNeoXExtract(_Extracts, GPTNeoXForCausalLM):
-    """GPT-NeoX in vLLM's own layers."""
-
-
-class TransformersExtract(_Extracts, TransformersForCausalLM):
-    """Any causal model that vLLM's Transformers backend runs."""

@@ -8,7 +8,7 @@ out of one product in vLLM's order and are rotated in place by its kernel. Archi
 Imported inside an engine process only. Annotations are objects, not text: vLLM reads those of `forward`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
@@ -33,6 +33,9 @@ from vllm.model_executor.models.utils import (
 from vllm.sequence import IntermediateTensors
 
 from memoserve.engines.checksum import NOT_A_PARAMETER
+
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Query, key and value [tokens, heads * head size] to the attended [tokens, heads * head size]."""
 
 
 class SelfAttention(nn.Module):
@@ -73,12 +76,14 @@ class SelfAttention(nn.Module):
             prefix=f"{prefix}.attention",
         )
 
-    def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Of [tokens, hidden] with positions [tokens]."""
+    def forward(
+        self, positions: torch.Tensor, hidden_states: torch.Tensor, attend: Attend | None = None
+    ) -> torch.Tensor:
+        """Of [tokens, hidden] with positions [tokens]; `attend` in place of vLLM's paged attention."""
         projected, _ = self.query_key_value(hidden_states)
         query, key, value = projected.chunk(3, dim=-1)
         query, key = self.rotary(positions, query, key)
-        output, _ = self.dense(self.attention(query, key, value))
+        output, _ = self.dense((attend or self.attention)(query, key, value))
         return output
 
 
@@ -117,9 +122,11 @@ class Layer(nn.Module):
         self.attention = SelfAttention(vllm_config, f"{prefix}.attention")
         self.mlp = Mlp(vllm_config, f"{prefix}.mlp")
 
-    def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, positions: torch.Tensor, hidden_states: torch.Tensor, attend: Attend | None = None
+    ) -> torch.Tensor:
         """Of [tokens, hidden] with positions [tokens]."""
-        attended = self.attention(positions, self.input_layernorm(hidden_states))
+        attended = self.attention(positions, self.input_layernorm(hidden_states), attend)
         if self.parallel:
             return attended + self.mlp(self.post_attention_layernorm(hidden_states)) + hidden_states
         attended = attended + hidden_states

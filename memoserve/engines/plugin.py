@@ -7,6 +7,8 @@ import os
 ENABLED = "MEMOSERVE_ENGINE"
 """Set in the environment of an engine process, so that no other use of vLLM gets these models."""
 
+_EXTRACT = "TransformersExtract"
+
 
 def register() -> None:
     """Register the models by name, without importing them."""
@@ -15,8 +17,7 @@ def register() -> None:
     from vllm import ModelRegistry
 
     ModelRegistry.register_model("GPTNeoXForCausalLM", "memoserve.engines.neox:GPTNeoXForCausalLM")
-    for name in ("GPTNeoXExtract", "TransformersExtract"):
-        ModelRegistry.register_model(name, f"memoserve.engines.extract_model:{name}")
+    ModelRegistry.register_model(_EXTRACT, f"memoserve.engines.extract_model:{_EXTRACT}")
 
 
 def extracting(architecture: str) -> list[str]:
@@ -24,5 +25,4 @@ def extracting(architecture: str) -> list[str]:
 
     The original stays behind ours: vLLM looks up the mapping of weight names by it.
     """
-    ours = "GPTNeoXExtract" if architecture == "GPTNeoXForCausalLM" else "TransformersExtract"
-    return [ours, architecture]
+    return [_EXTRACT, architecture]

@@ -17,9 +17,10 @@ class EngineSettings:
     one forward pass over the true tokens. context: tokens of context (k). dtype: `float32`, `float16` or
     `bfloat16`. banned_token_id: the one token that may never be generated, or None. device: `cpu` or
     `cuda`. loglik: also the continuation's log-likelihood (`extract`; it needs every token, so it
-    switches the ladder off). ladder: check a few tokens of every window first (`extract`).
-    tensor_parallel: devices that share one engine. block: windows handed to the engine at a time.
-    allow_pickle: also load `.bin` weights, which can run code of their author.
+    switches the ladder off). ladder: check a few tokens of every window first. deterministic: results
+    don't depend on how windows are batched. tensor_parallel: devices that share one engine. block:
+    windows handed to the engine at a time. allow_pickle: also load `.bin` weights, which can run code of
+    their author.
     """
 
     engine: EngineName
@@ -30,6 +31,7 @@ class EngineSettings:
     device: str
     loglik: bool = False
     ladder: bool = True
+    deterministic: bool = False
     tensor_parallel: int = 1
     block: int = 1024
     allow_pickle: bool = False

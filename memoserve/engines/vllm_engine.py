@@ -1,4 +1,4 @@
-"""vLLM, the default engine: greedy generation, or one comparing forward pass, from token ids alone."""
+"""vLLM, the default engine: one comparing forward pass, and greedy generation of what it leaves open."""
 
 from __future__ import annotations
 
@@ -13,22 +13,31 @@ from numpy.typing import NDArray
 
 from memoserve.engines.checksum import checksum_of_file_weights, checksum_of_model
 from memoserve.engines.ladder import choose_rungs, survival
-from memoserve.engines.matches import CONTINUATION, Matches, matches_of
+from memoserve.engines.matches import CONTINUATION, Matches, concatenate, matches_of
 from memoserve.engines.plugin import ENABLED, extracting, register
 from memoserve.engines.settings import EngineSettings
 from memoserve.errors import EngineFailed
 
 log = logging.getLogger("memoserve.engines.vllm")
 
+_WHOLE = (CONTINUATION,)
+_OURS = "GPTNeoXForCausalLM"
+"""The architecture that memoserve.engines.neox has in vLLM's layers; others go through requests."""
+
 _CPU_KV_CACHE = 1 << 30
 """Bytes of KV cache on a CPU. Windows are short, so that a full batch of the largest model that a CPU is used
 for fits; saying it also spares the start-up its profiling run."""
 
-_CACHED_BLOCK = 32
-"""Tokens in a block of the prefix cache: the CPU kernels want multiples of 32, and a context is one block."""
+_TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536}
+"""Tokens that one forward pass of the block comparison takes."""
 
+_RUNG_IN_TOKENS = 1.0
 _REQUEST_IN_TOKENS = 6.0
-"""What a request costs beside its tokens, in tokens: 0.3 ms measured, where a token takes 0.05 ms."""
+"""What one more rung costs a window beside its tokens, in tokens: copying kept keys and values, or a whole
+further request (0.3 ms measured, where a token takes 0.05 ms)."""
+
+_FIXED_BATCH = 128
+"""Windows in a batch when results must not depend on batches."""
 
 
 class VllmEngine:
@@ -36,16 +45,21 @@ class VllmEngine:
 
     def __init__(self, settings: EngineSettings, folder: Path) -> None:
         self.settings = settings
-        set_environment()
+        set_environment(settings)
         from vllm import LLM
+
+        from memoserve.engines.request_compare import CACHED_BLOCK
 
         register()
         cpu = settings.device == "cpu"
-        options: dict[str, Any] = {}
-        if cpu:
-            options["kv_cache_memory_bytes"] = _CPU_KV_CACHE
-        if settings.mode == "extract":
-            architecture = json.loads((folder / "config.json").read_text())["architectures"][0]
+        length = settings.context + CONTINUATION
+        architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+        self._by_blocks = architecture == _OURS
+        self._by_requests = not self._by_blocks and settings.mode == "extract"
+        options: dict[str, Any] = {"kv_cache_memory_bytes": _CPU_KV_CACHE} if cpu else {}
+        if self._by_blocks:
+            options["worker_extension_cls"] = "memoserve.engines.compare.WorkerExtension"
+        if self._by_requests:
             options |= {
                 "runner": "pooling",
                 "hf_overrides": {"architectures": extracting(architecture)},
@@ -54,23 +68,27 @@ class VllmEngine:
                     "banned": settings.banned_token_id,
                     "loglik": settings.loglik,
                 },
-                "block_size": _CACHED_BLOCK,
+                "block_size": CACHED_BLOCK,
                 "enable_chunked_prefill": False,  # a window is compared whole
             }
+        sequences = 256 if cpu else 1024
+        tokens = 8192 if cpu else 32768
+        if settings.deterministic:
+            sequences, tokens = _FIXED_BATCH, _FIXED_BATCH * length
         self._llm: Any = LLM(
             model=str(folder),
             skip_tokenizer_init=True,
             dtype=settings.dtype,
-            max_model_len=settings.context + CONTINUATION,
+            max_model_len=length,
             tensor_parallel_size=settings.tensor_parallel,
             load_format="auto" if settings.allow_pickle else "safetensors",
             trust_remote_code=False,
             # Compiling takes longer than a small model's whole evaluation; CUDA graphs pay on a GPU.
             enforce_eager=cpu,
-            # A rung of the ladder finds its window's context there. Nothing else is ever asked twice.
-            enable_prefix_caching=self._has_ladder,
-            max_num_seqs=256 if cpu else 1024,
-            max_num_batched_tokens=8192 if cpu else 32768,
+            # A rung of requests finds its window's context there. Nothing else is ever asked twice.
+            enable_prefix_caching=self._by_requests and self._has_ladder,
+            max_num_seqs=sequences,
+            max_num_batched_tokens=tokens,
             disable_log_stats=True,
             seed=0,
             **options,
@@ -82,7 +100,8 @@ class VllmEngine:
 
     @property
     def _has_ladder(self) -> bool:
-        return self.settings.mode == "extract" and self.settings.ladder and not self.settings.loglik
+        settings = self.settings
+        return settings.ladder and not settings.loglik and not settings.deterministic
 
     def load(self, folder: Path) -> None:
         """Put the weights of `folder` in place, and verify that they are in.
@@ -97,75 +116,117 @@ class VllmEngine:
             raise EngineFailed(f"the weights of {folder} did not arrive in the engine")
         self._forget()
 
-    def _forget(self) -> None:
-        """Drop what belongs to the weights before: cached states, and how many windows survived."""
-        if self._has_ladder and not self._llm.reset_prefix_cache():
-            raise EngineFailed("vLLM did not clear its prefix cache")
-        self._survivals = np.zeros(CONTINUATION + 1)
-        self._seen = 0
-
     def evaluate(self, windows: NDArray[np.uint32]) -> Matches:
         """Matches of u32[n, context + 32] windows."""
-        context = self.settings.context
-        if self.settings.mode == "score":
-            return matches_of(self.generate(windows[:, :context]), windows[:, context:])
-        if self.settings.loglik:
-            result = self._compare(windows, 0)
-            return Matches(result[:, 0].astype(np.uint8), None, result[:, 1].astype(np.float32))
-        return Matches(self._climb(windows))
+        if not self.settings.deterministic:
+            return self._evaluate(windows)
+        # Rounding depends on the shape of a batch, so all batches have one shape.
+        padded = np.concatenate([windows, np.repeat(windows[-1:], -len(windows) % _FIXED_BATCH, axis=0)])
+        batches = [padded[i : i + _FIXED_BATCH] for i in range(0, len(padded), _FIXED_BATCH)]
+        return concatenate([self._evaluate(batch) for batch in batches]).take(np.arange(len(windows)))
 
     def generate(self, contexts: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        """The greedy continuations u32[n, 32] of u32[n, context] contexts."""
+        """The greedy continuations u32[n, 32] of u32[n, context] contexts, by decoding."""
+        return np.array(self._decode(contexts.tolist(), [CONTINUATION] * len(contexts)), dtype=np.uint32)
+
+    def _evaluate(self, windows: NDArray[np.uint32]) -> Matches:
+        context = self.settings.context
+        if self.settings.mode == "extract":
+            prefix, _, likely = self._compare(windows)
+            return Matches(prefix, None, None if likely is None else likely.astype(np.float32))
+        if self._by_blocks and not self.settings.deterministic:
+            return matches_of(self._generate_rest(windows), windows[:, context:])
+        return matches_of(self.generate(windows[:, :context]), windows[:, context:])
+
+    def _generate_rest(self, windows: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """The greedy continuations u32[n, 32], of which only what follows the first mismatch is decoded.
+
+        Up to there it is the continuation itself; a memorized window costs no decoding at all.
+        """
+        prefix, wrong, _ = self._compare(windows)
+        continuations = windows[:, self.settings.context :].copy()
+        differing = np.flatnonzero(prefix < CONTINUATION)
+        continuations[differing, prefix[differing]] = wrong[differing]
+        left = CONTINUATION - 1 - prefix.astype(np.int64)
+        rows = differing[left[differing] > 0]
+        known = self.settings.context + CONTINUATION - left
+        begun = np.concatenate([windows[:, : self.settings.context], continuations], axis=1)
+        rests = self._decode([begun[row, : known[row]].tolist() for row in rows], left[rows].tolist())
+        for row, rest in zip(rows, rests, strict=True):
+            continuations[row, CONTINUATION - len(rest) :] = rest
+        return continuations
+
+    def _decode(self, prompts: list[list[int]], lengths: list[int]) -> list[list[int]]:
+        """Greedy tokens, `lengths` of them, after each prompt."""
         from vllm import SamplingParams
 
         banned = self.settings.banned_token_id
-        greedy = SamplingParams(
-            temperature=0,
-            max_tokens=CONTINUATION,
-            ignore_eos=True,
-            detokenize=False,
-            # vLLM masks stop tokens until min_tokens are out, which is all 32: the banned logit is -inf.
-            min_tokens=CONTINUATION if banned is not None else 0,
-            stop_token_ids=None if banned is None else [banned],
+        greedy = {
+            length: SamplingParams(
+                temperature=0,
+                max_tokens=length,
+                ignore_eos=True,
+                detokenize=False,
+                # vLLM masks stop tokens until min_tokens are out, which is all: the banned logit is -inf.
+                min_tokens=length if banned is not None else 0,
+                stop_token_ids=None if banned is None else [banned],
+            )
+            for length in set(lengths)
+        }
+        if not prompts:
+            return []
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": prompt} for prompt in prompts],
+            [greedy[length] for length in lengths],
+            use_tqdm=False,
         )
-        outputs = self._llm.generate(_prompts(contexts), greedy, use_tqdm=False)
-        return np.array([output.outputs[0].token_ids for output in outputs], dtype=np.uint32)
+        return [output.outputs[0].token_ids for output in outputs]
 
-    def _climb(self, windows: NDArray[np.uint32]) -> NDArray[np.uint8]:
-        """Matched prefixes, rung by rung; the first windows of a checkpoint are checked whole."""
-        context = self.settings.context
-        rungs: tuple[int, ...] = (CONTINUATION,)
-        if self._has_ladder and self._seen:
-            rungs = choose_rungs(self._survivals / self._seen, context, _CACHED_BLOCK, _REQUEST_IN_TOKENS)
-        prefix = np.zeros(len(windows), dtype=np.uint8)
-        alive = np.arange(len(windows))
-        matched = 0
-        for rung in rungs:
-            beginnings = windows[alive, : context + rung]
-            found = self._compare(beginnings, matched)[:, 0]
-            unknown = np.isnan(found)
-            if unknown.any():
-                found[unknown] = self._compare(beginnings[unknown], 0)[:, 0]
-            prefix[alive] = found.astype(np.uint8)
-            alive, matched = alive[found == rung], rung
-            if not len(alive):
-                break
-        self._survivals += survival(prefix) * len(prefix)
+    def _compare(
+        self, windows: NDArray[np.uint32]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint32], NDArray[np.float64] | None]:
+        """Matched prefixes, best tokens at the first mismatch (by blocks only), log-likelihoods."""
+        settings = self.settings
+        if self._by_requests:
+            from memoserve.engines.request_compare import CACHED_BLOCK, climb
+
+            rungs = self._rungs(CACHED_BLOCK, _REQUEST_IN_TOKENS)
+            prefix, likely = climb(self._llm, windows, settings.context, rungs)
+            self._learn(prefix)
+            return prefix, np.zeros(len(windows), np.uint32), likely
+        size = max(1, _TOKENS_AT_ONCE[settings.device] // windows.shape[1])
+        if settings.deterministic:
+            size = _FIXED_BATCH
+        parts = []
+        for start in range(0, len(windows), size):
+            rungs = self._rungs(1, _RUNG_IN_TOKENS)
+            block = windows[start : start + size]
+            arguments = (block, settings.context, settings.banned_token_id, settings.loglik, rungs)
+            parts.append(self._llm.collective_rpc("compare", args=arguments)[0])
+            self._learn(parts[-1][0])
+        prefixes, wrongs, likelihoods = zip(*parts, strict=True)
+        return (
+            np.concatenate(prefixes),
+            np.concatenate(wrongs),
+            np.concatenate(likelihoods) if settings.loglik else None,
+        )
+
+    def _rungs(self, cached_block: int, overhead: float) -> tuple[int, ...]:
+        """By what survived so far; the first windows of a checkpoint are checked whole."""
+        if not self._has_ladder or not self._seen:
+            return _WHOLE
+        return choose_rungs(self._survived / self._seen, self.settings.context, cached_block, overhead)
+
+    def _learn(self, prefix: NDArray[np.uint8]) -> None:
+        self._survived += survival(prefix) * len(prefix)
         self._seen += len(prefix)
-        return prefix
 
-    def _compare(self, beginnings: NDArray[np.uint32], matched: int) -> NDArray[np.float64]:
-        """f64[n, 1 or 2] of u32[n, m] beginnings of windows: matched prefix, and log-likelihood if asked.
-
-        `matched` continuation tokens of each are known to match; with none, the prefix cache is not read.
-        """
-        from vllm import PoolingParams
-
-        parameters = PoolingParams(
-            task="plugin", skip_reading_prefix_cache=matched == 0, extra_kwargs={"matched": matched}
-        )
-        outputs = self._llm.encode(_prompts(beginnings), parameters, pooling_task="plugin", use_tqdm=False)
-        return np.stack([output.outputs.data.numpy() for output in outputs])
+    def _forget(self) -> None:
+        """Drop what belongs to the weights before: cached states, and how many windows survived."""
+        if self._by_requests and self._has_ladder and not self._llm.reset_prefix_cache():
+            raise EngineFailed("vLLM did not clear its prefix cache")
+        self._survived = np.zeros(CONTINUATION + 1)
+        self._seen = 0
 
     def _holds(self, folder: Path) -> bool:
         if self.settings.tensor_parallel > 1 or self.settings.allow_pickle:
@@ -174,11 +235,7 @@ class VllmEngine:
         return bool(held == checksum_of_file_weights(folder, self.settings.dtype))
 
 
-def _prompts(tokens: NDArray[np.uint32]) -> list[dict[str, list[int]]]:
-    return [{"prompt_token_ids": row} for row in tokens.tolist()]
-
-
-def set_environment() -> None:
+def set_environment(settings: EngineSettings) -> None:
     """What vLLM reads from the environment, set before it is imported; the user's own values stay."""
     for name, value in {
         ENABLED: "1",
@@ -188,5 +245,6 @@ def set_environment() -> None:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         # vLLM keeps one core for itself by default, half of a small machine.
         "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+        **({"VLLM_BATCH_INVARIANT": "1"} if settings.deterministic else {}),
     }.items():
         os.environ.setdefault(name, value)

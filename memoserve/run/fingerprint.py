@@ -30,6 +30,7 @@ def fingerprint_of(
         "continuation": CONTINUATION,
         "mode": settings.mode,
         "loglik": int(settings.loglik),
+        "deterministic": int(settings.deterministic),
         "engine": settings.engine,
         "engine_version": engine_version,
         "dtype": settings.dtype,
