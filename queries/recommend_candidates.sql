@@ -11,13 +11,13 @@
 -- parameter: target (checkpoint, the last evaluated step of the largest evaluated model): what is predicted
 -- parameter: predictors (checkpoint names, every evaluated one that costs less than the target): what may predict
 -- parameter: blocks (whole number, 1000): how many blocks the training order is cut into
--- parameter: lowest (whole number, 8): the lowest tau for matches and matched_prefix; for continuation_ll it is -32 nats
+-- parameter: lowest (whole number, 1; 8 if the target has over 10 million scores): the lowest tau for matches and matched_prefix
 -- column: target: the predicted checkpoint
 -- column: unit: what is counted, sequences or windows (distinct sequences)
 -- column: predictors: the predicting checkpoints
 -- column: operation: alone or union
 -- column: signal: memorized, matches, matched_prefix or continuation_ll
--- column: tau: the line; empty for memorized
+-- column: tau: the line; empty for memorized; for continuation_ll not below -32 nats
 -- column: training_flops: what the predictors cost together, 6 x parameters x tokens
 -- column: flops_share: that compute as a share of the target's
 -- column: choosing_flagged: predicted to be memorized, in the even blocks
@@ -33,7 +33,8 @@
 -- column: block_hits: judging_hits of the same blocks
 
 WITH target AS MATERIALIZED (
-    SELECT suite, model, step, checkpoint, model_order, training_flops, least(sequences_seen, trained) AS seen
+    SELECT suite, model, step, checkpoint, model_order, training_flops, evaluated,
+           least(sequences_seen, trained) AS seen
     FROM checkpoints
     WHERE evaluated > 0
       AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
@@ -43,7 +44,8 @@ WITH target AS MATERIALIZED (
 ),
 asked AS MATERIALIZED (
     SELECT getvariable('predictors')::VARCHAR[] AS names, coalesce(getvariable('blocks')::BIGINT, 1000) AS blocks,
-           coalesce(getvariable('lowest')::BIGINT, 8) AS lowest
+           coalesce(getvariable('lowest')::BIGINT, CASE WHEN evaluated > 10_000_000 THEN 8 ELSE 1 END) AS lowest
+    FROM target
 ),
 candidate AS MATERIALIZED (
     SELECT p.suite, p.model, p.step, p.checkpoint, p.training_flops, least(p.sequences_seen, p.trained) AS seen,

@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "catalog": {"store"},
     "queries": {"store", "catalog"},
     "memorized": {"store", "catalog"},
+    "recommend": {"catalog", "queries"},
     "__init__.py": set(),
     "__main__.py": {"cli"},
 }

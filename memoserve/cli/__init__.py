@@ -12,6 +12,7 @@ from memoserve.cli.doctor import doctor
 from memoserve.cli.export import export
 from memoserve.cli.imports import app as imports
 from memoserve.cli.query import QUERY_CONTEXT, catalog, query, sql
+from memoserve.cli.recommend import recommend, scaling
 from memoserve.cli.run import run
 from memoserve.cli.sequences import app as sequences
 from memoserve.cli.show import show
@@ -60,6 +61,8 @@ app.command()(status)
 app.command(context_settings=QUERY_CONTEXT)(query)
 app.command()(sql)
 app.command()(catalog)
+app.command()(recommend)
+app.command()(scaling)
 app.command()(show)
 app.command()(export)
 app.add_typer(imports, name="import")

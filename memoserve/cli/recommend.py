@@ -1,0 +1,222 @@
+"""`memoserve recommend`, `memoserve scaling`: which cheap run to pay for, and the law behind its forecast."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from memoserve.errors import BadInput
+
+if TYPE_CHECKING:
+    from memoserve.queries import Answer
+
+_Format = Literal["table", "csv", "json", "markdown"]
+_Unit = Literal["sequences", "windows"]
+
+_DirectoryArgument = Annotated[
+    Path, typer.Argument(metavar="[DIR]", help="The store.", envvar="MEMOSERVE_OUT")
+]
+_SuiteOption = Annotated[
+    str | None,
+    typer.Option("--suite", help="The suite. Default: the first evaluated one.", show_default=False),
+]
+_UnitOption = Annotated[_Unit, typer.Option("--unit", help="What is counted.")]
+_FormatOption = Annotated[_Format, typer.Option("--format", "-f", help="How to print the answer.")]
+_OutputOption = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Write to this file, whole or not at all.", show_default=False),
+]
+
+
+def recommend(
+    directory: _DirectoryArgument = Path("memoserve-out"),
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            help="The checkpoint to predict, evaluated or not. Default: the last of the largest evaluated model.",
+            show_default=False,
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            help="Training compute: FLOPs (1e21), or a share of the target's (10%).",
+            show_default=False,
+        ),
+    ] = None,
+    recall: Annotated[
+        float | None,
+        typer.Option(
+            "--recall",
+            min=0.0,
+            max=1.0,
+            help="Also the cheapest predictor that reaches this.",
+            show_default=False,
+        ),
+    ] = None,
+    min_precision: Annotated[
+        float | None,
+        typer.Option(
+            "--min-precision",
+            min=0.0,
+            max=1.0,
+            help="What precision must not fall below. Default: 0.8, none with --max-flagged.",
+            show_default=False,
+        ),
+    ] = None,
+    max_flagged: Annotated[
+        int | None,
+        typer.Option("--max-flagged", min=1, help="Flag at most this many.", show_default=False),
+    ] = None,
+    grid: Annotated[bool, typer.Option("--grid", help="The best for each of a grid of budgets.")] = False,
+    forecast: Annotated[
+        bool, typer.Option("--forecast", help="Forecast from smaller models even if the target has scores.")
+    ] = False,
+    suite: _SuiteOption = None,
+    unit: _UnitOption = "sequences",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")] = 0,
+    form: _FormatOption = "table",
+    output: _OutputOption = None,
+) -> None:
+    """Recommend which cheap run to pay for, to know what an expensive one will memorize.
+
+    Of all checkpoints that cost no more than the budget, with or without a threshold, and unions of two: what
+    finds most of what the target memorizes at a precision not below --min-precision. A rule is chosen on one
+    half of the training order and judged on the other. For a target without scores, it is a forecast from the
+    smaller models.
+    """
+    from memoserve.catalog import connect
+    from memoserve.queries import Answer
+    from memoserve.recommend import (
+        Advisor,
+        Bounds,
+        as_rows,
+        find_target,
+        grid_answers,
+        parse_budget,
+    )
+    from memoserve.recommend import recommend as answer
+
+    if budget is None and recall is None and not grid:
+        raise BadInput("say what may be spent (--budget 10%), what must be found (--recall 0.9), or --grid")
+    if min_precision is None and max_flagged is None:
+        min_precision = 0.8
+    with connect(directory) as connection:
+        chosen = find_target(connection, suite, target)
+        flops = None if budget is None else parse_budget(budget, chosen)
+        advisor = Advisor(
+            connection,
+            directory,
+            chosen,
+            Bounds(min_precision, max_flagged),
+            unit=unit,
+            forecast=forecast,
+            seed=seed,
+        )
+    answers, said = ([], []) if flops is None and recall is None else answer(advisor, flops, recall)
+    if grid:
+        rows, more = grid_answers(advisor)
+        answers, said = [*answers, *rows], list(dict.fromkeys([*said, *more]))
+    columns, table = as_rows(answers, chosen, unit)
+    title = f"What to run to know what {chosen.checkpoint} memorizes"
+    _write(Answer(columns, table), form, output, title, said)
+
+
+def scaling(
+    directory: _DirectoryArgument = Path("memoserve-out"),
+    suite: _SuiteOption = None,
+    step: Annotated[
+        int | None,
+        typer.Option(
+            "--step", min=1, help="Targets are at their last evaluated step up to this.", show_default=False
+        ),
+    ] = None,
+    unit: _UnitOption = "sequences",
+    form: _FormatOption = "table",
+    output: _OutputOption = None,
+) -> None:
+    """Fit how recall and precision grow with compute and size, and show how well it would have forecast.
+
+    logit(share) = intercept + b log10(compute ratio) + c log10(size ratio), ratios to the target's, over every
+    model as target. Then each of the largest targets is held out and forecast from smaller models alone.
+    `memoserve query scaling` prints the data.
+    """
+    from memoserve.catalog import connect
+    from memoserve.queries import Answer
+    from memoserve.recommend import (
+        COEFFICIENTS,
+        MEASURES,
+        RULE,
+        find_target,
+        fit,
+        hold_out,
+        read_observations,
+    )
+
+    with connect(directory) as connection:
+        name = find_target(connection, suite, None).suite
+        observations = read_observations(connection, directory, name, unit, step=step)
+    rows: list[tuple[object, ...]] = []
+    said = []
+    for measure in MEASURES:
+        law = fit(observations, measure)
+        for place, coefficient in enumerate(COEFFICIENTS):
+            rows.append((
+                unit, measure, "fit", coefficient, float(law.coefficients[place]), *law.interval(place),
+                law.observations, law.pairs, law.sizes,
+            ))  # fmt: skip
+        held = hold_out(observations, measure)
+        for one in held:
+            for error, value in (
+                ("mean absolute error", one.mean_absolute_error),
+                ("mean error", one.bias),
+                ("largest error", one.worst),
+                ("share within 95% interval", one.covered),
+            ):
+                rows.append((
+                    unit, measure, f"held out {one.target}", error, value, None, None, one.checked, None,
+                    len(one.fitted_to),
+                ))  # fmt: skip
+            said.append(
+                f"Fitted to {', '.join(one.fitted_to)} as targets, the law forecasts {measure} for "
+                f"{one.target} with a mean absolute error of {one.mean_absolute_error:.3f} over {one.checked} "
+                f"checkpoints (largest {one.worst:.3f}, mean {one.bias:+.3f}); {one.covered:.0%} lie in its interval."
+            )
+        if not held:
+            said.append(
+                f"Too few sizes to hold one out for {measure}: how well the law forecasts is unknown."
+            )
+        low, high = law.compute_range
+        said.append(f"{measure} is fitted to compute ratios from {low:.2g} to {high:.2g}.")
+    said.append(f"Rule of support: {RULE}.")
+    columns = (
+        "unit", "measure", "part", "name", "value", "value_low", "value_high", "observations", "pairs", "sizes",
+    )  # fmt: skip
+    _write(Answer(columns, rows), form, output, "How predictors scale with compute and size", said)
+
+
+def _write(answer: Answer, form: _Format, output: Path | None, title: str, said: list[str]) -> None:
+    """Print the answer; for people with the sentences, for programs without."""
+    from memoserve.queries.output import as_csv, as_json, as_markdown, plain, print_table
+    from memoserve.store import writing
+
+    sentences = "".join(f"{line}\n" for line in said)
+    if form == "table" and output is None and sys.stdout.isatty():
+        print_table(answer, title)
+        typer.echo(sentences, nl=False)
+        return
+    text = {"table": plain, "csv": as_csv, "json": as_json, "markdown": as_markdown}[form](answer)
+    if form in ("table", "markdown"):
+        text = f"{text}\n" + (
+            sentences if form == "table" else sentences.replace("\n", "\n\n").rstrip() + "\n"
+        )
+    if output is None:
+        sys.stdout.write(text)
+        return
+    with writing(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")

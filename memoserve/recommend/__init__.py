@@ -1,0 +1,30 @@
+"""Which cheap run to pay for, to know what an expensive one will memorize."""
+
+from memoserve.recommend.law import COEFFICIENTS, MEASURES, RULE, Law, fit, hold_out, read_observations
+from memoserve.recommend.recommendation import (
+    Advisor,
+    as_rows,
+    find_target,
+    grid_answers,
+    parse_budget,
+    recommend,
+)
+from memoserve.recommend.rules import Bounds, Unit
+
+__all__ = [
+    "COEFFICIENTS",
+    "MEASURES",
+    "RULE",
+    "Advisor",
+    "Bounds",
+    "Law",
+    "Unit",
+    "as_rows",
+    "find_target",
+    "fit",
+    "grid_answers",
+    "hold_out",
+    "parse_budget",
+    "read_observations",
+    "recommend",
+]

@@ -1,0 +1,378 @@
+"""The recommendation: which rule to run for a budget, the runner-up, and what more compute would buy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from memoserve.errors import BadInput
+from memoserve.recommend.forecast import (
+    Forecast,
+    Target,
+    cheapest_forecast,
+    choose_forecast,
+    forecast_rules,
+)
+from memoserve.recommend.law import RULE
+from memoserve.recommend.rules import Bounds, Rule, Share, Unit, cheapest, choose, judge, read_rules
+
+if TYPE_CHECKING:
+    import duckdb
+
+GRID = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
+
+Basis = Literal["measured", "forecast"]
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """A rule with what to expect of it. `precision` and `recall` never come from the labels that chose it."""
+
+    answer: str
+    predictors: str
+    rule: str
+    training_flops: float
+    flops_share: float
+    budget_flops: float | None
+    budget_share: float | None
+    flagged: int | None
+    precision: Share
+    recall: Share
+    choosing_precision: float | None
+    choosing_recall: float | None
+    interval: str
+    basis: Basis
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What it is, whatever question it answers."""
+        return self.predictors, self.rule
+
+
+class Advisor:
+    """Everything that could be recommended for one target, read once, to ask for any budget.
+
+    With `forecast`, or where the target has no scores, from the law over smaller models; else from the
+    target's own scores, chosen on one half of the training order and judged on the other.
+    """
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        store: Path,
+        target: Target,
+        bounds: Bounds,
+        *,
+        unit: Unit = "sequences",
+        forecast: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.target, self.bounds, self.unit, self.seed = target, bounds, unit, seed
+        self.basis: Basis = "forecast" if forecast or not target.evaluated else "measured"
+        self.refused: dict[str, str] = {}
+        self._rules: list[Rule] = []
+        self._forecasts: tuple[Forecast, ...] = ()
+        if self.basis == "forecast":
+            found = forecast_rules(connection, store, target, unit)
+            self._forecasts, self.refused = found.rules, found.refused
+        else:
+            self._rules = read_rules(connection, store, target.suite, target.checkpoint, unit)
+            if not self._rules:
+                raise BadInput(f"nothing evaluated in this store costs less than {target.checkpoint}")
+
+    def cheapest_cost(self) -> tuple[str, float]:
+        """(checkpoint, FLOPs) of the cheapest candidate."""
+        costs = [(r.training_flops, r.predictors) for r in self._rules]
+        costs += [(f.training_flops, f.predictor) for f in self._forecasts]
+        flops, name = min(costs)
+        return name, flops
+
+    def best(
+        self, budget: float, answer: str = "recommended", *, without: str | None = None
+    ) -> Recommended | None:
+        """The best rule within `budget` FLOPs; `without` leaves out rules of those predictors."""
+        excluded = frozenset() if without is None else frozenset({without})
+        if self.basis == "forecast":
+            forecast = choose_forecast(self._forecasts, budget, self.bounds, without=excluded)
+            return None if forecast is None else self._expect(forecast, answer, budget)
+        rule = choose(self._rules, budget, self.bounds, without=excluded)
+        return None if rule is None else self._judge(rule, answer, budget)
+
+    def papers(self, budget: float) -> Recommended | None:
+        """The best within the budget by the paper's rule: one checkpoint, what it memorized."""
+        if self.basis == "forecast":
+            return self.best(budget, "paper's rule")
+        rule = choose([r for r in self._rules if r.is_papers], budget, self.bounds)
+        return None if rule is None else self._judge(rule, "paper's rule", budget)
+
+    def cheapest(self, recall: float) -> Recommended | None:
+        """The cheapest rule that reaches a recall."""
+        answer = f"cheapest for recall {recall:g}"
+        if self.basis == "forecast":
+            forecast = cheapest_forecast(self._forecasts, recall, self.bounds)
+            return None if forecast is None else self._expect(forecast, answer, None)
+        rule = cheapest(self._rules, recall, self.bounds)
+        return None if rule is None else self._judge(rule, answer, None)
+
+    def grid(self, shares: tuple[float, ...] = GRID) -> list[tuple[float, Recommended | None]]:
+        """(budget as a share of the target's compute, the best rule within it)."""
+        return [(share, self.best(share * self.target.training_flops, f"{share:.0%}")) for share in shares]
+
+    def _judge(self, rule: Rule, answer: str, budget: float | None) -> Recommended:
+        precision, recall = judge(rule, self.seed)
+        return Recommended(
+            answer,
+            rule.predictors,
+            rule.line,
+            rule.training_flops,
+            rule.training_flops / self.target.training_flops,
+            budget,
+            None if budget is None else budget / self.target.training_flops,
+            rule.flagged,
+            precision,
+            recall,
+            rule.choosing.precision,
+            rule.choosing.recall,
+            "Wilson, by window" if rule.is_papers else "bootstrap, by block",
+            "measured",
+        )
+
+    def _expect(self, rule: Forecast, answer: str, budget: float | None) -> Recommended:
+        return Recommended(
+            answer,
+            rule.predictor,
+            "memorized",
+            rule.training_flops,
+            rule.training_flops / self.target.training_flops,
+            budget,
+            None if budget is None else budget / self.target.training_flops,
+            rule.flagged,
+            rule.precision,
+            rule.recall,
+            None,
+            None,
+            "prediction, by pair of models",
+            "forecast",
+        )
+
+
+def find_target(connection: duckdb.DuckDBPyConnection, suite: str | None, checkpoint: str | None) -> Target:
+    """The target, evaluated or not; by default the last evaluated step of the largest evaluated model.
+
+    Raises BadInput, listing checkpoints, for one that the suite doesn't have.
+    """
+    suites = [
+        name
+        for (name,) in connection.execute(
+            "SELECT suite FROM checkpoints GROUP BY suite ORDER BY max(evaluated) = 0, suite"
+        ).fetchall()
+    ]
+    if not suites:
+        raise BadInput("this store is empty: run memoserve run first")
+    if suite is not None and suite not in suites:
+        raise BadInput(f"suite {suite!r} is not in this store; it holds {', '.join(suites)}")
+    chosen = suite or suites[0]
+    rows = connection.execute(
+        """
+        SELECT suite, checkpoint, model, step, model_order, parameters, training_flops, evaluated
+        FROM checkpoints WHERE suite = $suite ORDER BY model_order, step
+        """,
+        {"suite": chosen},
+    ).fetchall()
+    targets = [Target(*row) for row in rows]
+    if checkpoint is None:
+        evaluated = [target for target in targets if target.evaluated]
+        if not evaluated:
+            raise BadInput(f"nothing of suite {chosen} is evaluated in this store")
+        found = evaluated[-1]
+    else:
+        named = [target for target in targets if target.checkpoint == checkpoint]
+        if not named:
+            last = list({target.model: target.checkpoint for target in targets}.values())
+            raise BadInput(
+                f"--target {checkpoint}: suite {chosen} has no such checkpoint; its models' last ones are "
+                + ", ".join(last)
+            )
+        found = named[0]
+    if found.training_flops <= 0:
+        raise BadInput(f"--target {found.checkpoint} took no training compute, so nothing is cheaper")
+    return found
+
+
+def parse_budget(text: str, target: Target) -> float:
+    """A budget in FLOPs, from a number of FLOPs or a percentage of the target's own compute."""
+    number = text.strip()
+    share = number.endswith("%")
+    try:
+        value = float(number.removesuffix("%"))
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise BadInput(
+            f"--budget takes FLOPs, such as 1e21, or a share of the target's, such as 10%; not {text!r}"
+        )
+    return value / 100 * target.training_flops if share else value
+
+
+def recommend(
+    advisor: Advisor, budget: float | None, recall: float | None
+) -> tuple[list[Recommended], list[str]]:
+    """The answers, and what to say about them. Raises BadInput if nothing keeps to budget and bounds."""
+    answers: list[Recommended] = []
+    said: list[str] = []
+    target = advisor.target.checkpoint
+    if budget is not None:
+        best = advisor.best(budget)
+        if best is None:
+            name, flops = advisor.cheapest_cost()
+            share = flops / advisor.target.training_flops
+            if budget < flops:
+                raise BadInput(
+                    f"the budget of {budget:.3g} FLOPs is below the cheapest candidate, {name} "
+                    f"({flops:.3g} FLOPs, {share:.3g} of {target}'s compute)"
+                )
+            raise BadInput(
+                f"no candidate within {budget:.3g} FLOPs finds anything and keeps to {advisor.bounds}: raise the "
+                "budget, or lower the bound"
+            )
+        second = advisor.best(budget, "runner-up", without=best.predictors)
+        papers = advisor.papers(budget)
+        doubled = advisor.best(2 * budget, "doubled budget")
+        answers += [best, *(a for a in (second, papers, doubled) if a is not None)]
+        said += _reasons(advisor, best, second, papers, doubled)
+    if recall is not None:
+        cheap = advisor.cheapest(recall)
+        if cheap is None:
+            said.append(f"No candidate reaches a recall of {recall:g} with {advisor.bounds}.")
+        else:
+            answers.append(cheap)
+            said.append(
+                f"The cheapest that reaches a recall of {recall:g}{_where(advisor)} is {_name(cheap)}, for "
+                f"{cheap.flops_share:.1%} of the target's compute: recall {_share(cheap.recall)}, "
+                f"precision {_share(cheap.precision)}."
+            )
+    return answers, said + _caveats(advisor, answers)
+
+
+def grid_answers(advisor: Advisor) -> tuple[list[Recommended], list[str]]:
+    """The best for each of a grid of budgets, and where the best changes."""
+    rows = advisor.grid()
+    answers = [row for _, row in rows if row is not None]
+    none = [f"{share:.0%}" for share, row in rows if row is None]
+    said = (
+        [f"Nothing within {', '.join(none)} of the target's compute keeps to {advisor.bounds}."]
+        if none
+        else []
+    )
+    changes = []
+    for share, row in rows:
+        if row is not None and (not changes or changes[-1][1].predictors != row.predictors):
+            changes.append((share, row))
+    if changes:
+        said.append(
+            "The best predictor by budget: "
+            + ", ".join(f"from {share:.0%} {row.predictors}" for share, row in changes)
+            + "."
+        )
+    return answers, said + _caveats(advisor, answers)
+
+
+def _reasons(
+    advisor: Advisor,
+    best: Recommended,
+    second: Recommended | None,
+    papers: Recommended | None,
+    doubled: Recommended | None,
+) -> list[str]:
+    verb = "is forecast to find" if advisor.basis == "forecast" else "finds"
+    said = [
+        f"Run {_name(best)}: for {best.flops_share:.1%} of the compute of {advisor.target.checkpoint} it {verb} "
+        f"{_share(best.recall)} of what that memorizes at a precision of {_share(best.precision)}"
+        + (f", where the runner-up, {_name(second)}, finds {_share(second.recall)}." if second else
+           ", and nothing else within the budget keeps to the bound.")
+    ]  # fmt: skip
+    if papers is not None and papers.key != best.key:
+        said.append(
+            f"By the paper's rule alone the best is {papers.predictors}: recall {_share(papers.recall)}, precision "
+            f"{_share(papers.precision)}."
+        )
+    if doubled is not None:
+        said.append(
+            "Doubling the budget changes nothing."
+            if doubled.key == best.key
+            else f"Doubling the budget buys {_name(doubled)}: recall {_share(doubled.recall)}, "
+            f"precision {_share(doubled.precision)}."
+        )
+    return said
+
+
+def _caveats(advisor: Advisor, answers: list[Recommended]) -> list[str]:
+    bound = f"Bound: {advisor.bounds}"
+    if advisor.basis == "forecast":
+        said = [
+            f"{bound}, as forecast.",
+            f"This is a forecast: no score of {advisor.target.model} enters, only how smaller models predict each "
+            f"other (memoserve scaling shows the law and its error). Rule of support: {RULE}.",
+        ]
+        if advisor.refused:
+            why = next(iter(advisor.refused.values()))
+            said.append(f"No forecast for {len(advisor.refused)} candidates without support ({why}).")
+        return said
+    said = [
+        f"{bound}, kept on the even blocks of the training order, which choose; figures are of the odd blocks, "
+        "which share no window with them."
+    ]
+    least = advisor.bounds.min_precision
+    short = [
+        a
+        for a in answers
+        if least is not None and a.precision.value is not None and a.precision.value < least
+    ]
+    if short:
+        names = "; ".join(dict.fromkeys(f"{_name(a)} ({a.precision.value:.3f})" for a in short))
+        said.append(f"On the judging blocks the precision falls below the bound for {names}.")
+    return said
+
+
+def _where(advisor: Advisor) -> str:
+    return " by the forecast" if advisor.basis == "forecast" else " on the choosing blocks"
+
+
+def _name(answer: Recommended) -> str:
+    return f"{answer.predictors} ({answer.rule})"
+
+
+def _share(share: Share) -> str:
+    if share.value is None:
+        return "unknown"
+    if share.low is None or share.high is None:
+        return f"{share.value:.3f}"
+    return f"{share.value:.3f} ({share.low:.3f} to {share.high:.3f})"
+
+
+_SHARES: tuple[tuple[str, Callable[[Recommended], Share]], ...] = (
+    ("precision", lambda a: a.precision),
+    ("recall_corpus", lambda a: a.recall),
+)
+
+
+def as_rows(
+    answers: list[Recommended], target: Target, unit: Unit
+) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    """(columns, rows) for printing."""
+    columns = (
+        "target", "unit", "basis", "answer", "budget_flops", "budget_share", "predictors", "rule",
+        "training_flops", "flops_share", "flagged",
+        *(f"{name}{end}" for name, _ in _SHARES for end in ("", "_low", "_high")),
+        "choosing_precision", "choosing_recall", "interval",
+    )  # fmt: skip
+    rows: list[tuple[object, ...]] = []
+    for a in answers:
+        shares = [v for _, of in _SHARES for v in (of(a).value, of(a).low, of(a).high)]
+        rows.append((
+            target.checkpoint, unit, a.basis, a.answer, a.budget_flops, a.budget_share, a.predictors, a.rule,
+            a.training_flops, a.flops_share, a.flagged, *shares, a.choosing_precision, a.choosing_recall, a.interval,
+        ))  # fmt: skip
+    return columns, rows
