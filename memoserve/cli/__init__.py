@@ -13,6 +13,7 @@ from memoserve.cli.export import export
 from memoserve.cli.imports import app as imports
 from memoserve.cli.query import QUERY_CONTEXT, catalog, query, sql
 from memoserve.cli.recommend import recommend, scaling
+from memoserve.cli.report import plot, report
 from memoserve.cli.run import run
 from memoserve.cli.sequences import app as sequences
 from memoserve.cli.show import show
@@ -64,6 +65,8 @@ app.command()(catalog)
 app.command()(recommend)
 app.command()(scaling)
 app.command()(show)
+app.command()(plot)
+app.command()(report)
 app.command()(export)
 app.add_typer(imports, name="import")
 app.add_typer(suite, name="suite")

@@ -88,22 +88,16 @@ def _predictors(rows: Sequence[Row], look: Look) -> Spec:
         {"precision": ("precision", g.BLUE), "recall_corpus": ("recall", g.ORANGE)},
         "precision, recall",
     )
+    # Above the panel, where no curve runs.
     layers.append(
         {
-            "mark": {"type": "text", "angle": 270, "align": "left", "dx": 4, "fontSize": 11, "color": g.GREY},
-            "encoding": {
-                "x": g.flops(),
-                "y": {"datum": 0},
-                "text": {"field": "model"},
-            },
+            "mark": {"type": "text", "baseline": "bottom", "dy": -4, "fontSize": 11, "color": g.GREY},
+            "encoding": {"x": g.flops(), "y": {"value": 0}, "text": {"field": "model"}},
         }
     )
-    return g.panels(
-        look,
-        "unit",
-        layers,
-        transform=[_on_log("training_flops"), g.model_of("predictor")],
-    )
+    spec = g.panels(look, "unit", layers, transform=[_on_log("training_flops"), g.model_of("predictor")])
+    spec["facet"]["header"] = {"labelPadding": 22}
+    return spec
 
 
 def _over_training(column: str, title: str) -> Body:

@@ -1,0 +1,165 @@
+"""`memoserve plot` and `memoserve report`: pictures of the answers, one by one or on a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memoserve.errors import BadInput
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from memoserve.report.contents import Texts
+    from memoserve.store import Store
+
+_SuiteOption = Annotated[
+    str | None,
+    typer.Option("--suite", help="The suite. Default: the first evaluated one.", show_default=False),
+]
+_TargetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        help="The checkpoint to predict. Default: the largest model's last evaluated one.",
+        show_default=False,
+    ),
+]
+
+
+def plot(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="The plot; --list says which there are.", show_default=False),
+    ] = None,
+    directory: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="The store.", envvar="MEMOSERVE_OUT")
+    ] = Path("memoserve-out"),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="A .png, .svg, .pdf, .html or .json (Vega-Lite) file. Default: NAME.png.",
+            show_default=False,
+        ),
+    ] = None,
+    target: _TargetOption = None,
+    suite: _SuiteOption = None,
+    listing: Annotated[bool, typer.Option("--list", "-l", help="List the plots.")] = False,
+) -> None:
+    """Draw a query's answer: intervals shown, log axes where due, colours that colour-blind people tell apart.
+
+    Pictures need pip install 'memoserve[report]'; Vega-Lite doesn't.
+    """
+    from memoserve.report import CHARTS, Look, find_chart, write_picture
+
+    if listing or name is None:
+        for chart in CHARTS:
+            typer.echo(f"{chart.name} (query {chart.query})\n  {chart.title}. {chart.reading}")
+        return
+    chart = find_chart(name)
+    from memoserve.catalog import connect
+    from memoserve.queries import find_query
+    from memoserve.report.page import figure, page
+    from memoserve.report.rows import ask, models_of, parameters_for
+    from memoserve.store import writing
+
+    file = output or Path(f"{name}.png")
+    with connect(directory) as connection:
+        values = parameters_for(find_query(chart.query), suite, target)
+        answer = ask(connection, chart.query, values, directory)
+        look = Look(models_of(connection, suite, directory))
+        if file.suffix.lower() == ".html":
+            text = page(chart.title, ["<main>", figure(chart, answer, look, level=1), "</main>"])
+            with writing(file) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        else:
+            write_picture(chart.spec(answer.rows, look, chart.reading), file)
+    typer.echo(f"{file} ({file.stat().st_size:,} bytes)")
+
+
+def report(
+    directory: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="The store.", envvar="MEMOSERVE_OUT")
+    ] = Path("memoserve-out"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page.")] = Path("report.html"),
+    target: _TargetOption = None,
+    suite: Annotated[
+        str | None, typer.Option("--suite", help="The suite, by name or file.", show_default=False)
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option("--only", help="These plots, with commas. Default: all.", show_default=False),
+    ] = None,
+    texts: Annotated[int, typer.Option("--texts", min=0, help="Memorized texts to show; 0: none.")] = 5,
+    redact: Annotated[
+        bool, typer.Option("--redact/--no-redact", help="Mask what looks private in these texts.")
+    ] = True,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="The training sequences, for the texts.", show_default=False),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", help="tokenizer.json, or the folder that holds it.", show_default=False),
+    ] = None,
+) -> None:
+    """Write the report: one HTML page that needs nothing else, to read, to print and to hand on.
+
+    What was run, how well cheaper runs predict the target, every plot with its table and its SQL, the
+    limits, and a few memorized texts with what looks private masked. Needs pip install 'memoserve[report]'.
+    """
+    from memoserve.catalog import connect
+    from memoserve.cli.show import _suite_name
+    from memoserve.report import find_chart
+    from memoserve.report.contents import report as write
+    from memoserve.store import Store, writing
+
+    wanted = None if only is None else [find_chart(name.strip()).name for name in only.split(",")]
+    store = Store.open(directory)
+    with connect(directory) as connection:
+        shown = None
+        if texts:
+            shown = _texts(connection, store, suite, target, data, tokenizer, texts, redact)
+        text = write(
+            connection,
+            store,
+            suite=_suite_name(suite),
+            target=target,
+            texts=shown,
+            only=wanted,
+            progress=lambda what: typer.echo(f"drawing {what}", err=True),
+        )
+    with writing(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    typer.echo(f"{output} ({output.stat().st_size:,} bytes)")
+
+
+def _texts(
+    connection: duckdb.DuckDBPyConnection, store: Store, suite: str | None, target: str | None,
+    data: str | None, tokenizer: str | None, limit: int, redact: bool,
+) -> Texts:  # fmt: skip
+    """Memorized texts as memoserve show finds them. Without the sequences or a tokenizer, says so."""
+    from memoserve.cli.show import _open, _shown, _suite_name
+    from memoserve.memorized import choose
+    from memoserve.report.contents import Text, Texts
+
+    named = data is not None or tokenizer is not None
+    pair = choose(connection, store, _suite_name(suite), target, None)
+    try:
+        source, decoder = _open(store, pair.target.suite, suite, data, tokenizer)
+    except BadInput as error:
+        if named:
+            raise
+        return Texts((), redact, str(error))
+    if decoder is None:
+        return Texts((), redact, "without a tokenizer, the sequences are numbers; name one with --tokenizer")
+    context = int(store.fingerprint(pair.target.suite).get("context") or 32)
+    found = _shown(connection, store, pair, "memorized", source, decoder, context, None, limit, redact)
+    return Texts(
+        [Text(one.row.sequence_id, one.row.occurrences, one.context, one.continuation) for one in found],
+        redact,
+    )

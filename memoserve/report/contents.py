@@ -1,0 +1,309 @@
+"""What the report says, from top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memoserve.catalog import explained
+from memoserve.errors import BadInput
+from memoserve.report.charts import CHARTS, Chart
+from memoserve.report.grammar import Look
+from memoserve.report.page import answer_of, figure, page, table
+from memoserve.report.rows import Table, ask, models_of, parameters_for
+from memoserve.store import Store
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from memoserve.memorized import Piece
+
+_ROWS = 5000
+"""A figure with more rows than this doesn't go on a page, whose links hold them all."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A memorized window to show: its context and its continuation."""
+
+    sequence_id: int
+    occurrences: int
+    context: Sequence[Piece]
+    continuation: Sequence[Piece]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Memorized texts for the report, or why there are none."""
+
+    shown: Sequence[Text]
+    redacted: bool
+    missing: str | None = None
+
+
+def report(
+    connection: duckdb.DuckDBPyConnection,
+    store: Store,
+    *,
+    suite: str | None = None,
+    target: str | None = None,
+    texts: Texts | None = None,
+    only: Sequence[str] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> str:
+    """The page as HTML. `only`: these charts, by name; `progress` is told what is being drawn.
+
+    Raises BadInput for a suite or target that was not evaluated, and where nothing was evaluated.
+    """
+    from memoserve import __version__
+
+    cells = _coverage(connection, suite, store.path)
+    if not cells:
+        raise BadInput(f"{store.path} holds no scores yet: run memoserve run, or memoserve import, first")
+    suite = str(cells[0]["suite"])
+    answers: dict[str, Table] = {}
+
+    def answer(name: str) -> Table:
+        if name not in answers:
+            declared = parameters_for_name(name, suite, target)
+            answers[name] = ask(connection, name, declared, store.path)
+        return answers[name]
+
+    predictors = answer("predictors")
+    wanted = target or _last(cells)
+    look = Look(models_of(connection, suite, store.path))
+    figures, left_out = [], []
+    for chart in CHARTS:
+        if only is not None and chart.name not in only:
+            continue
+        progress(chart.name)
+        its = answer(chart.query)
+        if not chart.drawable(its.rows):
+            left_out.append((chart, "the store has nothing to draw for it"))
+        elif len(its.rows) > _ROWS:
+            left_out.append((chart, f"{len(its.rows):,} rows are too many for a page"))
+        else:
+            figures.append((chart, figure(chart, its, look)))
+    title = f"Memorization in {suite}: what cheaper runs say about {wanted}"
+    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return page(
+        title,
+        [
+            "<header>",
+            f"<h1>{escape(title)}</h1>",
+            f'<p class="soft">memoserve {escape(__version__)}, {made}</p>',
+            "</header>",
+            _contents([chart for chart, _ in figures], texts is not None),
+            "<main>",
+            _answer(predictors, wanted),
+            _run(store, suite, cells, answer("counts")),
+            '<section id="figures"><h2>Figures</h2>',
+            "<p>Each with its table, its SQL and its data. Shares are of sequences (every occurrence counts) or "
+            "of windows (equal sequences count once).</p>",
+            *(drawn for _, drawn in figures),
+            _left_out(left_out),
+            "</section>",
+            _limits(store, suite, cells, predictors),
+            "" if texts is None else _texts(texts, wanted),
+            "</main>",
+        ],
+    )
+
+
+def parameters_for_name(name: str, suite: str, target: str | None) -> dict[str, str]:
+    """As parameters_for, by the query's name."""
+    from memoserve.queries import find_query
+
+    # The paper's table is about Pythia's suites alone, and finds them itself.
+    return {} if name == "predictors_vs_paper" else parameters_for(find_query(name), suite, target)
+
+
+def _coverage(connection: duckdb.DuckDBPyConnection, suite: str | None, store: Path) -> list[dict[str, Any]]:
+    """The checkpoints of the suite (the first evaluated one), evaluated or not."""
+    columns = ("suite", "model", "step", "checkpoint", "seen", "evaluated", "trained", "training_flops")
+    with explained(store):
+        rows = connection.execute(
+            "SELECT suite, model, step, checkpoint, least(sequences_seen, trained) AS seen, evaluated, trained, "
+            "training_flops FROM checkpoints WHERE suite = coalesce(?, (SELECT min(suite) FROM checkpoints "
+            "WHERE evaluated > 0)) ORDER BY model_order, step",
+            [suite],
+        ).fetchall()
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def _last(cells: Sequence[Mapping[str, Any]]) -> str:
+    evaluated = [one for one in cells if one["evaluated"]]
+    if not evaluated:
+        raise BadInput(f"suite {cells[0]['suite']} has no scores in this store yet")
+    return str(evaluated[-1]["checkpoint"])
+
+
+def _contents(charts: Sequence[Chart], texts: bool) -> str:
+    links = [("answer", "The answer"), ("run", "What was run"), ("figures", "Figures")]
+    links += [(chart.name, chart.title) for chart in charts]
+    links += [("limits", "Limits")] + ([("texts", "Memorized texts")] if texts else [])
+    items = "".join(f'<li><a href="#{escape(to)}">{escape(text)}</a></li>' for to, text in links)
+    return f'<nav aria-label="Contents"><details><summary>Contents</summary><ul>{items}</ul></details></nav>'
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
+
+
+def _interval(row: Mapping[str, Any], name: str) -> str:
+    if row[name] is None:
+        return "not defined (nothing memorized)"
+    return f"{_percent(row[name])} ({_percent(row[f'{name}_low'])} to {_percent(row[f'{name}_high'])})"
+
+
+def _answer(predictors: Table, target: str) -> str:
+    parts = ['<section id="answer"><h2>The answer</h2>']
+    for unit in ("sequences", "windows"):
+        rows = [row for row in predictors.rows if row["unit"] == unit]
+        if not rows:
+            continue
+        memorized = max(row["target_memorized"] for row in rows)
+        best = max(rows, key=lambda row: row["recall_corpus"] or 0.0)
+        words = f"<b>{escape(target)}</b> memorized <b>{memorized:,} {unit}</b>. "
+        if memorized and best["recall_corpus"] is not None:
+            words += (
+                f"Of the smaller models the best predictor is <b>{escape(best['predictor'])}</b>, for "
+                f"{_percent(best['flops_share'])} of the training compute: it memorized "
+                f"<b>{_interval(best, 'recall_corpus')}</b> of them too (recall), so "
+                f"{best['target_memorized'] - best['both_memorized']:,} would have come without warning; of what it "
+                f"memorized, {_interval(best, 'precision')} was memorized by the target (precision)."
+            )
+        else:
+            words += "Where nothing is memorized, there is nothing to predict."
+        parts.append(f'<p class="answer">{words}</p>')
+        parts.append(
+            table(
+                f"Smaller models as predictors of {target}, in {unit}; in brackets 95% intervals",
+                ("predictor", "compute", "precision", "recall", "recall of what it has seen", "memorized by both"),
+                [
+                    (
+                        row["predictor"], _percent(row["flops_share"]), _interval(row, "precision"),
+                        _interval(row, "recall_corpus"), _interval(row, "recall_seen"), row["both_memorized"],
+                    )
+                    for row in rows
+                ],
+            )
+        )  # fmt: skip
+    if len(parts) == 1:
+        parts.append(f"<p>No smaller model was evaluated, so none predicts {escape(target)}.</p>")
+    parts += [answer_of(predictors), "</section>"]
+    return "\n".join(parts)
+
+
+def _run(store: Store, suite: str, cells: Sequence[Mapping[str, Any]], counts: Table) -> str:
+    evaluated = [one for one in cells if one["evaluated"]]
+    control = {row["checkpoint"]: row for row in counts.rows}
+    held_out = sum(row["control"] or 0 for row in counts.rows)
+    found = sum(row["control_memorized"] or 0 for row in counts.rows)
+    fingerprint = sorted(store.fingerprint(suite).items())
+    rows = []
+    for one in evaluated:
+        its = control.get(one["checkpoint"], {})
+        rows.append(
+            (
+                one["checkpoint"], one["seen"], its.get("sequences"), its.get("sequences_memorized"),
+                its.get("windows"), its.get("windows_memorized"), its.get("control"), its.get("control_memorized"),
+            )
+        )  # fmt: skip
+    words = (
+        f"Control: of {held_out:,} evaluations of held-out sequences, which no model was trained on, "
+        f"{found:,} came out as memorized."
+        if held_out
+        else "No held-out sequences were evaluated, so nothing shows how often text is matched that was never seen."
+    )
+    return "\n".join(
+        [
+            '<section id="run"><h2>What was run</h2>',
+            f"<p>Suite <b>{escape(suite)}</b>: {len(evaluated)} of its {len(cells)} checkpoints, "
+            f"{len({one['model'] for one in evaluated})} models, "
+            f"{sum(one['evaluated'] for one in evaluated):,} scores. {escape(words)}</p>",
+            table(
+                "What was evaluated, and what of it is memorized",
+                ("checkpoint", "has seen", "sequences evaluated", "memorized", "windows", "memorized",
+                 "control", "memorized"),
+                rows,
+            ),
+            "<details><summary>Fingerprint: what has to be equal for scores to share a store</summary>",
+            table("Fingerprint of the run", ("what", "value"), [(k, str(v)) for k, v in fingerprint]),
+            "</details></section>",
+        ]
+    )  # fmt: skip
+
+
+def _left_out(charts: Sequence[tuple[Chart, str]]) -> str:
+    if not charts:
+        return ""
+    items = "".join(
+        f"<li>{escape(chart.title)}: {escape(why)} (memoserve query {escape(chart.query)})</li>"
+        for chart, why in charts
+    )
+    return f"<h3>Not drawn</h3><ul>{items}</ul>"
+
+
+def _limits(store: Store, suite: str, cells: Sequence[Mapping[str, Any]], predictors: Table) -> str:
+    fingerprint = store.fingerprint(suite)
+    said = []
+    missing = [str(one["checkpoint"]) for one in cells if not one["evaluated"]]
+    if missing:
+        listed = ", ".join(missing[:12]) + (" …" if len(missing) > 12 else "")
+        said.append(f"Not evaluated: {len(missing):,} of {len(cells):,} checkpoints of the suite ({listed}).")
+    partial = [str(one["checkpoint"]) for one in cells if one["evaluated"] and one["evaluated"] < one["seen"]]
+    if partial:
+        said.append(
+            f"Evaluated on a part of what they have seen: {', '.join(partial[:12])}{' …' if len(partial) > 12 else ''}. "
+            "Shares are of what was evaluated."
+        )
+    unevaluated = sum(row["not_evaluated"] or 0 for row in predictors.rows)
+    if unevaluated:
+        said.append(
+            "Some sequences were evaluated for the target and not for a predictor; they count nowhere."
+        )
+    said += [
+        "Intervals are Wilson's, 95%, with all occurrences of a window as one cluster. They say how much another "
+        "draw of sequences would change the figure, not how much another training run would.",
+        "Memorized means: greedy decoding continues the first tokens of the sequence with exactly its next 32. "
+        "Sampling, other prompts and longer contexts extract more.",
+        "Sequences count every occurrence in the training order, windows each distinct text once. Where a few "
+        "texts are repeated often, the two differ much; which one matters depends on what is at stake.",
+        f"Computed with {fingerprint.get('engine')} in {fingerprint.get('dtype')}. Rounding depends on hardware and "
+        "batch shape: where the two most likely tokens are closer than that, another machine may decide "
+        "otherwise.",
+    ]
+    if fingerprint.get("mode") == "extract":
+        said.append("Extract mode: only the matched prefix was measured, so there are no scores below it.")
+    items = "".join(f"<li>{escape(one)}</li>" for one in said)
+    return f'<section id="limits"><h2>Limits</h2><ul>{items}</ul></section>'
+
+
+def _texts(texts: Texts, target: str) -> str:
+    parts = [f'<section id="texts"><h2>Memorized texts</h2><p>Some of what {escape(target)} memorized: the context, '
+             "then, set apart, the continuation that it outputs."]  # fmt: skip
+    if texts.redacted:
+        parts.append(
+            " What looks like addresses, numbers of people or credentials is masked; this goes by shapes and "
+            "misses what has none, such as names."
+        )
+    parts.append("</p>")
+    if texts.missing is not None:
+        parts.append(f"<p>Not shown: {escape(texts.missing)}</p>")
+    elif not texts.shown:
+        parts.append("<p>There are none.</p>")
+    for one in texts.shown:
+        times = f", occurs {one.occurrences:,} times" if one.occurrences > 1 else ""
+        context, continuation = (
+            escape("".join(piece.text for piece in side)) for side in (one.context, one.continuation)
+        )
+        parts.append(
+            f"<h3>Sequence {one.sequence_id:,}{times}</h3>"
+            f'<div class="text">{context}<b>{continuation}</b></div>'
+        )
+    return "\n".join([*parts, "</section>"])
