@@ -133,7 +133,7 @@ def run(
     """
     from rich.console import Console
 
-    from memoserve.engines import EngineSettings, fetch_weights, require
+    from memoserve.engines import EngineSettings, diagnose, fetch_weights, require
     from memoserve.run import execute, fingerprint_of, make_plan, part_size_for, reporting
     from memoserve.sequences import Selection, open_sequences, parse_range
     from memoserve.store import Store
@@ -146,7 +146,7 @@ def run(
     console = Console(soft_wrap=True)
     chosen_suite = load_suite(suite)
     chosen = select(chosen_suite, checkpoints)
-    diagnosis = require(engine)
+    diagnosis = diagnose(engine) if dry_run else require(engine)
     console.print(
         f"suite {chosen_suite.name}: {len(chosen)} checkpoints -> {out}"
         f"  ({mode} mode, {engine} {diagnosis.version} on {diagnosis.device})",
