@@ -128,14 +128,15 @@ def test_packages_import_only_what_stands_before_them() -> None:
 def test_every_import_is_declared() -> None:
     """Of the core: an import of something that only the extras bring would fail without them."""
     declared = {Requirement(line).name for line in PROJECT["dependencies"]}
-    optional = ENGINES | {"safetensors"}
+    optional = {"engines": ENGINES | {"safetensors"}, "recommend": {"scipy"}}
     for file in modules():
-        engine = file.relative_to(PACKAGE).parts[0] == "engines"
+        package = file.relative_to(PACKAGE).parts[0]
         for name in imports_of(file):
             top = name.partition(".")[0]
             if top not in sys.stdlib_module_names | declared | {"memoserve"}:
-                assert engine, f"{file} imports {name}, which pyproject.toml doesn't declare"
-                assert top in optional
+                assert top in optional.get(package, set()), (
+                    f"{file} imports {name}, which pyproject.toml doesn't declare"
+                )
 
 
 def test_pins_agree_with_what_is_declared() -> None:

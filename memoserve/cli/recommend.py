@@ -37,7 +37,7 @@ def recommend(
         str | None,
         typer.Option(
             "--target",
-            help="The checkpoint to predict, evaluated or not. Default: the last of the largest evaluated model.",
+            help="The checkpoint to predict, evaluated or not. Default: the largest evaluated model's last.",
             show_default=False,
         ),
     ] = None,
@@ -142,14 +142,13 @@ def scaling(
 ) -> None:
     """Fit how recall and precision grow with compute and size, and show how well it would have forecast.
 
-    logit(share) = intercept + b log10(compute ratio) + c log10(size ratio), ratios to the target's, over every
-    model as target. Then each of the largest targets is held out and forecast from smaller models alone.
-    `memoserve query scaling` prints the data.
+    logit(share) is linear in the logarithms of the predictor's compute and size, as ratios to the target's,
+    and of the target's compute, over every model as target. Then each of the largest targets is held out and
+    forecast from smaller models alone. `memoserve query scaling` prints the data.
     """
     from memoserve.catalog import connect
     from memoserve.queries import Answer
     from memoserve.recommend import (
-        COEFFICIENTS,
         MEASURES,
         RULE,
         find_target,
@@ -165,7 +164,7 @@ def scaling(
     said = []
     for measure in MEASURES:
         law = fit(observations, measure)
-        for place, coefficient in enumerate(COEFFICIENTS):
+        for place, coefficient in enumerate(law.terms):
             rows.append((
                 unit, measure, "fit", coefficient, float(law.coefficients[place]), *law.interval(place),
                 law.observations, law.pairs, law.sizes,
@@ -184,8 +183,9 @@ def scaling(
                 ))  # fmt: skip
             said.append(
                 f"Fitted to {', '.join(one.fitted_to)} as targets, the law forecasts {measure} for "
-                f"{one.target} with a mean absolute error of {one.mean_absolute_error:.3f} over {one.checked} "
-                f"checkpoints (largest {one.worst:.3f}, mean {one.bias:+.3f}); {one.covered:.0%} lie in its interval."
+                f"{one.target} with a mean absolute error of {one.mean_absolute_error:.3f} over "
+                f"{one.checked} checkpoints (largest {one.worst:.3f}, mean {one.bias:+.3f}); "
+                f"{one.covered:.0%} lie in its interval."
             )
         if not held:
             said.append(
@@ -195,7 +195,8 @@ def scaling(
         said.append(f"{measure} is fitted to compute ratios from {low:.2g} to {high:.2g}.")
     said.append(f"Rule of support: {RULE}.")
     columns = (
-        "unit", "measure", "part", "name", "value", "value_low", "value_high", "observations", "pairs", "sizes",
+        "unit", "measure", "part", "name", "value", "value_low", "value_high", "observations", "pairs",
+        "sizes",
     )  # fmt: skip
     _write(Answer(columns, rows), form, output, "How predictors scale with compute and size", said)
 

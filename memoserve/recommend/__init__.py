@@ -1,6 +1,6 @@
 """Which cheap run to pay for, to know what an expensive one will memorize."""
 
-from memoserve.recommend.law import COEFFICIENTS, MEASURES, RULE, Law, fit, hold_out, read_observations
+from memoserve.recommend.law import MEASURES, RULE, Law, fit, hold_out, read_observations
 from memoserve.recommend.recommendation import (
     Advisor,
     as_rows,
@@ -12,7 +12,6 @@ from memoserve.recommend.recommendation import (
 from memoserve.recommend.rules import Bounds, Unit
 
 __all__ = [
-    "COEFFICIENTS",
     "MEASURES",
     "RULE",
     "Advisor",

@@ -30,7 +30,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Forecast:
-    """The paper's rule with one checkpoint, and what to expect of it. `flagged` is None before it is evaluated."""
+    """The paper's rule with one checkpoint, and what to expect. `flagged` is None before it is evaluated."""
 
     predictor: str
     training_flops: float
@@ -84,7 +84,15 @@ def forecast_rules(
             refused[checkpoint] = why
             continue
         known = flagged if unit == "sequences" else None
-        rules.append(Forecast(checkpoint, flops, recall.forecast(*at), precision.forecast(*at), known))
+        rules.append(
+            Forecast(
+                checkpoint,
+                flops,
+                recall.forecast(*at, target.training_flops),
+                precision.forecast(*at, target.training_flops),
+                known,
+            )
+        )
     if not rules:
         reasons = "; ".join(dict.fromkeys(refused.values())) or "the suite has no checkpoint that costs less"
         raise BadInput(f"no forecast for {target.checkpoint}: {reasons}")
@@ -96,7 +104,14 @@ def choose_forecast(
 ) -> Forecast | None:
     """The highest forecast recall within the budget (FLOPs) and the bounds; of equals the cheapest."""
     return max(
-        (r for r in rules if r.training_flops <= budget and _keeps(r, bounds) and r.predictor not in without),
+        (
+            r
+            for r in rules
+            if r.training_flops <= budget
+            and r.flagged != 0
+            and _keeps(r, bounds)
+            and r.predictor not in without
+        ),
         key=lambda r: (r.recall.value or 0.0, -r.training_flops),
         default=None,
     )
@@ -105,7 +120,7 @@ def choose_forecast(
 def cheapest_forecast(rules: tuple[Forecast, ...], recall: float, bounds: Bounds) -> Forecast | None:
     """The cheapest whose forecast recall reaches `recall` within the bounds."""
     return min(
-        (r for r in rules if _keeps(r, bounds) and (r.recall.value or 0.0) >= recall),
+        (r for r in rules if r.flagged != 0 and _keeps(r, bounds) and (r.recall.value or 0.0) >= recall),
         key=lambda r: (r.training_flops, -(r.recall.value or 0.0)),
         default=None,
     )

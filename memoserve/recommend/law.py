@@ -1,7 +1,8 @@
 """The scaling law: recall and precision of a predictor by its compute and size, as ratios to the target's.
 
-logit(share) = a + b log10(compute ratio) + c log10(size ratio), fitted by weighted least squares over smaller
-models that play the target.
+logit(share) = a + b log10(compute ratio) + c log10(target's compute / the largest in the fit) + d log10(size
+ratio), fitted by weighted least squares over models that play the target. The third term is there because the
+same ratio of compute predicts larger targets better.
 """
 
 from __future__ import annotations
@@ -24,14 +25,15 @@ if TYPE_CHECKING:
 
 Measure = Literal["recall_corpus", "precision"]
 MEASURES: tuple[Measure, ...] = ("recall_corpus", "precision")
-COEFFICIENTS = ("intercept", "log10 compute ratio", "log10 size ratio")
+# Where every model is evaluated at one step alone, compute and size are one thing: then without the last.
+TERMS = ("intercept", "log10 compute ratio", "log10 target compute", "log10 size ratio")
 
 # Beyond this, a fit says nothing.
 FACTOR = 10.0
 SIZES = 3
 RULE = (
-    f"a forecast needs at least {SIZES} evaluated sizes, and ratios of compute and size, and a target's compute, "
-    f"within {FACTOR:g}x of what the fit has seen"
+    f"a forecast needs at least {SIZES} evaluated sizes, two more pairs of models than the law has terms, "
+    f"and ratios of compute and size, and a target's compute, within {FACTOR:g}x of what the fit has seen"
 )
 
 
@@ -61,13 +63,14 @@ class Observation:
 
 @dataclass(frozen=True)
 class Law:
-    """A fit. `coefficients` f64[3] as COEFFICIENTS, on the logit scale; `covariance` f64[3, 3].
+    """A fit. `coefficients` f64[terms] on the logit scale; `covariance` f64[terms, terms].
 
     `misfit` is the mean squared error, in logits, for a pair of models that a fit has not seen; `t` the
     quantile for 95% intervals with the degrees of freedom that the pairs of models leave.
     """
 
     measure: Measure
+    terms: tuple[str, ...]
     coefficients: NDArray[np.float64]
     covariance: NDArray[np.float64]
     misfit: float
@@ -84,12 +87,27 @@ class Law:
         half = self.t * math.sqrt(self.covariance[place, place])
         return float(self.coefficients[place]) - half, float(self.coefficients[place]) + half
 
-    def forecast(self, compute_ratio: float, size_ratio: float) -> Share:
+    def forecast(self, compute_ratio: float, size_ratio: float, target_flops: float) -> Share:
         """The share to expect of a pair that the fit has not seen, with a 95% prediction interval."""
-        x = np.array([1.0, math.log10(compute_ratio), math.log10(size_ratio)])
-        center = float(x @ self.coefficients)
-        half = self.t * math.sqrt(float(x @ self.covariance @ x) + self.misfit)
+        center, half = self._at(compute_ratio, size_ratio, target_flops)
         return Share(*(_expit(value) for value in (center, center - half, center + half)))
+
+    def covers(self, one: Observation) -> bool:
+        """Whether a measured share lies in the forecast's interval, as far as its own sampling lets it be known."""
+        share, trials = one.share(self.measure)
+        if share is None:
+            return False
+        hits, misses = share * trials + 0.5, (1 - share) * trials + 0.5
+        center, half = self._at(one.compute_ratio, one.size_ratio, one.target_flops)
+        allowed = math.sqrt(half**2 + 1.96**2 * (1 / hits + 1 / misses))
+        return abs(math.log(hits / misses) - center) <= allowed
+
+    def _at(self, compute_ratio: float, size_ratio: float, target_flops: float) -> tuple[float, float]:
+        """(center, half width) of the prediction in logits."""
+        terms = _terms(compute_ratio, size_ratio, target_flops / self.largest_target_flops)
+        x = np.array(terms[: len(self.terms)])
+        half = self.t * math.sqrt(float(x @ self.covariance @ x) + self.misfit)
+        return float(x @ self.coefficients), half
 
     def refusal(self, compute_ratio: float, size_ratio: float, target_flops: float) -> str | None:
         """Why there is no forecast here, or None if the fit has support."""
@@ -103,7 +121,7 @@ class Law:
                 return f"{name} {value:.2g} is beyond {FACTOR:g}x of the fit's {low:.2g} to {high:.2g}"
         if target_flops > FACTOR * self.largest_target_flops:
             return (
-                f"the target's {target_flops:.2g} FLOPs are beyond {FACTOR:g}x of the largest target in the fit, "
+                f"the target's {target_flops:.2g} FLOPs are beyond {FACTOR:g}x of the largest in the fit, "
                 f"{self.largest_target_flops:.2g}"
             )
         return None
@@ -171,14 +189,18 @@ def fit(observations: Sequence[Observation], measure: Measure) -> Law:
     kept = [(o, share, trials) for o, share, trials in used if share is not None and trials > 0]
     models = {o.target_model for o, _, _ in kept} | {o.predictor_model for o, _, _ in kept}
     groups = sorted({(o.target_model, o.predictor_model) for o, _, _ in kept})
-    if len(models) < SIZES or len(groups) < len(COEFFICIENTS) + 1:
-        raise BadInput(
-            f"no law for {measure}: {len(models)} sizes with {len(groups)} pairs of models have scores to fit to, "
-            f"and {RULE}. Evaluate more sizes."
-        )
     shares = np.array([share for _, share, _ in kept])
     trials = np.array([trials for _, _, trials in kept])
-    x = np.array([[1.0, math.log10(o.compute_ratio), math.log10(o.size_ratio)] for o, _, _ in kept])
+    largest = max((o.target_flops for o, _, _ in kept), default=1.0)
+    x = np.array([_terms(o.compute_ratio, o.size_ratio, o.target_flops / largest) for o, _, _ in kept])
+    x = x.reshape(-1, len(TERMS))
+    if np.linalg.matrix_rank(x) < len(TERMS):
+        x = x[:, :-1]
+    if len(models) < SIZES or len(groups) < x.shape[1] + 2:
+        raise BadInput(
+            f"no law for {measure}: {len(models)} sizes with {len(groups)} pairs of models have scores to "
+            f"fit to, and {RULE}. Evaluate more sizes, or more checkpoints of each."
+        )
     hits, misses = shares * trials + 0.5, (1 - shares) * trials + 0.5
     y, noise = np.log(hits / misses), 1 / hits + 1 / misses
     group = np.array([groups.index((o.target_model, o.predictor_model)) for o, _, _ in kept])
@@ -197,6 +219,7 @@ def fit(observations: Sequence[Observation], measure: Measure) -> Law:
     compute, size = [o.compute_ratio for o, _, _ in kept], [o.size_ratio for o, _, _ in kept]
     return Law(
         measure,
+        TERMS[: x.shape[1]],
         beta,
         covariance,
         misfit,
@@ -206,7 +229,7 @@ def fit(observations: Sequence[Observation], measure: Measure) -> Law:
         len(models),
         (min(compute), max(compute)),
         (min(size), max(size)),
-        max(o.target_flops for o, _, _ in kept),
+        largest,
     )
 
 
@@ -224,7 +247,7 @@ def hold_out(observations: Sequence[Observation], measure: Measure) -> list[Held
         except BadInput:
             break
         rows = [
-            (law.forecast(o.compute_ratio, o.size_ratio), o.share(measure)[0], o)
+            (law.forecast(o.compute_ratio, o.size_ratio, o.target_flops), o.share(measure)[0], o)
             for o in observations
             if o.target_order == order
         ]
@@ -236,7 +259,7 @@ def hold_out(observations: Sequence[Observation], measure: Measure) -> list[Held
         if not checked:
             continue
         errors = [(forecast.value or 0.0) - share for forecast, share, _ in checked]
-        inside = [(f.low or 0.0) <= share <= (1.0 if f.high is None else f.high) for f, share, _ in checked]
+        inside = [law.covers(o) for _, _, o in checked]
         found.append(
             HeldOut(
                 measure,
@@ -267,6 +290,11 @@ def _least_squares(
         freedom = max(1, len(y) - x.shape[1])
         between = max(0.0, float(np.sum((y - x @ beta) ** 2 - noise) / freedom))
     return np.asarray(beta, np.float64), between
+
+
+def _terms(compute_ratio: float, size_ratio: float, target_ratio: float) -> list[float]:
+    """A row of the fit, in the order of TERMS."""
+    return [1.0, math.log10(compute_ratio), math.log10(target_ratio), math.log10(size_ratio)]
 
 
 def _expit(value: float) -> float:

@@ -72,6 +72,7 @@ class Advisor:
         self.target, self.bounds, self.unit, self.seed = target, bounds, unit, seed
         self.basis: Basis = "forecast" if forecast or not target.evaluated else "measured"
         self.refused: dict[str, str] = {}
+        self.base_rate = 0.0
         self._rules: list[Rule] = []
         self._forecasts: tuple[Forecast, ...] = ()
         if self.basis == "forecast":
@@ -81,6 +82,7 @@ class Advisor:
             self._rules = read_rules(connection, store, target.suite, target.checkpoint, unit)
             if not self._rules:
                 raise BadInput(f"nothing evaluated in this store costs less than {target.checkpoint}")
+            self.base_rate = _base_rate(connection, target, unit)
 
     def cheapest_cost(self) -> tuple[str, float]:
         """(checkpoint, FLOPs) of the cheapest candidate."""
@@ -156,6 +158,23 @@ class Advisor:
             "prediction, by pair of models",
             "forecast",
         )
+
+
+def _base_rate(connection: duckdb.DuckDBPyConnection, target: Target, unit: Unit) -> float:
+    """Share of what the target has seen and was evaluated on that it memorized."""
+    item = "s.sequence_id" if unit == "sequences" else "w.window_id"
+    joined = "" if unit == "sequences" else "JOIN sequences w USING (suite, sequence_id)"
+    (rate,) = connection.execute(
+        f"""
+        SELECT count(DISTINCT {item}) FILTER (coalesce(s.matched_prefix, s.matches) = 32)
+               / count(DISTINCT {item})
+        FROM scores s {joined} JOIN checkpoints c USING (suite, model, step)
+        WHERE suite = $suite AND model = $model AND step = $step
+          AND s.sequence_id < least(c.sequences_seen, c.trained)
+        """,
+        {"suite": target.suite, "model": target.model, "step": target.step},
+    ).fetchone() or (0.0,)
+    return float(rate or 0.0)
 
 
 def find_target(connection: duckdb.DuckDBPyConnection, suite: str | None, checkpoint: str | None) -> Target:
@@ -234,8 +253,8 @@ def recommend(
                     f"({flops:.3g} FLOPs, {share:.3g} of {target}'s compute)"
                 )
             raise BadInput(
-                f"no candidate within {budget:.3g} FLOPs finds anything and keeps to {advisor.bounds}: raise the "
-                "budget, or lower the bound"
+                f"no candidate within {budget:.3g} FLOPs finds anything and keeps to {advisor.bounds}: "
+                "raise the budget, or lower the bound"
             )
         second = advisor.best(budget, "runner-up", without=best.predictors)
         papers = advisor.papers(budget)
@@ -266,7 +285,7 @@ def grid_answers(advisor: Advisor) -> tuple[list[Recommended], list[str]]:
         if none
         else []
     )
-    changes = []
+    changes: list[tuple[float, Recommended]] = []
     for share, row in rows:
         if row is not None and (not changes or changes[-1][1].predictors != row.predictors):
             changes.append((share, row))
@@ -288,15 +307,15 @@ def _reasons(
 ) -> list[str]:
     verb = "is forecast to find" if advisor.basis == "forecast" else "finds"
     said = [
-        f"Run {_name(best)}: for {best.flops_share:.1%} of the compute of {advisor.target.checkpoint} it {verb} "
-        f"{_share(best.recall)} of what that memorizes at a precision of {_share(best.precision)}"
+        f"Run {_name(best)}: for {best.flops_share:.1%} of the compute of {advisor.target.checkpoint} "
+        f"it {verb} {_share(best.recall)} of what that memorizes at a precision of {_share(best.precision)}"
         + (f", where the runner-up, {_name(second)}, finds {_share(second.recall)}." if second else
            ", and nothing else within the budget keeps to the bound.")
     ]  # fmt: skip
     if papers is not None and papers.key != best.key:
         said.append(
-            f"By the paper's rule alone the best is {papers.predictors}: recall {_share(papers.recall)}, precision "
-            f"{_share(papers.precision)}."
+            f"By the paper's rule alone the best is {papers.predictors}: recall {_share(papers.recall)}, "
+            f"precision {_share(papers.precision)}."
         )
     if doubled is not None:
         said.append(
@@ -313,16 +332,17 @@ def _caveats(advisor: Advisor, answers: list[Recommended]) -> list[str]:
     if advisor.basis == "forecast":
         said = [
             f"{bound}, as forecast.",
-            f"This is a forecast: no score of {advisor.target.model} enters, only how smaller models predict each "
-            f"other (memoserve scaling shows the law and its error). Rule of support: {RULE}.",
+            f"This is a forecast: no score of {advisor.target.model} enters, only how smaller models predict "
+            f"each other (memoserve scaling shows the law and its error). Rule of support: {RULE}.",
         ]
         if advisor.refused:
             why = next(iter(advisor.refused.values()))
             said.append(f"No forecast for {len(advisor.refused)} candidates without support ({why}).")
         return said
     said = [
-        f"{bound}, kept on the even blocks of the training order, which choose; figures are of the odd blocks, "
-        "which share no window with them."
+        f"{bound}, kept on the even blocks of the training order, which choose (a threshold must keep the "
+        "precision with its lower limit, one-sided 90%); figures are of the odd blocks, which share no "
+        f"window with them. Flagging all {advisor.unit} would have a precision of {advisor.base_rate:.3f}."
     ]
     least = advisor.bounds.min_precision
     short = [
@@ -373,6 +393,7 @@ def as_rows(
         shares = [v for _, of in _SHARES for v in (of(a).value, of(a).low, of(a).high)]
         rows.append((
             target.checkpoint, unit, a.basis, a.answer, a.budget_flops, a.budget_share, a.predictors, a.rule,
-            a.training_flops, a.flops_share, a.flagged, *shares, a.choosing_precision, a.choosing_recall, a.interval,
+            a.training_flops, a.flops_share, a.flagged, *shares, a.choosing_precision, a.choosing_recall,
+            a.interval,
         ))  # fmt: skip
     return columns, rows

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ Unit = Literal["sequences", "windows"]
 
 REPLICATES = 2000
 _Z = 1.959963984540054
+_Z90 = 1.2815515655446004
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Rule:
     training_flops: float
     choosing: Counts
     judging: Counts
+    choosing_effective: float | None = None
     flagged_effective: float | None = None
     memorized_effective: float | None = None
     # i64[blocks, 3]: flagged, memorized, hits of each judging block that has any.
@@ -74,6 +76,15 @@ class Rule:
     def is_papers(self) -> bool:
         """Whether this is the paper's rule: one checkpoint, what it memorized."""
         return self.operation == "alone" and self.tau is None
+
+    @property
+    def sure_precision(self) -> float:
+        """What the bound is held against: the choosing half's precision; for a line, which was fitted to it,
+        Wilson's lower limit (one-sided 90%), else the best of many lines would tend to fall short.
+        """
+        if self.tau is None:
+            return self.choosing.precision or 0.0
+        return wilson(self.choosing.precision, self.choosing_effective or 0, _Z90).low or 0.0
 
     @property
     def flagged(self) -> int:
@@ -117,26 +128,27 @@ def read_rules(
     rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
     if rows and unit not in {row["unit"] for row in rows}:
         raise BadInput(f"suite {suite} has no window numbers in this store (imported?): use --unit sequences")
-    return [
-        Rule(
-            row["predictors"],
-            row["operation"],
-            row["signal"],
-            row["tau"],
-            row["training_flops"],
-            *(
-                Counts(*(row[f"{half}_{column}"] for column in ("flagged", "target_memorized", "hits")))
-                for half in ("choosing", "judging")
-            ),
-            row["flagged_effective"],
-            row["target_memorized_effective"],
-            np.array(
-                [row["block_flagged"], row["block_target_memorized"], row["block_hits"]], np.int64
-            ).T.reshape(-1, 3),
-        )
-        for row in rows
-        if row["unit"] == unit
-    ]
+    return [_rule(row) for row in rows if row["unit"] == unit]
+
+
+def _rule(row: dict[str, Any]) -> Rule:
+    def half(name: str) -> Counts:
+        return Counts(row[f"{name}_flagged"], row[f"{name}_target_memorized"], row[f"{name}_hits"])
+
+    blocks = [row["block_flagged"], row["block_target_memorized"], row["block_hits"]]
+    return Rule(
+        row["predictors"],
+        row["operation"],
+        row["signal"],
+        row["tau"],
+        row["training_flops"],
+        half("choosing"),
+        half("judging"),
+        row["choosing_flagged_effective"],
+        row["flagged_effective"],
+        row["target_memorized_effective"],
+        np.array(blocks, np.int64).T.reshape(-1, 3),
+    )
 
 
 def choose(
@@ -169,7 +181,7 @@ def _allowed(rules: Sequence[Rule], budget: float, bounds: Bounds) -> list[Rule]
         for rule in rules
         if rule.training_flops <= budget
         and rule.choosing.hits > 0
-        and (bounds.min_precision is None or (rule.choosing.precision or 0.0) >= bounds.min_precision)
+        and (bounds.min_precision is None or rule.sure_precision >= bounds.min_precision)
         and (bounds.max_flagged is None or rule.flagged <= bounds.max_flagged)
     ]
 
@@ -210,13 +222,13 @@ def _bootstrapped(
     return Share(value, min(float(low), value), max(float(high), value))
 
 
-def wilson(value: float | None, trials: float) -> Share:
-    """Wilson's 95% interval of a share of an (effective) number of trials."""
+def wilson(value: float | None, trials: float, z: float = _Z) -> Share:
+    """Wilson's interval (95% by default) of a share of an (effective) number of trials."""
     if value is None or trials <= 0:
         return Share(value)
-    center = value + _Z**2 / (2 * trials)
-    spread = _Z * math.sqrt(max(0.0, value * (1 - value)) / trials + _Z**2 / (4 * trials**2))
-    scale = 1 + _Z**2 / trials
+    center = value + z**2 / (2 * trials)
+    spread = z * math.sqrt(max(0.0, value * (1 - value)) / trials + z**2 / (4 * trials**2))
+    scale = 1 + z**2 / trials
     low = 0.0 if value <= 0 else max(0.0, (center - spread) / scale)
     high = 1.0 if value >= 1 else min(1.0, (center + spread) / scale)
     return Share(value, low, high)
