@@ -178,6 +178,23 @@ class TestPublished:
             assert float(row["phi"]) == pytest.approx(np.corrcoef(a, b)[0, 1])
             assert row["pearson_matches"] == ""
 
+    def test_nothing_in_common_is_none_in_common(self, tmp_path: Path, suite: Path) -> None:
+        publish(tmp_path / "data", "duped.70m", [1, 2])
+        publish(tmp_path / "data", "duped.12b", [3, 4, 5])
+        store = tmp_path / "store"
+        call("import", "pythia-memorized-evals", tmp_path / "data", "--suite", suite, "--out", store)
+        (pair,) = ask("correlation", store)
+        counted = [pair[name] for name in ("n", "first_memorized", "second_memorized", "both_memorized")]
+        assert counted == [str(TRAINED), "2", "3", "0"]
+
+    def test_what_an_early_checkpoint_had_not_seen_is_left_out(self, tmp_path: Path, suite: Path) -> None:
+        (file,) = publish(tmp_path, "duped.12b.50", [1, 1999, 2000, 5000])
+        store = tmp_path / "store"
+        said = call("import", "pythia-memorized-evals", file, "--suite", suite, "--out", store)
+        assert "12b@50: 2,000 sequences, 2 memorized; 2 listed ones it had not seen left out" in said
+        (row,) = ask("counts", store)
+        assert (row["sequences"], row["sequences_memorized"], row["unseen"]) == ("2000", "2", "0")
+
     def test_compare_with_the_paper(
         self, tmp_path: Path, suite: Path, published: tuple[Path, dict[str, set[int]]]
     ) -> None:
