@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "queries": {"store", "catalog"},
     "memorized": {"store", "catalog"},
     "recommend": {"catalog", "queries"},
+    "report": {"store", "catalog", "queries", "memorized", "recommend"},
     "__init__.py": set(),
     "__main__.py": {"cli"},
 }
@@ -128,7 +129,7 @@ def test_packages_import_only_what_stands_before_them() -> None:
 def test_every_import_is_declared() -> None:
     """Of the core: an import of something that only the extras bring would fail without them."""
     declared = {Requirement(line).name for line in PROJECT["dependencies"]}
-    optional = {"engines": ENGINES | {"safetensors"}, "recommend": {"scipy"}}
+    optional = {"engines": ENGINES | {"safetensors"}, "recommend": {"scipy"}, "report": {"vl_convert"}}
     for file in modules():
         package = file.relative_to(PACKAGE).parts[0]
         for name in imports_of(file):
@@ -153,7 +154,7 @@ def test_pins_agree_with_what_is_declared() -> None:
     assert len(pins) == len(lines)
     assert lines == sorted(lines, key=str.lower)
     extras = PROJECT["optional-dependencies"]
-    for line in [*PROJECT["dependencies"], *extras["cpu"], *extras["dev"]]:
+    for line in [*PROJECT["dependencies"], *extras["cpu"], *extras["dev"], *extras["report"]]:
         needed = Requirement(line)
         assert needed.specifier.contains(pins[needed.name.lower().replace("_", "-")]), line
     assert pins["torch"].endswith("+cpu")

@@ -50,7 +50,8 @@ def plot(
     suite: _SuiteOption = None,
     listing: Annotated[bool, typer.Option("--list", "-l", help="List the plots.")] = False,
 ) -> None:
-    """Draw a query's answer: intervals shown, log axes where due, colours that colour-blind people tell apart.
+    """Draw a query's answer: intervals shown, log axes where due, colours that colour-blind people "
+    "tell apart.
 
     Pictures need pip install 'memoserve[report]'; Vega-Lite doesn't.
     """

@@ -221,11 +221,18 @@ def _thresholds(rows: Sequence[Row], look: Look) -> Spec:
             },
             {
                 "transform": [wanted, {"calculate": "'\u2265 ' + format(datum.tau, '.3~g')", "as": "mark"}],
-                "mark": {"type": "text", "dy": 18, "dx": -6, "align": "right", "fontSize": 11, "color": g.ORANGE},
+                "mark": {
+                    "type": "text",
+                    "dy": 18,
+                    "dx": -6,
+                    "align": "right",
+                    "fontSize": 11,
+                    "color": g.ORANGE,
+                },
                 "encoding": {"x": x, "y": y, "text": {"field": "mark"}},
             },
         ],
-    )  # fmt: skip
+    )
 
 
 def _distribution(rows: Sequence[Row], look: Look) -> Spec:
@@ -235,10 +242,20 @@ def _distribution(rows: Sequence[Row], look: Look) -> Spec:
         "matches": "matching tokens, of 32 (32: memorized)",
         "matched_prefix": "tokens that match before the first miss (32: memorized)",
     }[measure]
-    x = {"field": "score", "type": "quantitative", "title": title,
-         "scale": {"domain": [0, 32]}, "axis": {"values": [0, 8, 16, 24, 32]}}  # fmt: skip
-    y = {"field": "share", "type": "quantitative", "title": "share of the sequences",
-         "scale": {"type": "log"}, "axis": {"format": "~%", "tickCount": 5}}  # fmt: skip
+    x = {
+        "field": "score",
+        "type": "quantitative",
+        "title": title,
+        "scale": {"domain": [0, 32]},
+        "axis": {"values": [0, 8, 16, 24, 32]},
+    }
+    y = {
+        "field": "share",
+        "type": "quantitative",
+        "title": "share of the sequences",
+        "scale": {"type": "log"},
+        "axis": {"format": "~%", "tickCount": 5},
+    }
     return g.panels(
         look,
         "drawn",
@@ -267,8 +284,14 @@ def _correlations(columns: Mapping[str, str]) -> Body:
         order = list(dict.fromkeys(row[end] for row in rows for end in ("first", "second")))
         firsts = [name for name in order if any(row["first"] == name for row in rows)]
         seconds = [name for name in order if any(row["second"] == name for row in rows)]
-        x = {"field": "first", "type": "nominal", "sort": firsts, "title": None,
-             "scale": {"domain": firsts}, "axis": _names(firsts)}  # fmt: skip
+        x = {
+            "field": "first",
+            "type": "nominal",
+            "sort": firsts,
+            "title": None,
+            "scale": {"domain": firsts},
+            "axis": _names(firsts),
+        }
         y = {
             "field": "second",
             "type": "nominal",
@@ -281,8 +304,13 @@ def _correlations(columns: Mapping[str, str]) -> Body:
             Look(look.models, int(look.panel * 0.8), look.columns),
             "drawn",
             _cells(
-                look, x, y, "r",
-                {"title": "r", "scale": {"scheme": "viridis", "domain": [0, 1], "clamp": True}}, ".2f", len(firsts),
+                look,
+                x,
+                y,
+                "r",
+                {"title": "r", "scale": {"scheme": "viridis", "domain": [0, 1], "clamp": True}},
+                ".2f",
+                len(firsts),
             ),
             transform=[
                 {"fold": shown, "as": ["column", "r"]},
@@ -291,7 +319,7 @@ def _correlations(columns: Mapping[str, str]) -> Body:
             ],
             height=max(60, min(400, 36 * len(seconds))),
             sort=[f"{columns[name]}, {unit}" for name in shown for unit in ("sequences", "windows")],
-        )  # fmt: skip
+        )
 
     return body
 
@@ -351,8 +379,13 @@ def _rates(rows: Sequence[Row], look: Look) -> Spec:
 
 
 def _position(rows: Sequence[Row], look: Look) -> Spec:
-    x = {"field": "first", "type": "quantitative", "title": "position in the training order (sequence id)",
-         "scale": {"nice": False}, "axis": g.whole_numbers()}  # fmt: skip
+    x = {
+        "field": "first",
+        "type": "quantitative",
+        "title": "position in the training order (sequence id)",
+        "scale": {"nice": False},
+        "axis": g.whole_numbers(),
+    }
     y = g.share("share", "memorized share", full=False)
     colour: Spec = {"value": g.BLUE}
     return g.panels(
@@ -366,17 +399,30 @@ def _position(rows: Sequence[Row], look: Look) -> Spec:
             g.interval(x, "share_low", "share_high", colour, y),
             {"mark": {"type": "point", "size": 40}, "encoding": {"x": x, "y": y, "color": colour}},
         ],
-        transform=[{"filter": "datum.evaluated > 0"}, {"calculate": "datum.expected / datum.evaluated", "as": "even"}],
+        transform=[
+            {"filter": "datum.evaluated > 0"},
+            {"calculate": "datum.expected / datum.evaluated", "as": "even"},
+        ],
         sort=["sequences", "unrepeated", "windows"],
         resolve={"scale": {"y": "independent"}, "axis": {"x": "independent", "y": "independent"}},
-    )  # fmt: skip
+    )
 
 
 def _position_qq(rows: Sequence[Row], look: Look) -> Spec:
-    x = {"field": "theoretical", "type": "quantitative", "title": "Poisson quantile",
-         "scale": {"zero": False, "nice": True}, "axis": {"tickCount": 6}}  # fmt: skip
-    y = {"field": "observed", "type": "quantitative", "title": "memorized in a stretch",
-         "scale": {"zero": False, "nice": True}, "axis": {"tickCount": 6}}  # fmt: skip
+    x = {
+        "field": "theoretical",
+        "type": "quantitative",
+        "title": "Poisson quantile",
+        "scale": {"zero": False, "nice": True},
+        "axis": {"tickCount": 6},
+    }
+    y = {
+        "field": "observed",
+        "type": "quantitative",
+        "title": "memorized in a stretch",
+        "scale": {"zero": False, "nice": True},
+        "axis": {"tickCount": 6},
+    }
     return g.panels(
         look,
         "unit",
@@ -390,16 +436,22 @@ def _position_qq(rows: Sequence[Row], look: Look) -> Spec:
                 "encoding": {
                     "x": x,
                     "y": y,
-                    "size": {"field": "stretches", "type": "quantitative", "title": "stretches",
-                             "scale": {"range": [20, 160]},
-                             "legend": {**g.legend(look), "format": "d", "tickCount": 3}},
+                    "size": {
+                        "field": "stretches",
+                        "type": "quantitative",
+                        "title": "stretches",
+                        "scale": {"range": [20, 160]},
+                        "legend": {**g.legend(look), "format": "d", "tickCount": 3},
+                    },
                 },
             },
         ],
         sort=["sequences", "unrepeated", "windows"],
-        resolve={"scale": {"x": "independent", "y": "independent"},
-                 "axis": {"x": "independent", "y": "independent"}},
-    )  # fmt: skip
+        resolve={
+            "scale": {"x": "independent", "y": "independent"},
+            "axis": {"x": "independent", "y": "independent"},
+        },
+    )
 
 
 def _forgetting(rows: Sequence[Row], look: Look) -> Spec:
@@ -418,10 +470,20 @@ def _forgetting(rows: Sequence[Row], look: Look) -> Spec:
 
 
 def _extractibility(rows: Sequence[Row], look: Look) -> Spec:
-    x = {"field": "length", "type": "quantitative", "title": "tokens that have to match, from the first on",
-         "scale": {"domain": [1, 32]}, "axis": {"values": [1, 8, 16, 24, 32]}}  # fmt: skip
-    y = {"field": "share", "type": "quantitative", "title": "share of what the model has seen",
-         "scale": {"type": "log"}, "axis": {"format": "~%", "tickCount": 5}}  # fmt: skip
+    x = {
+        "field": "length",
+        "type": "quantitative",
+        "title": "tokens that have to match, from the first on",
+        "scale": {"domain": [1, 32]},
+        "axis": {"values": [1, 8, 16, 24, 32]},
+    }
+    y = {
+        "field": "share",
+        "type": "quantitative",
+        "title": "share of what the model has seen",
+        "scale": {"type": "log"},
+        "axis": {"format": "~%", "tickCount": 5},
+    }
     colour = g.by_model(look)
     return g.panels(
         look,
@@ -434,21 +496,42 @@ def _extractibility(rows: Sequence[Row], look: Look) -> Spec:
 
 def _confusion(rows: Sequence[Row], look: Look) -> Spec:
     order = list(dict.fromkeys(f"{row['predictor']}, {row['unit']}" for row in rows))
-    target = {"field": "target_side", "type": "nominal", "title": "target", "sort": ["memorized", "not"],
-              "axis": {"labelAngle": 0, "orient": "top"}}  # fmt: skip
-    predictor = {"field": "predictor_side", "type": "nominal", "title": "predictor", "sort": ["memorized", "not"],
-                 "axis": {"labelAngle": -90}}  # fmt: skip
+    target = {
+        "field": "target_side",
+        "type": "nominal",
+        "title": "target",
+        "sort": ["memorized", "not"],
+        "axis": {"labelAngle": 0, "orient": "top"},
+    }
+    predictor = {
+        "field": "predictor_side",
+        "type": "nominal",
+        "title": "predictor",
+        "sort": ["memorized", "not"],
+        "axis": {"labelAngle": -90},
+    }
     cells = _cells(
-        look, target, predictor, "part",
-        {"title": "share", "scale": {"scheme": "viridis", "domain": [0, 1]}}, ".0%", 2,
-    )  # fmt: skip
+        look,
+        target,
+        predictor,
+        "part",
+        {"title": "share", "scale": {"scheme": "viridis", "domain": [0, 1]}},
+        ".0%",
+        2,
+    )
     cells[1]["encoding"]["text"] = {"field": "count", "format": ",d"}
     return {
         "transform": [
             {"filter": "datum.evaluated_both > 0"},
             {"fold": ["tp", "fp", "fn", "tn"], "as": ["cell", "count"]},
-            {"calculate": "datum.cell == 'tp' || datum.cell == 'fn' ? 'memorized' : 'not'", "as": "target_side"},
-            {"calculate": "datum.cell == 'tp' || datum.cell == 'fp' ? 'memorized' : 'not'", "as": "predictor_side"},
+            {
+                "calculate": "datum.cell == 'tp' || datum.cell == 'fn' ? 'memorized' : 'not'",
+                "as": "target_side",
+            },
+            {
+                "calculate": "datum.cell == 'tp' || datum.cell == 'fp' ? 'memorized' : 'not'",
+                "as": "predictor_side",
+            },
             {"calculate": "datum.count / datum.evaluated_both", "as": "part"},
             {"calculate": "datum.predictor + ', ' + datum.unit", "as": "drawn"},
         ],
@@ -456,12 +539,16 @@ def _confusion(rows: Sequence[Row], look: Look) -> Spec:
         "columns": max(1, 2 * look.columns - 1),
         "spec": {"width": 170, "height": 110, "layer": cells},
         "resolve": {"axis": {"x": "independent", "y": "independent"}},
-    }  # fmt: skip
+    }
 
 
 def _emergent(rows: Sequence[Row], look: Look) -> Spec:
-    x = {"field": "threshold", "type": "quantitative", "title": "score that no cheaper run reaches, of 32",
-         "axis": {"values": [1, 8, 16, 24, 32]}}  # fmt: skip
+    x = {
+        "field": "threshold",
+        "type": "quantitative",
+        "title": "score that no cheaper run reaches, of 32",
+        "axis": {"values": [1, 8, 16, 24, 32]},
+    }
     names, colours = ["sequences", "windows"], [g.BLUE, g.ORANGE]
     colour = {"field": "unit", "type": "nominal", **g.by_name(look, names, colours)}
     y = g.share("share", "share of what the target memorized")
@@ -473,8 +560,13 @@ def _emergent(rows: Sequence[Row], look: Look) -> Spec:
 
 
 def _extractable(rows: Sequence[Row], look: Look) -> Spec:
-    x = {"field": "samples", "type": "quantitative", "title": "samples n",
-         "scale": {"type": "log"}, "axis": {"format": "~s", "tickCount": 5}}  # fmt: skip
+    x = {
+        "field": "samples",
+        "type": "quantitative",
+        "title": "samples n",
+        "scale": {"type": "log"},
+        "axis": {"format": "~s", "tickCount": 5},
+    }
     y = g.share("share", "share of what the model has seen", full=False)
     colour = g.by_model(look)
     return g.panels(
@@ -505,21 +597,30 @@ def _ensembles(rows: Sequence[Row], look: Look) -> Spec:
                     "x": x,
                     "y": y,
                     "color": colour,
-                    "shape": {"field": "operation", "type": "nominal", "title": None,
-                              "scale": {"domain": names, "range": ["circle", "triangle-up", "diamond"]},
-                              "legend": g.legend(look)},
+                    "shape": {
+                        "field": "operation",
+                        "type": "nominal",
+                        "title": None,
+                        "scale": {"domain": names, "range": ["circle", "triangle-up", "diamond"]},
+                        "legend": g.legend(look),
+                    },
                 },
             },
         ],
         transform=[_on_log("flops_share")],
-    )  # fmt: skip
+    )
 
 
 def _first_memorized(rows: Sequence[Row], look: Look) -> Spec:
     order = list(dict.fromkeys(row["checkpoint"] for row in rows))
     x = {"field": "checkpoint", "type": "nominal", "sort": order, "title": None, "axis": _names(order)}
-    y = {"field": "n", "type": "quantitative", "title": "memorized for the first time", "stack": "zero",
-         "axis": g.whole_numbers()}  # fmt: skip
+    y = {
+        "field": "n",
+        "type": "quantitative",
+        "title": "memorized for the first time",
+        "stack": "zero",
+        "axis": g.whole_numbers(),
+    }
     names = ["at its first evaluation", "later"]
     return g.panels(
         look,
@@ -528,9 +629,9 @@ def _first_memorized(rows: Sequence[Row], look: Look) -> Spec:
             {
                 "mark": {"type": "bar"},
                 "encoding": {
-                    "x": x, "y": y,
-                    "color": {"field": "when", "type": "nominal",
-                              **g.by_name(look, names, [g.BLUE, g.SKY])},
+                    "x": x,
+                    "y": y,
+                    "color": {"field": "when", "type": "nominal", **g.by_name(look, names, [g.BLUE, g.SKY])},
                 },
             }
         ],
@@ -540,7 +641,7 @@ def _first_memorized(rows: Sequence[Row], look: Look) -> Spec:
             {"calculate": f"datum.part == 'at_once' ? '{names[0]}' : '{names[1]}'", "as": "when"},
         ],
         resolve={"scale": {"y": "independent"}, "axis": {"x": "independent", "y": "independent"}},
-    )  # fmt: skip
+    )
 
 
 def _versus_paper(rows: Sequence[Row], look: Look) -> Spec:
@@ -556,8 +657,12 @@ def _versus_paper(rows: Sequence[Row], look: Look) -> Spec:
         for place, (name, source) in enumerate(zip(names, (column, paper), strict=True)):
             colour = {"datum": name, **g.by_name(look, names, colours)}
             shape = "circle" if place == 0 else "diamond"
-            layers.append({"mark": {"type": "point", "size": 70, "shape": shape},
-                           "encoding": {"x": x, "y": g.share(source, title), "color": colour}})  # fmt: skip
+            layers.append(
+                {
+                    "mark": {"type": "point", "size": 70, "shape": shape},
+                    "encoding": {"x": x, "y": g.share(source, title), "color": colour},
+                }
+            )
             if place == 0:
                 layers.append(
                     g.interval(x, f"{column}_low", f"{column}_high", colour, g.share(column, title))
@@ -572,135 +677,237 @@ def _versus_paper(rows: Sequence[Row], look: Look) -> Spec:
 
 CHARTS: tuple[Chart, ...] = (
     Chart(
-        "predictors", "predictors", "What smaller models say about what the target memorizes",
-        "Precision (of what the smaller model memorized, the share that the target memorized too) and recall "
-        "(of what the target memorized, the share that the smaller model memorized too), by training compute. "
+        "predictors",
+        "predictors",
+        "What smaller models say about what the target memorizes",
+        "Precision (of what the smaller model memorized, the share that the target memorized too) and "
+        "recall "
+        "(of what the target memorized, the share that the smaller model memorized too), by training "
+        "compute. "
         "A miss is a leak that nobody was warned of: recall decides.",
-        ("training_flops", "recall_corpus"), _predictors, ("training_flops",),
+        ("training_flops", "recall_corpus"),
+        _predictors,
+        ("training_flops",),
     ),
     Chart(
-        "versus_paper", "predictors_vs_paper", "Precision and recall beside the paper's",
+        "versus_paper",
+        "predictors_vs_paper",
+        "Precision and recall beside the paper's",
         "The final Pythia models as predictors of the largest: this store's and the published figures.",
-        ("recall_corpus", "paper_recall"), _versus_paper,
+        ("recall_corpus", "paper_recall"),
+        _versus_paper,
     ),
     Chart(
-        "confusion", "confusion", "Confusion matrices of the smaller models",
-        "Counts over what both have seen and were evaluated on; colour is the share of them. On the left what "
+        "confusion",
+        "confusion",
+        "Confusion matrices of the smaller models",
+        "Counts over what both have seen and were evaluated on; colour is the share of them. On the "
+        "left what "
         "the target memorized; below on the left its misses.",
-        ("evaluated_both",), _confusion, ("evaluated_both",),
+        ("evaluated_both",),
+        _confusion,
+        ("evaluated_both",),
     ),
     Chart(
-        "checkpoints_map", "checkpoints", "Recall of every earlier checkpoint",
+        "checkpoints_map",
+        "checkpoints",
+        "Recall of every earlier checkpoint",
         "A row a model, a column a training step; what a checkpoint has not seen yet counts as missed.",
-        ("recall_corpus",), _checkpoint_map,
+        ("recall_corpus",),
+        _checkpoint_map,
     ),
     Chart(
-        "recall", "checkpoints", "Recall over training",
-        "Of all that the target memorized, the share that each checkpoint memorized too; what it has not seen yet "
+        "recall",
+        "checkpoints",
+        "Recall over training",
+        "Of all that the target memorized, the share that each checkpoint memorized too; what it has "
+        "not seen yet "
         "counts as missed. Bands are 95% intervals.",
-        ("recall_corpus",), _over_training("recall_corpus", "recall, of all that the target memorized"),
+        ("recall_corpus",),
+        _over_training("recall_corpus", "recall, of all that the target memorized"),
     ),
     Chart(
-        "precision", "checkpoints", "Precision over training",
-        "Of what each checkpoint memorized, the share that the target memorized too. Bands are 95% intervals.",
-        ("precision",), _over_training("precision", "precision"),
+        "precision",
+        "checkpoints",
+        "Precision over training",
+        "Of what each checkpoint memorized, the share that the target memorized too. Bands are 95% "
+        "intervals.",
+        ("precision",),
+        _over_training("precision", "precision"),
     ),
     Chart(
-        "compute", "checkpoints", "Recall against training compute",
+        "compute",
+        "checkpoints",
+        "Recall against training compute",
         "Every checkpoint of every model by what it costs: higher and further to the left is better.",
-        ("recall_corpus", "flops_share"), _compute, ("flops_share",),
+        ("recall_corpus", "flops_share"),
+        _compute,
+        ("flops_share",),
     ),
     Chart(
-        "equicompute", "equicompute", "The best predictor for each budget",
-        "The frontier: checkpoints that none as cheap beats in recall. Between two points, the left one is the "
+        "equicompute",
+        "equicompute",
+        "The best predictor for each budget",
+        "The frontier: checkpoints that none as cheap beats in recall. Between two points, the left one "
+        "is the "
         "best that the budget buys; the table says which step it is.",
-        ("recall_corpus", "flops_share"), _equicompute, ("flops_share", "on_frontier"),
+        ("recall_corpus", "flops_share"),
+        _equicompute,
+        ("flops_share", "on_frontier"),
     ),
     Chart(
-        "ensembles", "ensembles", "Two predictors together",
-        "Recall and cost of single predictors, of what either of two memorized (union) and of what both did "
+        "ensembles",
+        "ensembles",
+        "Two predictors together",
+        "Recall and cost of single predictors, of what either of two memorized (union) and of what both "
+        "did "
         "(intersection).",
-        ("recall_corpus", "flops_share"), _ensembles, ("flops_share",),
+        ("recall_corpus", "flops_share"),
+        _ensembles,
+        ("flops_share",),
     ),
     Chart(
-        "thresholds", "thresholds", "Where to draw the line",
+        "thresholds",
+        "thresholds",
+        "Where to draw the line",
         "Precision against recall as the score from which on a sequence counts as predicted falls. The "
         "orange point is the highest threshold that reaches the wanted recall.",
-        ("recall_corpus", "precision"), _thresholds,
+        ("recall_corpus", "precision"),
+        _thresholds,
     ),
     Chart(
-        "distribution", "distribution", "Distribution of the scores",
-        "The share of sequences with each score, on a log axis. Held-out sequences, which no model saw, should "
+        "distribution",
+        "distribution",
+        "Distribution of the scores",
+        "The share of sequences with each score, on a log axis. Held-out sequences, which no model saw, "
+        "should "
         "have no bump at 32.",
-        ("share",), _distribution, ("share",),
+        ("share",),
+        _distribution,
+        ("share",),
     ),
     Chart(
-        "extractibility", "extractibility", "How much for shorter continuations",
+        "extractibility",
+        "extractibility",
+        "How much for shorter continuations",
         "The share whose first tokens are generated verbatim, by how many have to be; at 32 it is memorized.",
-        ("share", "share_low"), _extractibility, ("share", "share_low"),
+        ("share", "share_low"),
+        _extractibility,
+        ("share", "share_low"),
     ),
     Chart(
-        "extractable", "extractable", "Extraction by sampling",
+        "extractable",
+        "extractable",
+        "Extraction by sampling",
         "The share that n samples would contain with probability p, from the continuations' log-likelihoods.",
-        ("share",), _extractable,
+        ("share",),
+        _extractable,
     ),
     Chart(
-        "correlation", "correlation", "Do models agree?",
+        "correlation",
+        "correlation",
+        "Do models agree?",
         "Pearson's r between models, of the scores and of memorized or not; 1 is complete agreement.",
-        ("phi",), _correlations({"pearson_matches": "scores", "pearson_matched_prefix": "matched prefixes",
-                                 "phi": "memorized or not"}),
+        ("phi",),
+        _correlations(
+            {
+                "pearson_matches": "scores",
+                "pearson_matched_prefix": "matched prefixes",
+                "phi": "memorized or not",
+            }
+        ),
     ),
     Chart(
-        "top_correlation", "top_correlation", "Do models agree on their highest scores?",
+        "top_correlation",
+        "top_correlation",
+        "Do models agree on their highest scores?",
         "Pearson's r between being in the top tenth of the one and of the other.",
-        ("phi_top",), _correlations({"phi_top": "top tenth"}),
+        ("phi_top",),
+        _correlations({"phi_top": "top tenth"}),
     ),
     Chart(
-        "checkpoint_correlation", "checkpoint_correlation", "Does a model agree with itself over training?",
+        "checkpoint_correlation",
+        "checkpoint_correlation",
+        "Does a model agree with itself over training?",
         "Pearson's r between checkpoints of one model, over one common set of sequences.",
-        ("phi",), _correlations({"pearson_matches": "scores", "pearson_matched_prefix": "matched prefixes",
-                                 "phi": "memorized or not"}),
+        ("phi",),
+        _correlations(
+            {
+                "pearson_matches": "scores",
+                "pearson_matched_prefix": "matched prefixes",
+                "phi": "memorized or not",
+            }
+        ),
     ),
     Chart(
-        "counts", "counts", "Memorized share over training",
+        "counts",
+        "counts",
+        "Memorized share over training",
         "Each checkpoint over all that it has seen: new data and old mix. Bands are 95% intervals.",
-        ("sequences_share",), _counts,
+        ("sequences_share",),
+        _counts,
     ),
     Chart(
-        "training", "training", "Memorized share of the same sequences over training",
-        "Each checkpoint over one common set: the data stays, only training goes on. Bands are 95% intervals.",
-        ("share",), _training,
+        "training",
+        "training",
+        "Memorized share of the same sequences over training",
+        "Each checkpoint over one common set: the data stays, only training goes on. Bands are 95% "
+        "intervals.",
+        ("share",),
+        _training,
     ),
     Chart(
-        "first_memorized", "first_memorized_counts", "When sequences are memorized for the first time",
+        "first_memorized",
+        "first_memorized_counts",
+        "When sequences are memorized for the first time",
         "Dark: memorized at the first checkpoint that saw them; light: at a later one.",
-        ("first_memorized",), _first_memorized, ("first_memorized",),
+        ("first_memorized",),
+        _first_memorized,
+        ("first_memorized",),
     ),
     Chart(
-        "forgetting", "forgetting", "New and forgotten from checkpoint to checkpoint",
-        "Over what the earlier of two successive checkpoints has seen. Lines through points are 95% intervals.",
-        ("new_share",), _forgetting,
+        "forgetting",
+        "forgetting",
+        "New and forgotten from checkpoint to checkpoint",
+        "Over what the earlier of two successive checkpoints has seen. Lines through points are 95% "
+        "intervals.",
+        ("new_share",),
+        _forgetting,
     ),
     Chart(
-        "rates", "rates", "Rates of hits and false alarms over training",
+        "rates",
+        "rates",
+        "Rates of hits and false alarms over training",
         "Earlier checkpoints of the target's model as predictors of its last. Bands are 95% intervals.",
-        ("tpr",), _rates,
+        ("tpr",),
+        _rates,
     ),
     Chart(
-        "emergent", "emergent_counts", "Memorized out of the blue",
+        "emergent",
+        "emergent_counts",
+        "Memorized out of the blue",
         "Of what the target memorized, the share that scores below the threshold in every smaller model.",
-        ("share",), _emergent,
+        ("share",),
+        _emergent,
     ),
     Chart(
-        "position", "position", "Position in training",
-        "The memorized share of equal stretches of the training order; dashed: what an even spread gives. Of "
+        "position",
+        "position",
+        "Position in training",
+        "The memorized share of equal stretches of the training order; dashed: what an even spread "
+        "gives. Of "
         "windows by first occurrence, the often repeated come early: a fall there says nothing.",
-        ("share",), _position,
+        ("share",),
+        _position,
     ),
     Chart(
-        "position_qq", "position_qq", "Do memorized sequences arrive like a Poisson process?",
-        "Counts in stretches of the training order against the Poisson distribution's quantiles; dashed: equal.",
-        ("theoretical", "observed"), _position_qq,
+        "position_qq",
+        "position_qq",
+        "Do memorized sequences arrive like a Poisson process?",
+        "Counts in stretches of the training order against the Poisson distribution's quantiles; "
+        "dashed: equal.",
+        ("theoretical", "observed"),
+        _position_qq,
     ),
-)  # fmt: skip
+)
 """Every chart, in the order of the report."""

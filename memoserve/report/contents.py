@@ -95,14 +95,17 @@ def report(
         [
             "<header>",
             f"<h1>{escape(title)}</h1>",
-            f'<p class="soft">memoserve {escape(__version__)}, {made}</p>',
+            f'<p class="soft">{escape(_in_a_line(store, suite, cells))}<br>'
+            f"memoserve {escape(__version__)}, {made}</p>",
             "</header>",
             _contents([chart for chart, _ in figures], texts is not None),
             "<main>",
             _answer(predictors, wanted),
+            _recommendation(connection, store.path, suite, wanted),
             _run(store, suite, cells, answer("counts")),
             '<section id="figures"><h2>Figures</h2>',
-            "<p>Each with its table, its SQL and its data. Shares are of sequences (every occurrence counts) or "
+            "<p>Each with its table, its SQL and its data. Shares are of sequences (every occurrence "
+            "counts) or "
             "of windows (equal sequences count once).</p>",
             *(drawn for _, drawn in figures),
             _left_out(left_out),
@@ -127,7 +130,8 @@ def _coverage(connection: duckdb.DuckDBPyConnection, suite: str | None, store: P
     columns = ("suite", "model", "step", "checkpoint", "seen", "evaluated", "trained", "training_flops")
     with explained(store):
         rows = connection.execute(
-            "SELECT suite, model, step, checkpoint, least(sequences_seen, trained) AS seen, evaluated, trained, "
+            "SELECT suite, model, step, checkpoint, least(sequences_seen, trained) AS seen, evaluated, "
+            "trained, "
             "training_flops FROM checkpoints WHERE suite = coalesce(?, (SELECT min(suite) FROM checkpoints "
             "WHERE evaluated > 0)) ORDER BY model_order, step",
             [suite],
@@ -142,8 +146,26 @@ def _last(cells: Sequence[Mapping[str, Any]]) -> str:
     return str(evaluated[-1]["checkpoint"])
 
 
+def _in_a_line(store: Store, suite: str, cells: Sequence[Mapping[str, Any]]) -> str:
+    said = store.fingerprint(suite)
+    evaluated = [one for one in cells if one["evaluated"]]
+    facts = [
+        f"Suite {suite}: {len(evaluated)} of {len(cells)} checkpoints",
+        f"{evaluated[0]['trained']:,} training sequences",
+        f"sample: {said['sample']}" if said.get("sample") else "",
+        " ".join(str(said[key]) for key in ("engine", "engine_version", "dtype") if said.get(key)),
+        f"{said['mode']} mode" if said.get("mode") else "",
+    ]
+    return ", ".join(fact for fact in facts if fact)
+
+
 def _contents(charts: Sequence[Chart], texts: bool) -> str:
-    links = [("answer", "The answer"), ("run", "What was run"), ("figures", "Figures")]
+    links = [
+        ("answer", "The answer"),
+        ("recommendation", "The recommendation"),
+        ("run", "What was run"),
+        ("figures", "Figures"),
+    ]
     links += [(chart.name, chart.title) for chart in charts]
     links += [("limits", "Limits")] + ([("texts", "Memorized texts")] if texts else [])
     items = "".join(f'<li><a href="#{escape(to)}">{escape(text)}</a></li>' for to, text in links)
@@ -151,7 +173,7 @@ def _contents(charts: Sequence[Chart], texts: bool) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}"
+    return "not defined" if share is None else f"{share:.1%}"
 
 
 def _interval(row: Mapping[str, Any], name: str) -> str:
@@ -174,7 +196,8 @@ def _answer(predictors: Table, target: str) -> str:
                 f"Of the smaller models the best predictor is <b>{escape(best['predictor'])}</b>, for "
                 f"{_percent(best['flops_share'])} of the training compute: it memorized "
                 f"<b>{_interval(best, 'recall_corpus')}</b> of them too (recall), so "
-                f"{best['target_memorized'] - best['both_memorized']:,} would have come without warning; of what it "
+                f"{best['target_memorized'] - best['both_memorized']:,} would have come without "
+                f"warning; of what it "
                 f"memorized, {_interval(best, 'precision')} was memorized by the target (precision)."
             )
         else:
@@ -183,20 +206,62 @@ def _answer(predictors: Table, target: str) -> str:
         parts.append(
             table(
                 f"Smaller models as predictors of {target}, in {unit}; in brackets 95% intervals",
-                ("predictor", "compute", "precision", "recall", "recall of what it has seen", "memorized by both"),
+                (
+                    "predictor",
+                    "compute",
+                    "precision",
+                    "recall",
+                    "recall of what it has seen",
+                    "memorized by both",
+                ),
                 [
                     (
-                        row["predictor"], _percent(row["flops_share"]), _interval(row, "precision"),
-                        _interval(row, "recall_corpus"), _interval(row, "recall_seen"), row["both_memorized"],
+                        row["predictor"],
+                        _percent(row["flops_share"]),
+                        _interval(row, "precision"),
+                        _interval(row, "recall_corpus"),
+                        _interval(row, "recall_seen"),
+                        row["both_memorized"],
                     )
                     for row in rows
                 ],
             )
-        )  # fmt: skip
+        )
     if len(parts) == 1:
         parts.append(f"<p>No smaller model was evaluated, so none predicts {escape(target)}.</p>")
     parts += [answer_of(predictors), "</section>"]
     return "\n".join(parts)
+
+
+def _recommendation(connection: duckdb.DuckDBPyConnection, store: Path, suite: str, target: str) -> str:
+    """What memoserve recommend --grid says, with its default bound on precision."""
+    from memoserve.recommend import Advisor, Bounds, find_target, grid_answers
+
+    head = '<section id="recommendation"><h2>The recommendation</h2>'
+    try:
+        chosen = find_target(connection, suite, target)
+        advisor = Advisor(connection, store, chosen, Bounds(0.8, None), unit="sequences")
+        answers, said = grid_answers(advisor)
+    except BadInput as error:
+        return f"{head}<p>None: {escape(str(error))}</p></section>"
+    rows = []
+    for one in answers:
+        shares = (
+            f"{_percent(share.value)} ({_percent(share.low)} to {_percent(share.high)})"
+            for share in (one.precision, one.recall)
+        )
+        rows.append(
+            (one.answer, one.predictors, one.rule, _percent(one.flops_share), one.flagged, *shares, one.basis)
+        )
+    listed = table(
+        f"The best run for each budget, a share of the training compute of {target}, in sequences "
+        "(memoserve recommend --grid)",
+        ("budget", "run", "flag what has", "costs", "flagged", "precision", "recall", "basis"),
+        rows,
+    )
+    return "\n".join(
+        [head, *(f"<p>{escape(line)}</p>" for line in said), listed if rows else "", "</section>"]
+    )
 
 
 def _run(store: Store, suite: str, cells: Sequence[Mapping[str, Any]], counts: Table) -> str:
@@ -210,15 +275,21 @@ def _run(store: Store, suite: str, cells: Sequence[Mapping[str, Any]], counts: T
         its = control.get(one["checkpoint"], {})
         rows.append(
             (
-                one["checkpoint"], one["seen"], its.get("sequences"), its.get("sequences_memorized"),
-                its.get("windows"), its.get("windows_memorized"), its.get("control"), its.get("control_memorized"),
+                one["checkpoint"],
+                one["seen"],
+                its.get("sequences"),
+                its.get("sequences_memorized"),
+                its.get("windows"),
+                its.get("windows_memorized"),
+                its.get("control"),
+                its.get("control_memorized"),
             )
-        )  # fmt: skip
+        )
     words = (
         f"Control: of {held_out:,} evaluations of held-out sequences, which no model was trained on, "
         f"{found:,} came out as memorized."
         if held_out
-        else "No held-out sequences were evaluated, so nothing shows how often text is matched that was never seen."
+        else "No held-out sequences were evaluated: nothing shows how often unseen text is matched."
     )
     return "\n".join(
         [
@@ -228,15 +299,23 @@ def _run(store: Store, suite: str, cells: Sequence[Mapping[str, Any]], counts: T
             f"{sum(one['evaluated'] for one in evaluated):,} scores. {escape(words)}</p>",
             table(
                 "What was evaluated, and what of it is memorized",
-                ("checkpoint", "has seen", "sequences evaluated", "memorized", "windows", "memorized",
-                 "control", "memorized"),
+                (
+                    "checkpoint",
+                    "has seen",
+                    "sequences evaluated",
+                    "memorized",
+                    "windows",
+                    "memorized",
+                    "control",
+                    "memorized",
+                ),
                 rows,
             ),
             "<details><summary>Fingerprint: what has to be equal for scores to share a store</summary>",
             table("Fingerprint of the run", ("what", "value"), [(k, str(v)) for k, v in fingerprint]),
             "</details></section>",
         ]
-    )  # fmt: skip
+    )
 
 
 def _left_out(charts: Sequence[tuple[Chart, str]]) -> str:
@@ -259,7 +338,8 @@ def _limits(store: Store, suite: str, cells: Sequence[Mapping[str, Any]], predic
     partial = [str(one["checkpoint"]) for one in cells if one["evaluated"] and one["evaluated"] < one["seen"]]
     if partial:
         said.append(
-            f"Evaluated on a part of what they have seen: {', '.join(partial[:12])}{' …' if len(partial) > 12 else ''}. "
+            f"Evaluated on a part of what they have seen: "
+            f"{', '.join(partial[:12])}{' …' if len(partial) > 12 else ''}. "
             "Shares are of what was evaluated."
         )
     unevaluated = sum(row["not_evaluated"] or 0 for row in predictors.rows)
@@ -268,13 +348,17 @@ def _limits(store: Store, suite: str, cells: Sequence[Mapping[str, Any]], predic
             "Some sequences were evaluated for the target and not for a predictor; they count nowhere."
         )
     said += [
-        "Intervals are Wilson's, 95%, with all occurrences of a window as one cluster. They say how much another "
+        "Intervals are Wilson's, 95%, with all occurrences of a window as one cluster. They say how "
+        "much another "
         "draw of sequences would change the figure, not how much another training run would.",
-        "Memorized means: greedy decoding continues the first tokens of the sequence with exactly its next 32. "
+        "Memorized means: greedy decoding continues the first tokens of the sequence with exactly its "
+        "next 32. "
         "Sampling, other prompts and longer contexts extract more.",
-        "Sequences count every occurrence in the training order, windows each distinct text once. Where a few "
+        "Sequences count every occurrence in the training order, windows each distinct text once. Where "
+        "a few "
         "texts are repeated often, the two differ much; which one matters depends on what is at stake.",
-        f"Computed with {fingerprint.get('engine')} in {fingerprint.get('dtype')}. Rounding depends on hardware and "
+        f"Computed with {fingerprint.get('engine')} in {fingerprint.get('dtype')}. Rounding depends on "
+        f"hardware and "
         "batch shape: where the two most likely tokens are closer than that, another machine may decide "
         "otherwise.",
     ]
@@ -285,11 +369,14 @@ def _limits(store: Store, suite: str, cells: Sequence[Mapping[str, Any]], predic
 
 
 def _texts(texts: Texts, target: str) -> str:
-    parts = [f'<section id="texts"><h2>Memorized texts</h2><p>Some of what {escape(target)} memorized: the context, '
-             "then, set apart, the continuation that it outputs."]  # fmt: skip
+    parts = [
+        f'<section id="texts"><h2>Memorized texts</h2><p>Some of what {escape(target)} memorized: context, '
+        "then, set apart, the continuation that it outputs."
+    ]
     if texts.redacted:
         parts.append(
-            " What looks like addresses, numbers of people or credentials is masked; this goes by shapes and "
+            " What looks like addresses, numbers of people or credentials is masked; this goes by "
+            "shapes and "
             "misses what has none, such as names."
         )
     parts.append("</p>")
