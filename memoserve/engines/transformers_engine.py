@@ -24,7 +24,7 @@ class TransformersEngine:
     def load(self, folder: Path) -> None:
         """Put the weights of `folder` in place of whatever was loaded."""
         import torch
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, GenerationConfig
 
         self._model: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -33,6 +33,9 @@ class TransformersEngine:
             trust_remote_code=False,
             local_files_only=True,
         )
+        # What is None in a generation's configuration is filled in from here: nothing may end one.
+        self._model.generation_config = GenerationConfig()
+        self._model.config.eos_token_id = None
         self._model.to(self.settings.device).eval()
 
     def evaluate(self, windows: NDArray[np.uint32]) -> Matches:
@@ -52,7 +55,6 @@ class TransformersEngine:
             do_sample=False,
             num_beams=1,
             max_new_tokens=CONTINUATION,
-            eos_token_id=None,  # end of text never stops a generation
             pad_token_id=0,
             suppress_tokens=None if banned is None else [banned],
         )
