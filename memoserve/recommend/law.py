@@ -93,7 +93,7 @@ class Law:
         return Share(*(_expit(value) for value in (center, center - half, center + half)))
 
     def covers(self, one: Observation) -> bool:
-        """Whether a measured share lies in the forecast's interval, as far as its own sampling lets it be known."""
+        """Whether a measured share lies in the forecast's interval, give or take its own sampling."""
         share, trials = one.share(self.measure)
         if share is None:
             return False
