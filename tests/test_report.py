@@ -84,8 +84,7 @@ def drawn(store: Path) -> Iterator[tuple[Any, Any, Look]]:
             yield chart, ask(db, chart.query, {}, store), look
 
 
-def test_every_chart_is_valid_vega_lite_or_says_that_there_is_nothing_to_draw(store: Path) -> None:
-    import altair
+def test_every_chart_is_drawn_or_says_that_there_is_nothing_to_draw(store: Path) -> None:
     import vl_convert
 
     count = 0
@@ -96,7 +95,6 @@ def test_every_chart_is_valid_vega_lite_or_says_that_there_is_nothing_to_draw(st
             continue
         for its in (look, narrow(look)):
             spec = chart.spec(answer.rows, its, "subtitle")
-            altair.Chart.from_dict(spec, validate=True)
             vega = vl_convert.vegalite_to_vega(spec, vl_version="6.1")
             assert vega["marks"]
             count += 1
@@ -105,12 +103,15 @@ def test_every_chart_is_valid_vega_lite_or_says_that_there_is_nothing_to_draw(st
     assert count > 5
 
 
-def test_every_query_column_that_a_chart_names_exists(tmp_path: Path) -> None:
-    path = plain_store(tmp_path, models=3, steps=(2, 4), prefix=None, mode="score")
-    for chart, answer, _ in drawn(path):
+def test_every_chart_is_valid_vega_lite(small: Path) -> None:
+    import altair
+
+    for chart, answer, look in drawn(small):
         assert set(chart.needs) | set(chart.positive) <= set(answer.columns), chart.name
-        if chart.name != "versus_paper":
-            assert chart.drawable(answer.rows), chart.name
+        if chart.drawable(answer.rows):
+            altair.Chart.from_dict(chart.spec(answer.rows, look, "subtitle"), validate=True)
+        else:
+            assert chart.name == "versus_paper"
 
 
 def test_a_picture_shows_its_rows(tmp_path: Path) -> None:
@@ -330,7 +331,7 @@ addEventListener("load", () => {
   const seen = [...d.querySelectorAll("figure svg")].filter(s => s.getBoundingClientRect().height > 50);
   const wide = seen.filter(s => s.getBoundingClientRect().right > e.clientWidth + 1).length;
   document.body.dataset.found = JSON.stringify(
-    {overflow: e.scrollWidth - e.clientWidth, seen: seen.length, wide, headings: d.querySelectorAll("h3").length});
+    {overflow: e.scrollWidth - e.clientWidth, seen: seen.length, wide});
 });
 </script>"""
 
@@ -351,8 +352,10 @@ def test_the_page_in_a_browser(chromium: str, written: str, tmp_path: Path, widt
     try:
         result = subprocess.run(
             [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
-             "--disable-background-networking", "--disable-component-update",
-             f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,2000", "--virtual-time-budget=4000",
+             "--disable-background-networking",
+             "--disable-component-update",
+             f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,2000",
+             "--virtual-time-budget=4000",
              "--dump-dom", f"http://127.0.0.1:{server.server_port}/measure.html"],
             capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip

@@ -69,15 +69,22 @@ def _names(names: Sequence[str]) -> Spec:
     return {"labelAngle": -40, "labelOverlap": len(names) > 14}
 
 
+def _named(label: str, *layers: Spec) -> list[Spec]:
+    """The layers with their constant name in the field `named`, for the legend."""
+    return [{"transform": [{"calculate": f"'{label}'", "as": "named"}], **layer} for layer in layers]
+
+
 def _measures(look: Look, x: Spec, columns: Mapping[str, tuple[str, str]], title: str) -> list[Spec]:
     """A curve with intervals for each of {column: (label, colour)}."""
     names = [label for label, _ in columns.values()]
     colours = [colour for _, colour in columns.values()]
     layers = []
     for column, (label, _) in columns.items():
-        colour = {"datum": label, **g.by_name(look, names, colours)}
+        colour = {"field": "named", "type": "nominal", **g.by_name(look, names, colours)}
         y = g.share(column, title)
-        layers += [g.interval(x, f"{column}_low", f"{column}_high", colour, y), g.curve(x, y, colour)]
+        layers += _named(
+            label, g.interval(x, f"{column}_low", f"{column}_high", colour, y), g.curve(x, y, colour)
+        )
     return layers
 
 
@@ -370,11 +377,12 @@ def _rates(rows: Sequence[Row], look: Look) -> Spec:
     scale = g.by_name(look, [c[0] for c in columns.values()], [c[1] for c in columns.values()])
     layers = []
     for column, (label, _, dash) in columns.items():
-        colour, y = {"datum": label, **scale}, g.share(column, "rate")
-        layers += [
+        colour, y = {"field": "named", "type": "nominal", **scale}, g.share(column, "rate")
+        layers += _named(
+            label,
             g.band(g.step(), f"{column}_low", f"{column}_high", colour, y),
             g.curve(g.step(), y, colour, dash=dash),
-        ]
+        )
     return g.panels(look, "unit", layers)
 
 
@@ -655,17 +663,18 @@ def _versus_paper(rows: Sequence[Row], look: Look) -> Spec:
     ):
         layers = []
         for place, (name, source) in enumerate(zip(names, (column, paper), strict=True)):
-            colour = {"datum": name, **g.by_name(look, names, colours)}
+            colour = {"field": "named", "type": "nominal", **g.by_name(look, names, colours)}
             shape = "circle" if place == 0 else "diamond"
-            layers.append(
+            layers += _named(
+                name,
                 {
                     "mark": {"type": "point", "size": 70, "shape": shape},
                     "encoding": {"x": x, "y": g.share(source, title), "color": colour},
-                }
+                },
             )
             if place == 0:
-                layers.append(
-                    g.interval(x, f"{column}_low", f"{column}_high", colour, g.share(column, title))
+                layers += _named(
+                    name, g.interval(x, f"{column}_low", f"{column}_high", colour, g.share(column, title))
                 )
         drawn.append({"title": _heading(title), "width": look.panel, "height": look.height, "layer": layers})
     return {
