@@ -49,9 +49,8 @@ def _main(
 ) -> None:
     """Measure memorization in language models, and forecast it from cheaper runs.
 
-    Exit codes: 0 done · 1 unexpected error · 2 wrong usage · 3 bad input · 4 not a store, in use, or an
-    unlike run · 5 no engine, or it failed · 6 some checkpoints failed · 7 disk or file system · 130
-    interrupted.
+    Exit codes: 0 done, 1 unexpected error, 2 wrong usage, 3 bad input, 4 not a store or an unlike run,
+    5 no engine or it failed, 6 some checkpoints failed, 7 disk or file system, 130 interrupted.
     """
     if traceback:
         os.environ["MEMOSERVE_TRACEBACK"] = "1"

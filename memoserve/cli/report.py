@@ -50,8 +50,7 @@ def plot(
     suite: _SuiteOption = None,
     listing: Annotated[bool, typer.Option("--list", "-l", help="List the plots.")] = False,
 ) -> None:
-    """Draw a query's answer: intervals shown, log axes where due, colours that colour-blind people "
-    "tell apart.
+    """Draw a query's answer: intervals shown, log axes where due, colour-blind safe.
 
     Pictures need pip install 'memoserve[report]'; Vega-Lite doesn't.
     """
