@@ -39,11 +39,13 @@ HOSTILE = "</div><script>alert(1)</script><img src=http://evil.example/x onerror
 
 def plain_store(folder: Path, *, models: int, steps: tuple[int, ...], prefix: int | None, mode: str) -> Path:
     """Every score the same: all matched prefixes `prefix` (or, None, the ids' remainders)."""
-    suite = toy_suite(folder, models=("s", "m", "l")[:models], steps=steps, batch=10, trained=10 * steps[-1])
+    suite = toy_suite(
+        folder, models=("s", "m", "l")[:models], steps=steps, batch=600, trained=600 * steps[-1]
+    )
     store = Store.create(folder / "store")
     store.claim(suite, {"suite": "toy", "mode": mode, "engine": "test", "dtype": "float32"})
     for checkpoint in suite.all_checkpoints():
-        ids = np.arange(10 * steps[-1], dtype=np.int64)
+        ids = np.arange(600 * steps[-1], dtype=np.int64)
         prefixes = (
             np.full(len(ids), prefix or 0, np.uint8) if prefix is not None else (ids % 33).astype(np.uint8)
         )
