@@ -65,7 +65,7 @@ def test_matches_are_what_a_loop_counts(rows: list[tuple[bool, ...]]) -> None:
 
 @pytest.fixture(scope="module")
 def windows_per_checkpoint(request: pytest.FixtureRequest) -> int:
-    """96 by default; MEMOSERVE_TEST_WINDOWS=0 takes every window (about 40 minutes)."""
+    """96 by default; MEMOSERVE_TEST_WINDOWS=0 takes every window (about an hour on two cores)."""
     return int(os.environ.get("MEMOSERVE_TEST_WINDOWS", "96"))
 
 
