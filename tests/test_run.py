@@ -264,7 +264,12 @@ def test_an_engine_killed_in_mid_run_costs_one_checkpoint(
 @pytest.mark.engine
 def test_two_runs_on_one_store_do_not_meet(small_suite: Path, cli: Cli, tmp_path: Path) -> None:
     arguments = ("run", "--engine", "transformers", "--suite", small_suite, "--out", tmp_path / "out")
-    process = subprocess.Popen(command(*arguments, "--sequences", "0:2000"), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(*arguments, "--sequences", "0:2000"),
+        stdout=subprocess.DEVNULL,
+        # Tests that run in the background of a shell inherit that interrupts are ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not (tmp_path / "out" / "suites").exists():
         assert process.poll() is None
         time.sleep(0.02)
