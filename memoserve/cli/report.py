@@ -113,7 +113,7 @@ def report(
     limits, and a few memorized texts with what looks private masked. Needs pip install 'memoserve[report]'.
     """
     from memoserve.catalog import connect
-    from memoserve.cli.show import _suite_name
+    from memoserve.cli.show import suite_name
     from memoserve.report import find_chart
     from memoserve.report.contents import report as write
     from memoserve.store import Store, writing
@@ -127,7 +127,7 @@ def report(
         text = write(
             connection,
             store,
-            suite=_suite_name(suite),
+            suite=suite_name(suite),
             target=target,
             texts=shown,
             only=wanted,
@@ -143,14 +143,14 @@ def _texts(
     data: str | None, tokenizer: str | None, limit: int, redact: bool,
 ) -> Texts:  # fmt: skip
     """Memorized texts as memoserve show finds them. Without the sequences or a tokenizer, says so."""
-    from memoserve.cli.show import _open, _shown, _suite_name
+    from memoserve.cli.show import open_text_of, shown_texts, suite_name
     from memoserve.memorized import choose
     from memoserve.report.contents import Text, Texts
 
     named = data is not None or tokenizer is not None
-    pair = choose(connection, store, _suite_name(suite), target, None)
+    pair = choose(connection, store, suite_name(suite), target, None)
     try:
-        source, decoder = _open(store, pair.target.suite, suite, data, tokenizer)
+        source, decoder = open_text_of(store, pair.target.suite, suite, data, tokenizer)
     except BadInput as error:
         if named:
             raise
@@ -158,7 +158,7 @@ def _texts(
     if decoder is None:
         return Texts((), redact, "without a tokenizer, the sequences are numbers; name one with --tokenizer")
     context = int(store.fingerprint(pair.target.suite).get("context") or 32)
-    found = _shown(connection, store, pair, "memorized", source, decoder, context, None, limit, redact)
+    found = shown_texts(connection, store, pair, "memorized", source, decoder, context, None, limit, redact)
     return Texts(
         [Text(one.row.sequence_id, one.row.occurrences, one.context, one.continuation) for one in found],
         redact,

@@ -226,6 +226,8 @@ def _print_outcome(console: Console, outcome: Outcome, store: Store) -> None:
 def _print_estimate(console: Console, cost: Estimate, checkpoints: int) -> None:
     from rich.table import Table
 
+    from memoserve.run import duration
+
     table = Table(
         title=f"{len(cost.checkpoints)} of {checkpoints} checkpoints lack something", title_justify="left"
     )
@@ -246,19 +248,9 @@ def _print_estimate(console: Console, cost: Estimate, checkpoints: int) -> None:
     time_said = (
         "time: unknown on a GPU before a part has been measured"
         if cost.seconds is None
-        else f"roughly {_minutes(cost.seconds)} on this machine"
+        else f"roughly {duration(cost.seconds)} on this machine"
     )
     console.print(f"in all {cost.flops:.2e} FLOPs, about {_bytes(cost.bytes)}, {time_said}", highlight=False)
-
-
-def _minutes(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.0f} h"
-    )
 
 
 def _bytes(number: float) -> str:

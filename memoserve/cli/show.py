@@ -97,19 +97,19 @@ def show(
 
     store = Store.open(directory)
     with connect(directory) as connection:
-        pair = choose(connection, store, _suite_name(suite), target, predictor)
-        source, decoder = _open(store, pair.target.suite, suite, data, tokenizer)
+        pair = choose(connection, store, suite_name(suite), target, predictor)
+        source, decoder = open_text_of(store, pair.target.suite, suite, data, tokenizer)
         if decoder is None and (search is not None or redact):
             raise BadInput(f"--{'search' if search is not None else 'redact'} needs text: name a --tokenizer")
         context = int(store.fingerprint(pair.target.suite).get("context") or 32)
-        shown = _shown(connection, store, pair, cell, source, decoder, context, search, limit, redact)
+        shown = shown_texts(connection, store, pair, cell, source, decoder, context, search, limit, redact)
         if form == "table":
             _print_all(shown, pair, cell)
         else:
             _write(shown, form)
 
 
-def _suite_name(suite: str | None) -> str | None:
+def suite_name(suite: str | None) -> str | None:
     """The name in the store: that of the suite file, or the word itself."""
     if suite is None or not Path(suite).exists():
         return suite
@@ -118,7 +118,7 @@ def _suite_name(suite: str | None) -> str | None:
     return load_suite(suite).name
 
 
-def _open(
+def open_text_of(
     store: Store, name: str, suite: str | None, data: str | None, tokenizer: str | None
 ) -> tuple[SequenceSource, Tokenizer | None]:
     """The sequences, checked to be the ones that were evaluated, and the tokenizer if there is one."""
@@ -161,7 +161,7 @@ def _open(
     return source, None if tokenizer is None else load_tokenizer(tokenizer)
 
 
-def _shown(
+def shown_texts(
     connection: duckdb.DuckDBPyConnection, store: Store, pair: Pair, cell: Cell, source: SequenceSource,
     decoder: Tokenizer | None, context: int, search: str | None, limit: int, redact: bool,
 ) -> Iterator[_Shown]:  # fmt: skip

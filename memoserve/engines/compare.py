@@ -21,8 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import scaled_dot_product_attention
 
-LOGITS_PER_SLICE = 1 << 22
-"""Logits held at a time: positions pass the LM head in slices, so that logits never dominate memory."""
+from memoserve.engines.logits import best_tokens
 
 
 class WorkerExtension:
@@ -74,7 +73,14 @@ class _Block:
             hidden = self._forward(tokens[alive, begin:end], begin, last=rung == rungs[-1])
             hidden = hidden[:, self.context + done - 1 - begin :]
             truth = tokens[alive, self.context + done : self.context + rung]
-            best, likely = self._best(hidden.flatten(0, 1), truth.flatten())
+            best, likely = best_tokens(
+                self.model.compute_logits,
+                hidden.flatten(0, 1),
+                truth.flatten(),
+                self.model.config.vocab_size,
+                self.banned,
+                self.loglik,
+            )
             best = best.view(truth.shape)
             matched = (best == truth).to(torch.int64).cumprod(dim=1).sum(dim=1)
             prefix[alive] = done + matched
@@ -134,20 +140,3 @@ class _Block:
             self.past[layer] = key, value
         output = scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
         return output.transpose(1, 2).reshape(shape[0] * shape[1], -1)
-
-    def _best(self, hidden: torch.Tensor, truth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Of [m, hidden] the best token, i64[m], and the true token's log-probability, f64[m] or None."""
-        best = torch.empty_like(truth)
-        likely = torch.empty(truth.shape, dtype=torch.float64, device=self.device) if self.loglik else None
-        step = max(1, LOGITS_PER_SLICE // self.model.config.vocab_size)
-        for start in range(0, len(truth), step):
-            rows = slice(start, start + step)
-            logits = self.model.compute_logits(hidden[rows])
-            if likely is not None:
-                exact = logits.float()
-                chosen = exact.gather(1, truth[rows, None])[:, 0]
-                likely[rows] = (chosen - torch.logsumexp(exact, dim=1)).double()
-            if self.banned is not None:
-                logits[:, self.banned] = -torch.inf
-            best[rows] = logits.argmax(dim=1)
-        return best, likely

@@ -17,8 +17,7 @@ from vllm.model_executor.layers.pooler.abstract import Pooler
 from vllm.model_executor.layers.pooler.common import PoolingParamsUpdate
 from vllm.model_executor.models.transformers import TransformersForCausalLM
 
-LOGITS_PER_SLICE = 1 << 22
-"""Logits held at a time: positions pass the LM head in slices, so that logits never dominate memory."""
+from memoserve.engines.logits import best_tokens
 
 
 class MatchPooler(Pooler):
@@ -28,6 +27,7 @@ class MatchPooler(Pooler):
         super().__init__()
         # The bound method, not the model: as a submodule it would contain itself.
         self._compute_logits = model.compute_logits
+        self.vocabulary_size = model.text_config.vocab_size
         self.context = context
         self.banned = banned
         self.loglik = loglik
@@ -62,7 +62,9 @@ class MatchPooler(Pooler):
         here = (positions >= begins[:, None]) & (positions < (lengths - 1)[:, None])
         flat = (rows[:, None] + positions - begins[:, None])[here].to(device)
         truth = tokens[:, self.context : int(lengths.max())][here].to(device=device, dtype=torch.int64)
-        best, logliks = self._best(hidden_states, flat, truth)
+        best, logliks = best_tokens(
+            self._compute_logits, hidden_states[flat], truth, self.vocabulary_size, self.banned, self.loglik
+        )
         # What lies before `begins` matched; what lies behind the end must not.
         equal = positions.expand_as(here) < begins[:, None]
         equal[here] = (best == truth).cpu()
@@ -75,25 +77,6 @@ class MatchPooler(Pooler):
             sums[here] = logliks.cpu()
             result.append(sums.sum(dim=1))
         return list(torch.stack(result, dim=1))
-
-    def _best(
-        self, hidden_states: torch.Tensor, flat: torch.Tensor, truth: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Of [m] rows the best token, i64[m], and the true token's log-probability, f64[m] or None."""
-        best = torch.empty_like(truth)
-        logliks = torch.empty(truth.shape, dtype=torch.float64, device=truth.device) if self.loglik else None
-        start, size = 0, 1
-        while start < len(flat):
-            logits = self._compute_logits(hidden_states[flat[start : start + size]])
-            if logliks is not None:
-                exact = logits.float()
-                chosen = exact.gather(1, truth[start : start + size, None])[:, 0]
-                logliks[start : start + size] = (chosen - torch.logsumexp(exact, dim=1)).double()
-            if self.banned is not None:
-                logits[:, self.banned] = -torch.inf
-            best[start : start + size] = logits.argmax(dim=1)
-            start, size = start + size, max(1, LOGITS_PER_SLICE // logits.shape[1])
-        return best, logliks
 
 
 class TransformersExtract(TransformersForCausalLM):

@@ -4,7 +4,7 @@ from memoserve.run.estimate import Estimate, estimate
 from memoserve.run.execute import Failure, Outcome, execute
 from memoserve.run.fingerprint import fingerprint_of
 from memoserve.run.plan import CheckpointPlan, Plan, make_plan, part_size_for
-from memoserve.run.progress import Progress, reporting
+from memoserve.run.progress import Progress, duration, reporting
 
 __all__ = [
     "CheckpointPlan",
@@ -13,6 +13,7 @@ __all__ = [
     "Outcome",
     "Plan",
     "Progress",
+    "duration",
     "estimate",
     "execute",
     "fingerprint_of",

@@ -104,7 +104,7 @@ class _Lines:
             left = elapsed * (self._total - self._done) / self._done if self._done else 0.0
             self._say(
                 f"{self._current.checkpoint!s:>14}  {self._current_done:,} of {self._current.sequences:,}"
-                f" sequences; all: {self._done:,} of {self._total:,}, about {_duration(left)} left"
+                f" sequences; all: {self._done:,} of {self._total:,}, about {duration(left)} left"
             )
 
     def finished(self, plan: CheckpointPlan, memorized: int, windows: int, seconds: float) -> None:
@@ -198,7 +198,8 @@ def _live(plan: Plan, console: Console) -> Iterator[Progress]:
         yield Live()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
