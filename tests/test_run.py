@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -378,3 +380,97 @@ def test_a_disk_that_fills_is_said_and_loses_nothing(small_suite: Path, cli: Cli
     assert by_step[301] % 25 == 0
     cli(*run(kept, "116k@301").split()[3:])
     assert Counter(row[1] for row in scores(kept)) == {161: 500, 301: 500}
+
+
+# -------------------------------------------------------------------------------------- progress
+
+
+def events_of(output: str) -> list[dict[str, Any]]:
+    """Every line is a JSON object, and nothing stands between them."""
+    return [json.loads(line) for line in output.splitlines()]
+
+
+@pytest.mark.engine
+def test_progress_for_programs_tells_the_whole_run(small_suite: Path, cli: Cli, tmp_path: Path) -> None:
+    broken = tmp_path / "weights" / "116k" / "step161" / "model.safetensors"
+    broken.write_bytes(broken.read_bytes()[:1000])
+    arguments = (
+        "run",
+        "--engine",
+        "transformers",
+        "--suite",
+        small_suite,
+        "--sequences",
+        "0:64",
+        "--out",
+        "out",
+    )
+    small = ("--part-size", "20", "--progress", "json", "--checkpoints", "116k@*")
+    planned = events_of(cli(*arguments, *small, "--dry-run").stdout)
+    assert [event["event"] for event in planned] == ["plan", "end"]
+    assert planned[0]["seconds"] > 0
+
+    events = events_of(cli(*arguments, *small, code=6).stdout)
+    kinds = [event["event"] for event in events if event["event"] not in ("progress", "indexing")]
+    assert kinds == [
+        "plan",
+        "checkpoint_failed",
+        "engine_starting",
+        "engine_up",
+        "checkpoint_started",
+        *["part_done"] * 4,
+        "checkpoint_finished",
+        "end",
+    ]
+    by_kind = {event["event"]: event for event in events}
+    assert (by_kind["indexing"]["done"], by_kind["indexing"]["total"]) == (64, 64)
+    assert by_kind["plan"]["sequences"] == 128
+    assert [(c["step"], c["parts"]) for c in by_kind["plan"]["checkpoints"]] == [(161, 4), (301, 4)]
+    assert "model.safetensors" in by_kind["checkpoint_failed"]["reason"]
+    parts = [event for event in events if event["event"] == "part_done"]
+    assert [(part["first"], part["stop"]) for part in parts] == [(0, 20), (20, 40), (40, 60), (60, 64)]
+    assert (parts[-1]["done"], parts[-1]["total"]) == (64, 64)
+    assert sum(part["windows"] for part in parts) == by_kind["checkpoint_finished"]["windows"]
+    assert parts[-1]["windows_per_second"] > 0
+    stored = [row for row in scores(tmp_path / "out") if row[4] == 32]
+    assert by_kind["checkpoint_finished"]["memorized"] == len(stored)
+    end = by_kind["end"]
+    assert (end["status"], end["exit_code"], end["sequences"]) == ("incomplete", 6, 64)
+    assert [(failure["model"], failure["step"]) for failure in end["failures"]] == [("116k", 161)]
+
+    whole = events_of(cli(*arguments, *small[:-1], "116k@301").stdout)
+    assert [event["event"] for event in whole] == ["plan", "end"]
+    assert whole[1]["status"] == "done"
+    (refused,) = events_of(cli(*arguments, "--progress", "json", "--checkpoints", "116k@9", code=3).stdout)
+    assert (refused["event"], refused["status"], refused["exit_code"]) == ("end", "error", 3)
+    assert "116k" in refused["message"]
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_told_to_stop_leaves_whole_parts_and_no_engine(
+    small_suite: Path, cli: Cli, tmp_path: Path, by: signal.Signals
+) -> None:
+    arguments = ("run", "--engine", "transformers", "--suite", small_suite, "--out", tmp_path / "out")
+    arguments += ("--part-size", "16", "--checkpoints", "281k@301")
+    process = subprocess.Popen(
+        command(*arguments, "--sequences", "0:6000", "--progress", "json"),
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["event"] == "part_done":
+            break
+    engines = psutil.Process(process.pid).children(recursive=True)
+    assert engines
+    process.send_signal(by)
+    rest = process.stdout.read()
+    assert process.wait(timeout=60) == 130
+    assert events_of(rest)[-1]["status"] == "interrupted"
+    assert psutil.wait_procs(engines, timeout=5)[1] == []
+    parts = list((tmp_path / "out").glob("scores/**/*.parquet"))
+    assert 1 <= len(parts) < 375
+    assert len(scores(tmp_path / "out")) == 16 * len(parts)
+    assert not list((tmp_path / "out").rglob("*.tmp"))

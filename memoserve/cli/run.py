@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from memoserve.errors import BadInput, RunIncomplete
+from memoserve.errors import BadInput, MemoserveError, RunIncomplete
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from memoserve.run import Estimate, Outcome
+    from memoserve.run import Estimate, Events, Outcome
     from memoserve.store import Store
 
 _WHAT = "What to evaluate"
 _HOW = "How"
+_INTERRUPTED = 130
 
 
 def run(
@@ -122,6 +127,13 @@ def run(
         bool,
         typer.Option("--dry-run", help="Print the plan and its cost; start nothing.", rich_help_panel=_HOW),
     ] = False,
+    progress: Annotated[
+        Literal["auto", "json"],
+        typer.Option(
+            help="auto: for people. json: one event a line on standard output, and nothing else.",
+            rich_help_panel=_HOW,
+        ),
+    ] = "auto",
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show what the engine prints.", rich_help_panel=_HOW)
     ] = False,
@@ -134,86 +146,140 @@ def run(
     from rich.console import Console
 
     from memoserve.engines import EngineSettings, diagnose, fetch_weights, require
-    from memoserve.run import execute, fingerprint_of, make_plan, part_size_for, reporting
+    from memoserve.run import (
+        Events,
+        Outcome,
+        estimate,
+        execute,
+        fingerprint_of,
+        make_plan,
+        part_size_for,
+        reporting,
+    )
     from memoserve.sequences import Selection, open_sequences, parse_range
     from memoserve.store import Store
     from memoserve.suites import load_suite, select
 
-    if loglik and mode != "extract":
-        raise BadInput(
-            "--loglik needs --mode extract: generation gives no likelihood of the true continuation"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C
+    events = Events(sys.stdout) if progress == "json" else None
+    console = Console(soft_wrap=True, quiet=events is not None)
+    with _ending(events, console):
+        if loglik and mode != "extract":
+            raise BadInput(
+                "--loglik needs --mode extract: generation gives no likelihood of the true continuation"
+            )
+        chosen_suite = load_suite(suite)
+        chosen = select(chosen_suite, checkpoints)
+        diagnosis = diagnose(engine) if dry_run else require(engine)
+        console.print(
+            f"suite {chosen_suite.name}: {len(chosen)} checkpoints -> {out}"
+            f"  ({mode} mode, {engine} {diagnosis.version} on {diagnosis.device})",
+            markup=False,
+            highlight=False,
         )
-    console = Console(soft_wrap=True)
-    chosen_suite = load_suite(suite)
-    chosen = select(chosen_suite, checkpoints)
-    diagnosis = diagnose(engine) if dry_run else require(engine)
-    console.print(
-        f"suite {chosen_suite.name}: {len(chosen)} checkpoints -> {out}"
-        f"  ({mode} mode, {engine} {diagnosis.version} on {diagnosis.device})",
-        markup=False,
-        highlight=False,
-    )
-    path = data or chosen_suite.sequences.path
-    if path is None:
-        raise BadInput(
-            f"suite {chosen_suite.name} doesn't say where its sequences are: give --data,"
-            " such as the document.idx of the training data"
+        path = data or chosen_suite.sequences.path
+        if path is None:
+            raise BadInput(
+                f"suite {chosen_suite.name} doesn't say where its sequences are: give --data,"
+                " such as the document.idx of the training data"
+            )
+        source = open_sequences(path, tokenizer or chosen_suite.sequences.tokenizer)
+        control = chosen_suite.sequences.control
+        last = max(chosen_suite.sequences.trained, control[1] if control else 0)
+        span = parse_range(sequences, source.count) if sequences else (0, min(source.count, last))
+        selection = Selection(*span, fraction=1.0 if sample is None else sample, seed=seed)
+        chosen_dtype: str = dtype
+        if dtype == "auto":
+            on_cpu = diagnosis.device == "cpu"
+            chosen_dtype = "float32" if on_cpu else fetch_weights(chosen[-1], allow_pickle_weights).dtype
+        settings = EngineSettings(
+            engine=engine,
+            mode=mode,
+            context=context,
+            dtype=chosen_dtype,
+            banned_token_id=chosen_suite.banned_token_id,
+            device=diagnosis.device,
+            loglik=loglik,
+            deterministic=deterministic,
+            tensor_parallel=tensor_parallel,
+            allow_pickle=allow_pickle_weights,
         )
-    source = open_sequences(path, tokenizer or chosen_suite.sequences.tokenizer)
-    control = chosen_suite.sequences.control
-    last = max(chosen_suite.sequences.trained, control[1] if control else 0)
-    span = parse_range(sequences, source.count) if sequences else (0, min(source.count, last))
-    selection = Selection(*span, fraction=1.0 if sample is None else sample, seed=seed)
-    chosen_dtype: str = dtype
-    if dtype == "auto":
-        on_cpu = diagnosis.device == "cpu"
-        chosen_dtype = "float32" if on_cpu else fetch_weights(chosen[-1], allow_pickle_weights).dtype
-    settings = EngineSettings(
-        engine=engine,
-        mode=mode,
-        context=context,
-        dtype=chosen_dtype,
-        banned_token_id=chosen_suite.banned_token_id,
-        device=diagnosis.device,
-        loglik=loglik,
-        deterministic=deterministic,
-        tensor_parallel=tensor_parallel,
-        allow_pickle=allow_pickle_weights,
-    )
-    fingerprint = fingerprint_of(chosen_suite, source, selection, settings, diagnosis.version)
-    cells = part_size or part_size_for(selection)
-    if dry_run:
-        from memoserve.run import estimate
+        fingerprint = fingerprint_of(chosen_suite, source, selection, settings, diagnosis.version)
+        cells = part_size or part_size_for(selection)
+        about = {
+            "out": str(out),
+            "mode": mode,
+            "engine": engine,
+            "engine_version": diagnosis.version,
+            "device": diagnosis.device,
+            "dtype": chosen_dtype,
+        }
+        if dry_run:
+            existing = Store.open(out) if out.exists() else None
+            if existing is not None:
+                existing.refuse_unlike(chosen_suite.name, fingerprint)
+            plan = make_plan(chosen_suite, chosen, selection, existing, cells, unseen)
+            cost = estimate(plan, source, settings)
+            _print_estimate(console, cost, len(plan.checkpoints))
+            if events is not None:
+                events.plan(plan, **about, flops=cost.flops, bytes=cost.bytes, seconds=cost.seconds)
+                events.end("dry_run", 0)
+            return
+        store = Store.create(out)
+        with store.lock():
+            store.claim(chosen_suite, fingerprint)
+            plan = make_plan(chosen_suite, chosen, selection, store, cells, unseen)
+            if events is not None:
+                events.plan(plan, **about)
+            if not plan.todo:
+                console.print("nothing is missing")
+                outcome = Outcome()
+            else:
+                with nullcontext(events) if events is not None else reporting(plan, console) as told:
+                    outcome = execute(plan, source, store, settings, told, verbose=verbose)
+                _print_outcome(console, outcome)
+            if events is not None:
+                events.end(
+                    "incomplete" if outcome.failures else "done",
+                    RunIncomplete.exit_code if outcome.failures else 0,
+                    sequences=outcome.sequences,
+                    windows=outcome.windows,
+                    seconds=round(outcome.seconds, 3),
+                    failures=[
+                        {"model": f.checkpoint.model.name, "step": f.checkpoint.step, "reason": f.reason}
+                        for f in outcome.failures
+                    ],
+                )
+            _raise_if_incomplete(outcome, store)
 
-        existing = Store.open(out) if out.exists() else None
-        if existing is not None:
-            existing.refuse_unlike(chosen_suite.name, fingerprint)
-        plan = make_plan(chosen_suite, chosen, selection, existing, cells, unseen)
-        _print_estimate(console, estimate(plan, source, settings), len(plan.checkpoints))
-        return
-    store = Store.create(out)
-    with store.lock():
-        store.claim(chosen_suite, fingerprint)
-        plan = make_plan(chosen_suite, chosen, selection, store, cells, unseen)
-        if not plan.todo:
-            console.print("nothing is missing")
-        else:
-            try:
-                with reporting(plan, console) as progress:
-                    outcome = execute(plan, source, store, settings, progress, verbose=verbose)
-            except KeyboardInterrupt:
-                console.print("interrupted: whole parts are kept, the same command goes on from here")
-                raise typer.Exit(130) from None
-            _print_outcome(console, outcome, store)
+
+@contextmanager
+def _ending(events: Events | None, console: Console) -> Iterator[None]:
+    """Say how a run ended that did not come to its end."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print("interrupted: whole parts are kept, the same command goes on from here")
+        if events is not None:
+            events.end("interrupted", _INTERRUPTED)
+        raise typer.Exit(_INTERRUPTED) from None
+    except Exception as error:
+        if events is not None:
+            code = error.exit_code if isinstance(error, MemoserveError) else 1
+            events.end("error", code, message=str(error))
+        raise
 
 
-def _print_outcome(console: Console, outcome: Outcome, store: Store) -> None:
+def _print_outcome(console: Console, outcome: Outcome) -> None:
     rate = outcome.windows / outcome.seconds if outcome.seconds else 0.0
     console.print(
         f"{outcome.sequences:,} scores written ({outcome.windows:,} windows evaluated)"
         f" in {outcome.seconds:.0f} s, {rate:,.0f} windows/s start-up included",
         highlight=False,
     )
+
+
+def _raise_if_incomplete(outcome: Outcome, store: Store) -> None:
     if outcome.failures:
         names = ", ".join(str(failure.checkpoint) for failure in outcome.failures)
         raise RunIncomplete(

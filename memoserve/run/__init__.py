@@ -1,6 +1,7 @@
 """A run: plan what is missing, feed an engine, write parts."""
 
 from memoserve.run.estimate import Estimate, estimate
+from memoserve.run.events import Events
 from memoserve.run.execute import Failure, Outcome, execute
 from memoserve.run.fingerprint import fingerprint_of
 from memoserve.run.plan import CheckpointPlan, Plan, make_plan, part_size_for
@@ -9,6 +10,7 @@ from memoserve.run.progress import Progress, duration, reporting
 __all__ = [
     "CheckpointPlan",
     "Estimate",
+    "Events",
     "Failure",
     "Outcome",
     "Plan",

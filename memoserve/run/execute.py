@@ -215,11 +215,11 @@ def _score(
     began = time.monotonic()
     known = _remembered(item.checkpoint, plan, source, store, settings)
     memorized = evaluated = 0
-    writing: Future[Path] | None = None
+    writing: Future[None] | None = None
     with ThreadPoolExecutor(1, "writer") as writer:
         for block in _read_ahead(item, plan, source, settings):
             rows = known.unknown(block.found.windows)
-            fresh = _evaluate(engine, block.found.windows[rows], settings, progress, len(block.ids))
+            fresh = _evaluate(engine, block.found.windows[rows], settings, progress, item, len(block.ids))
             if len(block.ids):
                 matches = known.merge(block.found.windows, rows, fresh).take(block.found.row_of)
             else:
@@ -229,7 +229,7 @@ def _score(
             if writing is not None:
                 writing.result()
             writing = writer.submit(
-                store.write_scores, item.checkpoint, *block.span, block.ids, matches, weights.identity
+                _write, item, block, matches, len(rows), weights.identity, store, progress
             )
             memorized += int((matches.matched_prefix == CONTINUATION).sum())
             evaluated += len(rows)
@@ -238,6 +238,19 @@ def _score(
         if writing is not None:
             writing.result()
     progress.finished(item, memorized, evaluated, time.monotonic() - began)
+
+
+def _write(
+    item: CheckpointPlan,
+    block: Block,
+    matches: Matches,
+    windows: int,
+    weights: str,
+    store: Store,
+    progress: Progress,
+) -> None:
+    store.write_scores(item.checkpoint, *block.span, block.ids, matches, weights)
+    progress.part(item, block.span, len(block.ids), windows)
 
 
 def _remembered(
@@ -281,6 +294,7 @@ def _evaluate(
     windows: NDArray[np.uint32],
     settings: EngineSettings,
     progress: Progress,
+    item: CheckpointPlan,
     sequences: int,
 ) -> Matches | None:
     """Evaluate u32[n, m] windows in blocks, reporting `sequences` in proportion. None for no windows."""
@@ -289,7 +303,7 @@ def _evaluate(
     for start in range(0, len(windows), settings.block):
         blocks.append(engine.evaluate(windows[start : start + settings.block]))
         share = sequences * min(start + settings.block, len(windows)) // len(windows)
-        progress.advanced(share - reported)
+        progress.advanced(item, share - reported, len(blocks[-1]))
         reported = share
-    progress.advanced(sequences - reported)
+    progress.advanced(item, sequences - reported, 0)
     return concatenate(blocks) if blocks else None

@@ -1,4 +1,7 @@
-"""How a run tells a person where it is: a live display on a terminal, plain lines elsewhere."""
+"""How a run tells a person where it is: a live display on a terminal, plain lines elsewhere.
+
+For programs there are the events of memoserve.run.events.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from memoserve.run.plan import CheckpointPlan, Plan
+from memoserve.run.plan import CheckpointPlan, Plan, Range
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from memoserve.suites import Checkpoint
+
 
 class Progress(Protocol):
-    """What a run reports, in this order."""
+    """What a run reports. Calls may come from several threads, and checkpoints may be under way together."""
 
     def indexing(self, sequences: int) -> None:
         """So many more sequences have their window ids."""
@@ -32,8 +37,12 @@ class Progress(Protocol):
         """A checkpoint begins."""
         ...
 
-    def advanced(self, sequences: int) -> None:
-        """So many more of its sequences are scored."""
+    def advanced(self, plan: CheckpointPlan, sequences: int, windows: int) -> None:
+        """So many more of its sequences are scored; so many distinct windows were evaluated for them."""
+        ...
+
+    def part(self, plan: CheckpointPlan, span: Range, sequences: int, windows: int) -> None:
+        """A part is in the store: its sequences, and the distinct windows evaluated for it."""
         ...
 
     def finished(self, plan: CheckpointPlan, memorized: int, windows: int, seconds: float) -> None:
@@ -77,8 +86,7 @@ class _Lines:
         self._done = 0
         self._began = 0.0
         self._last = time.monotonic()
-        self._current: CheckpointPlan | None = None
-        self._current_done = 0
+        self._done_of: dict[Checkpoint, int] = {}
 
     def indexing(self, sequences: int) -> None:
         self._indexed += sequences
@@ -93,19 +101,22 @@ class _Lines:
         self._began = self._began or time.monotonic()
 
     def checkpoint(self, plan: CheckpointPlan) -> None:
-        self._current, self._current_done = plan, 0
+        self._done_of[plan.checkpoint] = 0
         self._last = time.monotonic()
 
-    def advanced(self, sequences: int) -> None:
+    def advanced(self, plan: CheckpointPlan, sequences: int, windows: int) -> None:
         self._done += sequences
-        self._current_done += sequences
-        if self._current is not None and self._due():
+        self._done_of[plan.checkpoint] += sequences
+        if self._due():
             elapsed = time.monotonic() - self._began
             left = elapsed * (self._total - self._done) / self._done if self._done else 0.0
             self._say(
-                f"{self._current.checkpoint!s:>14}  {self._current_done:,} of {self._current.sequences:,}"
+                f"{plan.checkpoint!s:>14}  {self._done_of[plan.checkpoint]:,} of {plan.sequences:,}"
                 f" sequences; all: {self._done:,} of {self._total:,}, about {duration(left)} left"
             )
+
+    def part(self, plan: CheckpointPlan, span: Range, sequences: int, windows: int) -> None:
+        pass  # too many of them for lines
 
     def finished(self, plan: CheckpointPlan, memorized: int, windows: int, seconds: float) -> None:
         self._say(finished_line(plan, memorized, windows, seconds))
@@ -179,11 +190,14 @@ def _live(plan: Plan, console: Console) -> Iterator[Progress]:
             )
             self._began, self._done = time.monotonic(), 0
 
-        def advanced(self, sequences: int) -> None:
+        def advanced(self, plan: CheckpointPlan, sequences: int, windows: int) -> None:
             self._done += sequences
             rate = self._done / max(time.monotonic() - self._began, 1e-9)
             bars.update(self._one, advance=sequences, rate=f"{rate:,.0f} sequences/s")
             bars.advance(self._all, sequences)
+
+        def part(self, plan: CheckpointPlan, span: Range, sequences: int, windows: int) -> None:
+            pass
 
         def finished(self, plan: CheckpointPlan, memorized: int, windows: int, seconds: float) -> None:
             self._print(finished_line(plan, memorized, windows, seconds))
