@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "memoserve"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ENGINES = {"torch", "vllm", "transformers"}
+SERVING = {"anyio", "cachetools", "fastapi", "h11", "starlette", "uvicorn"}
 
 # What each package may import of memoserve, besides itself and the errors.
 MAY_IMPORT = {
@@ -32,9 +33,21 @@ MAY_IMPORT = {
     "imports": {"suites", "store"},
     "catalog": {"store"},
     "queries": {"store", "catalog"},
-    "memorized": {"store", "catalog"},
+    "memorized": {"suites", "sequences", "store", "catalog"},
     "recommend": {"catalog", "queries"},
     "report": {"store", "catalog", "queries", "memorized", "recommend"},
+    "serve": {
+        "suites",
+        "sequences",
+        "engines",
+        "store",
+        "run",
+        "catalog",
+        "queries",
+        "memorized",
+        "recommend",
+        "report",
+    },
     "__init__.py": set(),
     "__main__.py": {"cli"},
 }
@@ -129,7 +142,12 @@ def test_packages_import_only_what_stands_before_them() -> None:
 def test_every_import_is_declared() -> None:
     """Of the core: an import of something that only the extras bring would fail without them."""
     declared = {Requirement(line).name for line in PROJECT["dependencies"]}
-    optional = {"engines": ENGINES | {"safetensors"}, "recommend": {"scipy"}, "report": {"vl_convert"}}
+    optional = {
+        "engines": ENGINES | {"safetensors"},
+        "recommend": {"scipy"},
+        "report": {"vl_convert"},
+        "serve": SERVING,
+    }
     for file in modules():
         package = file.relative_to(PACKAGE).parts[0]
         for name in imports_of(file):
@@ -154,7 +172,7 @@ def test_pins_agree_with_what_is_declared() -> None:
     assert len(pins) == len(lines)
     assert lines == sorted(lines, key=str.lower)
     extras = PROJECT["optional-dependencies"]
-    for line in [*PROJECT["dependencies"], *extras["cpu"], *extras["dev"], *extras["report"]]:
+    for line in [*PROJECT["dependencies"], *extras["cpu"], *extras["dev"], *extras["report"], *extras["serve"]]:
         needed = Requirement(line)
         assert needed.specifier.contains(pins[needed.name.lower().replace("_", "-")]), line
     assert pins["torch"].endswith("+cpu")

@@ -16,6 +16,7 @@ from memoserve.cli.recommend import recommend, scaling
 from memoserve.cli.report import plot, report
 from memoserve.cli.run import run
 from memoserve.cli.sequences import app as sequences
+from memoserve.cli.serve import serve
 from memoserve.cli.show import show
 from memoserve.cli.status import status
 from memoserve.cli.suite import app as suite
@@ -67,6 +68,7 @@ app.command()(show)
 app.command()(plot)
 app.command()(report)
 app.command()(export)
+app.command()(serve)
 app.add_typer(imports, name="import")
 app.add_typer(suite, name="suite")
 app.add_typer(sequences, name="sequences")

@@ -113,7 +113,7 @@ def report(
     limits, and a few memorized texts with what looks private masked. Needs pip install 'memoserve[report]'.
     """
     from memoserve.catalog import connect
-    from memoserve.cli.show import suite_name
+    from memoserve.memorized import suite_name
     from memoserve.report import find_chart
     from memoserve.report.contents import report as write
     from memoserve.store import Store, writing
@@ -143,14 +143,14 @@ def _texts(
     data: str | None, tokenizer: str | None, limit: int, redact: bool,
 ) -> Texts:  # fmt: skip
     """Memorized texts as memoserve show finds them. Without the sequences or a tokenizer, says so."""
-    from memoserve.cli.show import open_text_of, shown_texts, suite_name
-    from memoserve.memorized import choose
+    from memoserve.cli.show import warn
+    from memoserve.memorized import choose, open_text_of, rows_of, shown_texts, suite_name
     from memoserve.report.contents import Text, Texts
 
     named = data is not None or tokenizer is not None
     pair = choose(connection, store, suite_name(suite), target, None)
     try:
-        source, decoder = open_text_of(store, pair.target.suite, suite, data, tokenizer)
+        source, decoder = open_text_of(store, pair.target.suite, suite, data, tokenizer, warn)
     except BadInput as error:
         if named:
             raise
@@ -158,7 +158,8 @@ def _texts(
     if decoder is None:
         return Texts((), redact, "without a tokenizer, the sequences are numbers; name one with --tokenizer")
     context = int(store.fingerprint(pair.target.suite).get("context") or 32)
-    found = shown_texts(connection, store, pair, "memorized", source, decoder, context, None, limit, redact)
+    rows = list(rows_of(connection, store, pair, "memorized", limit))
+    found = shown_texts(connection, store, pair, "memorized", rows, source, decoder, context, redact)
     return Texts(
         [Text(one.row.sequence_id, one.row.occurrences, one.context, one.continuation) for one in found],
         redact,

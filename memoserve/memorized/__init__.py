@@ -3,9 +3,10 @@
 Stands on the catalog (which ids) and on the suite's sequences and tokenizer (what they say).
 """
 
-from memoserve.memorized.cells import CELLS, Cell, Pair, Row, choose, matches_of, rows_of
+from memoserve.memorized.cells import CELLS, Cell, Pair, Row, choose, count_rows, matches_of, rows_of
 from memoserve.memorized.export import Export, export
 from memoserve.memorized.redaction import Redaction, find_private
+from memoserve.memorized.shown import Shown, containing, open_text_of, shown_texts, suite_name
 from memoserve.memorized.text import Piece, Words, mismatches, pieces, words
 
 __all__ = [
@@ -16,13 +17,19 @@ __all__ = [
     "Piece",
     "Redaction",
     "Row",
+    "Shown",
     "Words",
     "choose",
+    "containing",
+    "count_rows",
     "export",
     "find_private",
     "matches_of",
     "mismatches",
+    "open_text_of",
     "pieces",
     "rows_of",
+    "shown_texts",
+    "suite_name",
     "words",
 ]

@@ -96,12 +96,37 @@ _EVALUATED = "SELECT sequence_id FROM scores WHERE suite = $suite AND model = ${
 
 
 def rows_of(
-    connection: duckdb.DuckDBPyConnection, store: Store, pair: Pair, cell: Cell, limit: int | None
+    connection: duckdb.DuckDBPyConnection,
+    store: Store,
+    pair: Pair,
+    cell: Cell,
+    limit: int | None,
+    offset: int = 0,
 ) -> Iterator[Row]:
-    """The windows of a cell, each once, in order of their first sequence; at most `limit` of them.
+    """The windows of a cell, each once, in order of their first sequence; at most `limit` after `offset`.
 
     Raises BadInput for a cell that needs a predictor and has none.
     """
+    sql, values = _windows_of(pair, cell)
+    sql += "ORDER BY first"
+    if limit is not None:
+        sql += f" LIMIT {limit:d}"
+    with explained(store.path):
+        result = connection.execute(f"{sql} OFFSET {offset:d}", values)
+        while rows := result.fetchmany(1024):
+            yield from (Row(*row) for row in rows)
+
+
+def count_rows(connection: duckdb.DuckDBPyConnection, store: Store, pair: Pair, cell: Cell) -> int:
+    """How many windows a cell has. Raises BadInput as rows_of does."""
+    sql, values = _windows_of(pair, cell)
+    with explained(store.path):
+        (count,) = connection.execute(f"SELECT count(*) FROM ({sql})", values).fetchone() or (0,)
+    return int(count)
+
+
+def _windows_of(pair: Pair, cell: Cell) -> tuple[str, dict[str, object]]:
+    """SQL of a cell's windows, and its parameters."""
     t, p = pair.target, pair.predictor
     if cell != "memorized" and p is None:
         raise BadInput(f"--cell {cell} compares two checkpoints: say which --predictor")
@@ -123,19 +148,15 @@ def rows_of(
                 f"FROM (FROM {predicted} ANTI JOIN {target} USING (sequence_id)) m "
                 f"WHERE sequence_id IN ({_EVALUATED.format('t')})"
             )
-    sql = f"""
+    return (
+        f"""
         SELECT min(c.sequence_id) AS first, s.window_id, count(*)
         FROM ({ids}) c
         LEFT JOIN (SELECT sequence_id, window_id FROM sequences WHERE suite = $suite) s USING (sequence_id)
         GROUP BY s.window_id, CASE WHEN s.window_id IS NULL THEN c.sequence_id END
-        ORDER BY first
-        """
-    if limit is not None:
-        sql += f"LIMIT {limit:d}"
-    with explained(store.path):
-        result = connection.execute(sql, values)
-        while rows := result.fetchmany(1024):
-            yield from (Row(*row) for row in rows)
+        """,
+        values,
+    )
 
 
 def matches_of(

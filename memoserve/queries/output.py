@@ -59,14 +59,14 @@ def as_csv(answer: Answer) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(answer.columns)
-    rows.writerows([["" if value is None else _exact(value) for value in row] for row in answer.rows])
+    rows.writerows([["" if value is None else exact(value) for value in row] for row in answer.rows])
     return text.getvalue()
 
 
 def as_json(answer: Answer) -> str:
     """A list of objects, one a row; NULL, NaN and infinity are null."""
     rows = [
-        {name: _jsonable(value) for name, value in zip(answer.columns, row, strict=True)}
+        {name: jsonable(value) for name, value in zip(answer.columns, row, strict=True)}
         for row in answer.rows
     ]
     lines = ",\n".join("  " + json.dumps(row, ensure_ascii=False) for row in rows)
@@ -257,15 +257,17 @@ def _numeric(answer: Answer) -> list[bool]:
     return [of(place) for place in range(len(answer.columns))]
 
 
-def _exact(value: Any) -> Any:
+def exact(value: Any) -> Any:
+    """A value as CSV has it, with all its digits."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | dict | tuple):
-        return json.dumps(_jsonable(value), ensure_ascii=False)
+        return json.dumps(jsonable(value), ensure_ascii=False)
     return value
 
 
-def _jsonable(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
+    """A value as JSON has it: NaN and infinity are null, dates and the like are text."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -273,7 +275,7 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, list | tuple):
-        return [_jsonable(part) for part in value]
+        return [jsonable(part) for part in value]
     if isinstance(value, dict):
-        return {str(key): _jsonable(part) for key, part in value.items()}
+        return {str(key): jsonable(part) for key, part in value.items()}
     return value.hex() if isinstance(value, bytes) else str(value)

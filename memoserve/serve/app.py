@@ -1,0 +1,97 @@
+"""The application: endpoints, errors in words, and the files of the dashboard."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from memoserve import __version__
+from memoserve.errors import BadInput, EngineFailed, MemoserveError, StorageFailed, StoreConflict
+from memoserve.serve import pages, reading
+from memoserve.serve.guard import Guard
+from memoserve.serve.readers import Busy, NotThere, Readers, TooLong, TooMuch
+from memoserve.serve.settings import Settings
+
+_log = logging.getLogger("uvicorn.error")
+
+_STATUS: tuple[tuple[type[MemoserveError], int], ...] = (
+    (BadInput, 400),
+    (NotThere, 404),
+    (StoreConflict, 409),
+    (TooMuch, 413),
+    (TooLong, 503),
+    (Busy, 503),
+    (EngineFailed, 503),
+    (StorageFailed, 503),
+)
+
+_ABOUT = """What a store of memorization scores says, and runs that add to it.
+
+Tables come as JSON, CSV, Parquet or an Arrow stream (`format=`). Errors are `{"error": "..."}` with what is
+wrong, where, and what to do."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The ASGI application of one store."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.readers = Readers(settings)
+        try:
+            yield
+        finally:
+            app.state.readers.close()
+
+    app = FastAPI(
+        title="memoserve",
+        version=__version__,
+        description=_ABOUT,
+        docs_url=None,  # its page loads scripts from another host
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+        lifespan=lifespan,
+    )
+    app.state.settings = settings
+    app.add_middleware(Guard, settings=settings)
+    app.include_router(reading.router)
+    app.include_router(pages.router)
+    app.mount("/static", StaticFiles(directory=pages.STATIC, check_dir=False), name="static")
+    app.add_exception_handler(MemoserveError, _said)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)
+    return app
+
+
+def _error(status: int, message: str, headers: Any = None) -> Response:
+    return JSONResponse({"error": message}, status, headers=headers)
+
+
+def _said(request: Request, error: Exception) -> Response:
+    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+    return _error(status, str(error), {"Retry-After": "2"} if isinstance(error, Busy) else None)
+
+
+def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    lines = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+    return _error(422, "; ".join(lines))
+
+
+def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    said = f"there is nothing at {request.url.path}" if error.status_code == 404 else str(error.detail)
+    return _error(error.status_code, said, error.headers)
+
+
+def _unexpected(request: Request, error: Exception) -> Response:
+    _log.error("unexpected", exc_info=error)
+    return _error(500, f"unexpected {type(error).__name__}: a defect of memoserve, its log says more")

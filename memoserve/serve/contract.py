@@ -1,0 +1,160 @@
+"""The shapes of what goes over the wire, for the OpenAPI document and for what is sent in."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FormatName = Literal["json", "csv", "parquet", "arrow"]
+State = Literal["queued", "running", "done", "failed", "cancelled"]
+
+
+class Error(BaseModel):
+    """What is wrong, where, and what to do."""
+
+    error: str
+
+
+class StoredSuite(BaseModel):
+    suite: str
+    fingerprint: dict[str, Any]
+    evaluated_checkpoints: int
+    checkpoints: int
+    scores: int
+
+
+class StoreOverview(BaseModel):
+    version: str
+    suites: list[StoredSuite]
+    read_only: bool
+    synthetic: bool
+
+
+class SuiteLine(BaseModel):
+    name: str
+    models: list[str]
+    checkpoints: int
+    description: str
+
+
+class SuiteModel(BaseModel):
+    name: str
+    parameters: int
+    parameters_without_embeddings: int
+
+
+class SuiteSequences(BaseModel):
+    trained: int
+    control: list[int] | None
+    tokens: int | None
+    batch_size: int | None
+    needs_data: bool
+
+
+class SuiteDetail(BaseModel):
+    name: str
+    description: str
+    models: list[SuiteModel]
+    steps: list[int]
+    default_steps: list[int]
+    sequences: SuiteSequences
+
+
+class Column(BaseModel):
+    name: str
+    type: str
+
+
+class Table(BaseModel):
+    """A table. Whole numbers beyond 2^53 are text, since a browser would round them."""
+
+    columns: list[Column]
+    rows: list[list[Any]]
+    truncated: bool
+
+
+class Answer(Table):
+    """A table with the SQL that gave it and the parameters that were set."""
+
+    sql: str
+    values: dict[str, str]
+
+
+class QueryParameter(BaseModel):
+    name: str
+    type: str
+    default: str
+    about: str
+
+
+class QueryColumn(BaseModel):
+    name: str
+    about: str
+
+
+class QueryFile(BaseModel):
+    name: str
+    title: str
+    about: str
+    parameters: list[QueryParameter]
+    columns: list[QueryColumn]
+    sql: str
+
+
+class Plot(BaseModel):
+    name: str
+    title: str
+    query: str
+    reading: str
+
+
+class Recommendation(BaseModel):
+    columns: list[Column]
+    rows: list[list[Any]]
+    said: list[str]
+
+
+class Piece(BaseModel):
+    text: str
+    match: bool
+
+
+class TextRow(BaseModel):
+    sequence_id: int
+    window_id: str | None
+    cell: str
+    context: str
+    pieces: list[Piece]
+    occurrences: int
+    compared: str | None
+    matches: int | None
+    matched_prefix: int | None
+
+
+class Texts(BaseModel):
+    """`total`: windows of the cell, or of it those that hold the searched text. `searched`: how many were
+    looked through, null without a search.
+    """
+
+    total: int
+    rows: list[TextRow]
+    windows: int
+    searched: int | None
+    target: str
+    predictor: str | None
+    redacted: bool
+    warnings: list[str]
+
+
+class Statement(BaseModel):
+    """SQL that reads."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"sql": "SELECT checkpoint, evaluated FROM checkpoints"}]},
+    )
+
+    sql: Annotated[str, Field(min_length=1, max_length=100_000)]
+    format: FormatName = "json"
+    limit: Annotated[int | None, Field(ge=1, le=2**31 - 1)] = None

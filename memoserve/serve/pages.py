@@ -1,0 +1,82 @@
+"""The dashboard's files, and the page that asks for the token."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, Request
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+
+from memoserve.serve.guard import COOKIE, is_token, session
+
+STATIC = Path(__file__).parent / "static"
+
+router = APIRouter(include_in_schema=False)
+
+_LOGIN = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>memoserve: log in</title>
+</head>
+<body>
+<main>
+<h1>memoserve</h1>
+<p>This service wants its token.</p>
+{said}<form method="post" action="/login">
+<p><label>Token
+<input type="password" name="token" autocomplete="current-password" required autofocus></label></p>
+<p><button>Log in</button></p>
+</form>
+</main>
+</body>
+</html>
+"""
+
+_WRONG_SECONDS = 1.0
+
+
+@router.get("/")
+async def dashboard() -> Response:
+    """The dashboard."""
+    return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+
+
+@router.get("/login")
+async def login_page() -> Response:
+    """The page that asks for the token."""
+    return HTMLResponse(_LOGIN.format(said=""))
+
+
+@router.post("/login")
+async def login(request: Request) -> Response:
+    """Take the token from the form, or from JSON {"token": ...}, and set the cookie."""
+    token = request.app.state.settings.token
+    body = await request.body()
+    form = not request.headers.get("content-type", "").lower().startswith("application/json")
+    given = ""
+    if form:
+        given = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0]
+    else:
+        try:
+            said = await request.json()
+        except ValueError:
+            said = None
+        given = str(said.get("token", "")) if isinstance(said, dict) else ""
+    if token is not None and not is_token(given, token):
+        await asyncio.sleep(_WRONG_SECONDS)
+        return HTMLResponse(_LOGIN.format(said="<p role=alert>That is not the token.</p>\n"), 401)
+    response = RedirectResponse("/", 303)
+    if token is not None:
+        response.set_cookie(
+            COOKIE,
+            session(token),
+            httponly=True,
+            samesite="strict",
+            secure=request.url.scheme == "https",
+            path="/",
+        )
+    return response

@@ -1,0 +1,161 @@
+"""Processes that answer: each question in one that is killed when it takes too long, or too much.
+
+DuckDB can be asked to stop, and stops between chunks of rows; inside one expression it does not, and not
+all memory counts against its limit. A process ends whatever it does, and takes nothing with it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import resource
+import shutil
+import signal
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+
+from memoserve.errors import MemoserveError
+from memoserve.serve.settings import Settings
+
+if TYPE_CHECKING:
+    import duckdb
+
+P = ParamSpec("P")
+
+# Address space beside what the answer itself may use: the interpreter, the libraries, their threads' stacks.
+_BASE = 4 << 30
+
+
+class TooLong(MemoserveError):
+    """An answer took longer than it may."""
+
+
+class TooMuch(MemoserveError):
+    """An answer is larger, or needs more memory, than it may."""
+
+
+class NotThere(MemoserveError):
+    """There is nothing of that name."""
+
+
+class Busy(MemoserveError):
+    """All readers were busy for too long."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a reader works, and within which limits."""
+
+    store: Path
+    scratch: Path
+    memory: int
+    threads: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer ready to send: in memory, or as the name of a file in the scratch folder."""
+
+    media: str
+    body: bytes = b""
+    file: Path | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+Task = Callable[Concatenate[Place, P], Reply]
+
+
+class Readers:
+    """At most `settings.readers` processes; who comes later waits, for a while."""
+
+    def __init__(self, settings: Settings) -> None:
+        import anyio
+
+        self._settings = settings
+        self._limiter = anyio.CapacityLimiter(settings.readers)
+        self._scratch = Path(tempfile.mkdtemp(prefix="memoserve-serve-"))
+        self._threads = max(1, (os.cpu_count() or 2) // settings.readers)
+
+    def close(self) -> None:
+        """Remove what they left."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    async def ask(
+        self, task: Callable[Concatenate[Place, P], Reply], *args: P.args, **kwargs: P.kwargs
+    ) -> Reply:
+        """Run `task` in a reader. Raises what it raises, TooLong, TooMuch, and Busy.
+
+        The caller removes the reply's file, with the folder it is in.
+        """
+        import anyio
+        from anyio import to_process
+
+        place = Place(
+            self._settings.store,
+            self._scratch / uuid.uuid4().hex,
+            self._settings.memory,
+            self._threads,
+            self._settings.seconds,
+        )
+        borrower = object()
+        try:
+            with anyio.fail_after(self._settings.seconds):
+                await self._limiter.acquire_on_behalf_of(borrower)
+        except TimeoutError:
+            raise Busy("too many questions at once: try again in a moment") from None
+        place.scratch.mkdir()
+        reply = None
+        try:
+            with anyio.fail_after(place.seconds):
+                reply = await to_process.run_sync(
+                    functools.partial(_within, place, task, *args, **kwargs),
+                    cancellable=True,
+                    limiter=anyio.CapacityLimiter(1),
+                )
+            return reply
+        except TimeoutError:
+            raise TooLong(
+                f"the answer took longer than {place.seconds:g} s and was stopped: ask for less, or ask the "
+                "store on the command line"
+            ) from None
+        except anyio.BrokenWorkerProcess:
+            raise TooMuch(
+                "the process that worked on the answer died, most likely of too much memory: ask for less"
+            ) from None
+        finally:
+            self._limiter.release_on_behalf_of(borrower)
+            if reply is None or reply.file is None:
+                shutil.rmtree(place.scratch, ignore_errors=True)
+
+
+def _within(place: Place, task: Callable[..., Reply], *args: Any, **kwargs: Any) -> Reply:
+    """In the reader: limits that hold even if the server is gone, and a scratch folder of its own."""
+    hard = place.memory + _BASE
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    # Of a whole second more, so that the server's own limit comes first.
+    signal.setitimer(signal.ITIMER_REAL, place.seconds + 1)
+    tempfile.tempdir = str(place.scratch)
+    try:
+        return task(place, *args, **kwargs)
+    except MemoryError:
+        raise TooMuch("the answer needs more memory than it may use: ask for less") from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        tempfile.tempdir = None
+
+
+@contextmanager
+def catalog(place: Place) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The store's catalog, within the reader's limits."""
+    from memoserve.catalog import connect
+
+    with connect(
+        place.store, memory_limit=f"{place.memory // 2 >> 20}MiB", threads=place.threads
+    ) as connection:
+        yield connection
