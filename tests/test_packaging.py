@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "memoserve"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ENGINES = {"torch", "vllm", "transformers"}
+PINNED = ("cpu", "dev", "report", "serve")
 SERVING = {"anyio", "cachetools", "fastapi", "h11", "starlette", "uvicorn"}
 
 # What each package may import of memoserve, besides itself and the errors.
@@ -172,7 +173,7 @@ def test_pins_agree_with_what_is_declared() -> None:
     assert len(pins) == len(lines)
     assert lines == sorted(lines, key=str.lower)
     extras = PROJECT["optional-dependencies"]
-    for line in [*PROJECT["dependencies"], *extras["cpu"], *extras["dev"], *extras["report"], *extras["serve"]]:
+    for line in [*PROJECT["dependencies"], *(one for name in PINNED for one in extras[name])]:
         needed = Requirement(line)
         assert needed.specifier.contains(pins[needed.name.lower().replace("_", "-")]), line
     assert pins["torch"].endswith("+cpu")
