@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memoserve.errors import BadInput, StorageFailed
-from memoserve.sequences import byte_ranges, check_tokens, open_sequences
+from memoserve.sequences import check_tokens, open_sequences, retries
 
 CODES = {1: "<u1", 2: "<i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
 
@@ -370,7 +370,7 @@ def web(tmp_path: Path) -> Iterator[tuple[type[Web], str]]:
 def test_a_web_server_is_asked_for_ranges_only(
     tmp_path: Path, web: tuple[type[Web], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(byte_ranges, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(retries, "FIRST_PAUSE", 0.0)
     handler, address = web
     rows = (np.arange(3000 * 2049) % 60000).reshape(3000, 2049).tolist()
     write_dataset(tmp_path / "p", rows)

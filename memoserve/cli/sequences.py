@@ -1,9 +1,10 @@
-"""`memoserve sequences`: look at training sequences."""
+"""`memoserve sequences`: look at training sequences, and pack them."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,14 +15,14 @@ if TYPE_CHECKING:
     from memoserve.sequences import SequenceSource
 
 app = typer.Typer(
-    no_args_is_help=True, help="Look at training sequences: what a file holds, and what they say."
+    no_args_is_help=True, help="Training sequences: what a file holds, what they say, and packing them."
 )
 
 PathOrUrl = Annotated[
     str | None,
     typer.Argument(
-        help="Megatron .idx/.bin (or prefix, or shard), .npy, .parquet (or a folder or pattern), or .jsonl; "
-        "local, or a URL.",
+        help="Megatron .idx/.bin (or prefix, or shard), .npy, .parquet (or a folder or pattern), .jsonl, "
+        "or a pack; local, or a URL.",
         show_default=False,
     ),
 ]
@@ -79,6 +80,41 @@ def show(
         _print(f"sequence {sequence}")
         _print("  context       ", (_words(tokens[:context], decoder), "dim"))
         _print("  continuation  ", (_words(tokens[context:], decoder), "bold"))
+
+
+@app.command()
+def pack(
+    output: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.", show_default=False)],
+    path: PathOrUrl = None,
+    context: Annotated[int, typer.Option("--context", min=1, help="Tokens of context.")] = 32,
+    suite: SuiteName = None,
+    tokenizer: TokenizerFile = None,
+) -> None:
+    """Write just the context and continuation of every sequence, once, with checksums.
+
+    `memoserve run --data` takes the folder like the original, and both give one store. Stop it whenever you
+    like, the same command goes on. The folder is there when all of it is.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from memoserve.sequences import CONTINUATION, write_pack
+
+    path, tokenizer = _which(path, suite, tokenizer)
+    columns = (TextColumn("sequences"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None)
+        manifest = write_pack(
+            lambda: _open(path, tokenizer),
+            output,
+            context + CONTINUATION,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    size = sum(file.stat().st_size for file in output.iterdir())
+    typer.echo(
+        f"{output}: {manifest.count:,} sequences of {manifest.length} tokens ({manifest.dtype}), "
+        f"{size:,} bytes"
+    )
 
 
 def _which(path: str | None, suite: str | None, tokenizer: str | None) -> tuple[str, str | None]:

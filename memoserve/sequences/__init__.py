@@ -1,6 +1,7 @@
 """Training sequences: token ids by sequence id, at random access, without holding the data in memory."""
 
 from memoserve.sequences.opening import open_sequences
+from memoserve.sequences.packing import write_pack
 from memoserve.sequences.selection import Selection, parse_range
 from memoserve.sequences.source import CONTINUATION, SequenceSource, check_tokens
 from memoserve.sequences.tokenizer import load_tokenizer, printable
@@ -14,4 +15,5 @@ __all__ = [
     "open_sequences",
     "parse_range",
     "printable",
+    "write_pack",
 ]

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import os
 import stat
-import time
+import threading
 import weakref
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.errors import BadInput, StorageFailed
+from memoserve.sequences.place import Place
+from memoserve.sequences.remote import RemoteFile, open_remote
 
 SPAN = 4 << 20
 """Largest single read, bytes."""
@@ -34,94 +34,8 @@ REQUESTS = 16
 LOCAL_GAP = 16 << 10
 REMOTE_GAP = 256 << 10
 
-ATTEMPTS = 4
-FIRST_PAUSE = 1.0
-"""Seconds before a failed remote read is tried again; four times as long before every further try."""
-
 KEPT_OPEN = 256
 """More local files than this are opened for every read: a process may hold only so many open."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """A path on a file system: `remote` is an fsspec file system, None for local files."""
-
-    path: str
-    remote: Any = None
-
-    def __str__(self) -> str:
-        return self.path if self.remote is None else str(self.remote.unstrip_protocol(self.path))
-
-    def sibling(self, path: str) -> Place:
-        """Another path on the same file system."""
-        return Place(path, self.remote)
-
-    @property
-    def web(self) -> bool:
-        """Whether it is an http(s) address: such have no folders, and `?` is no pattern there."""
-        return self.remote is not None and not {"http", "https"}.isdisjoint(_protocols(self.remote))
-
-    def exists(self) -> bool:
-        """Whether there is something. Raises BadInput if the remote side doesn't answer."""
-        if self.remote is None:
-            return os.path.exists(self.path)
-        if self.web:  # fsspec would begin to fetch the file; this asks for its headers
-            return bool(_ask(self, self._answers))
-        return bool(_ask(self, lambda: self.remote.exists(self.path)))
-
-    def _answers(self) -> bool:
-        try:
-            return bool(self.remote.info(self.path))
-        except FileNotFoundError as error:
-            # fsspec calls every failure so: a server that refuses or is away is another matter.
-            if error.__cause__ is None or getattr(error.__cause__, "status", None) in (404, 410):
-                return False
-            raise
-
-    def is_folder(self) -> bool:
-        """Whether it is a folder. Raises BadInput if the remote side doesn't answer."""
-        if self.remote is None:
-            return os.path.isdir(self.path)
-        if self.web:  # fsspec would fetch the whole file to look for links in it
-            return False
-        return bool(_ask(self, lambda: self.remote.isdir(self.path)))
-
-    def glob(self, pattern: str) -> list[str]:
-        """Paths on this file system that match, sorted."""
-        if self.remote is None:
-            import glob
-
-            return sorted(glob.glob(pattern))
-        return sorted(_ask(self, lambda: self.remote.glob(pattern)))
-
-    def names(self) -> list[str]:
-        """Names of what the folder holds, sorted."""
-        if self.remote is None:
-            try:
-                return sorted(os.listdir(self.path))
-            except OSError as error:
-                raise BadInput(f"{self.path} can't be read: {error.strerror or error}") from None
-        listed = _ask(self, lambda: self.remote.ls(self.path, detail=False))
-        return sorted(str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in listed)
-
-
-def locate(path: str) -> Place:
-    """Where a path or URL (any that fsspec knows) points. Raises BadInput if nothing can open it."""
-    if "\0" in path:
-        raise BadInput(f"{path!r} is not a path")
-    if "://" not in path:
-        return Place(os.path.expanduser(path))
-    import fsspec
-
-    try:
-        remote, inner = fsspec.core.url_to_fs(path)
-    except ImportError as error:
-        raise BadInput(f"{path} needs a package that is not installed: {error}") from None
-    except Exception as error:  # each file system has exceptions of its own
-        raise BadInput(f"{path} can't be opened: {_text(error)}") from None
-    if "file" in _protocols(remote):
-        return Place(inner)
-    return Place(inner, remote)
 
 
 class ByteRanges:
@@ -136,6 +50,7 @@ class ByteRanges:
         self.name = name or str(places[0])
         self.remote = places[0].remote
         self._descriptors: list[int] = []
+        self._files: list[RemoteFile] = []
         if self.remote is None:
             sizes = []
             for place in places:
@@ -147,7 +62,10 @@ class ByteRanges:
                     self._descriptors.append(descriptor)
                     weakref.finalize(self, os.close, descriptor)
         else:
-            sizes = [_remote_size(place) for place in places]
+            with ThreadPoolExecutor(REQUESTS) as threads:
+                sized = list(threads.map(_sized, places))
+            sizes = [place.size or 0 for place in sized]
+            self._files = [open_remote(place) for place in sized]
         self._ends = np.cumsum(np.array(sizes, dtype=np.int64))
         self.size = int(self._ends[-1])
         self.sizes = tuple(sizes)
@@ -157,23 +75,18 @@ class ByteRanges:
         """Exactly these bytes. Raises BadInput if the file ends before."""
         return next(self.spans([(offset, length)]))
 
-    def spans(self, spans: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+    def spans(self, spans: Iterable[tuple[int, int]]) -> Iterator[bytes]:
         """The bytes of each (offset, length), in order, some at a time. Raises as `read`."""
-        if self.remote is None:
-            for offset, length in spans:
-                yield b"".join(self._pread(*piece) for piece in self._pieces(offset, length))
+        if self.remote is not None:
+            yield from self._remote_spans(spans)
             return
-        for start in range(0, len(spans), REQUESTS):
-            wave = [self._pieces(offset, length) for offset, length in spans[start : start + REQUESTS]]
-            fetched = iter(self._fetch([piece for pieces in wave for piece in pieces]))
-            for pieces in wave:
-                yield b"".join(next(fetched) for _ in pieces)
+        for offset, length in spans:
+            yield b"".join(self._pread(*piece) for piece in self._pieces(offset, length))
 
-    def stream(self, block: int = SPAN) -> Iterator[bytes]:
-        """All bytes from the first to the last."""
-        spans = ((offset, min(block, self.size - offset)) for offset in range(0, self.size, block))
-        while batch := list(islice(spans, REQUESTS)):
-            yield from self.spans(batch)
+    def stream(self, begin: int = 0, stop: int | None = None, block: int = SPAN) -> Iterator[bytes]:
+        """The bytes begin..stop-1 (all of them) in order, in blocks of one size and a rest."""
+        stop = self.size if stop is None else stop
+        return self.spans((offset, min(block, stop - offset)) for offset in range(begin, stop, block))
 
     def gather(self, starts: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
         """The `width` bytes at each of the ascending offsets: u8[n, width]. Near ones share a read."""
@@ -229,58 +142,27 @@ class ByteRanges:
         finally:
             os.close(descriptor)
 
-    def _fetch(self, pieces: Sequence[tuple[int, int, int]]) -> list[bytes]:
-        """Remote pieces, several requests at once; what fails is asked for again after a pause."""
-        results: list[bytes | Exception] = [b""] * len(pieces)
-        waiting = list(range(len(pieces)))
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                time.sleep(FIRST_PAUSE * 4 ** (attempt - 1))
-            answers = self._request([pieces[i] for i in waiting])
-            for i, answer in zip(waiting, answers, strict=True):
-                results[i] = answer
-            waiting = [i for i in waiting if _may_pass(results[i])]
-            if not waiting:
-                break
-        whole: list[bytes] = []
-        for (file, offset, length), answer in zip(pieces, results, strict=True):
-            if isinstance(answer, FileNotFoundError):
-                raise BadInput(f"{self.places[file]} is no longer there")
-            if isinstance(answer, Exception):
-                raise StorageFailed(f"{self.places[file]}: reading at byte {offset}: {_text(answer)}")
-            if len(answer) != length:
-                raise BadInput(
-                    f"{self.places[file]}: {length} bytes at {offset} were asked for, {len(answer)} came: "
-                    "the file changed, or its server doesn't answer range requests"
-                )
-            whole.append(answer)
-        return whole
-
-    def _request(self, pieces: Sequence[tuple[int, int, int]]) -> list[bytes | Exception]:
-        def one(piece: tuple[int, int, int]) -> bytes | Exception:
-            file, offset, length = piece
-            try:
-                # Without cache_type, a buffered file fetches some MiB ahead for 128 bytes.
-                with self.remote.open(self.places[file].path, "rb", cache_type="none") as opened:
-                    opened.seek(offset)
-                    return bytes(opened.read(length))
-            except Exception as error:  # each file system has exceptions of its own
-                return error
-
-        if not self.remote.async_impl:
-            with ThreadPoolExecutor(REQUESTS) as threads:
-                return list(threads.map(one, pieces))
+    def _remote_spans(self, spans: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+        """Several requests at once, no more bytes waiting to be taken than those of so many requests."""
+        given_up = threading.Event()
+        ahead: deque[list[Future[bytes]]] = deque()
+        under_way = 0
+        threads = ThreadPoolExecutor(REQUESTS, "ranges")
         try:
-            return list(
-                self.remote.cat_ranges(
-                    [self.places[file].path for file, _, _ in pieces],
-                    [offset for _, offset, _ in pieces],
-                    [offset + length for _, offset, length in pieces],
-                    on_error="return",
+            for offset, length in spans:
+                pieces = self._pieces(offset, length)
+                while ahead and under_way + len(pieces) > REQUESTS:
+                    under_way -= len(ahead[0])
+                    yield b"".join(piece.result() for piece in ahead.popleft())
+                ahead.append(
+                    [threads.submit(self._files[file].read, at, some, given_up) for file, at, some in pieces]
                 )
-            )
-        except Exception as error:
-            return [error] * len(pieces)
+                under_way += len(pieces)
+            for waiting in ahead:
+                yield b"".join(piece.result() for piece in waiting)
+        finally:
+            given_up.set()
+            threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _read_fully(descriptor: int, offset: int, length: int, place: Place) -> bytes:
@@ -295,11 +177,6 @@ def _read_fully(descriptor: int, offset: int, length: int, place: Place) -> byte
         chunks.append(chunk)
         offset, length = offset + len(chunk), length - len(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-def _may_pass(answer: bytes | Exception) -> bool:
-    """Whether it is an error that another try could be spared."""
-    return isinstance(answer, Exception) and not isinstance(answer, FileNotFoundError | PermissionError)
 
 
 def _open_local(path: str) -> tuple[int, int]:
@@ -317,54 +194,18 @@ def _open_local(path: str) -> tuple[int, int]:
     return descriptor, status.st_size
 
 
-def _remote_size(place: Place) -> int:
-    info = _ask(place, lambda: place.remote.info(place.path))
-    size = info.get("size")
-    if info.get("type") == "directory":
-        raise BadInput(f"{place} is a folder, not a file")
-    if not isinstance(size, int) or size < 0:
-        raise BadInput(
-            f"{place}: the server doesn't say how large it is; download it and give the local file"
-        )
-    if size and place.web:
-        # A server that ignores ranges would send all of the file for every read; fsspec's file object
-        # notices, its range calls do not.
-        def last_byte() -> bytes:
-            with place.remote.open(place.path, "rb", cache_type="none") as opened:
-                opened.seek(size - 1)
-                return bytes(opened.read(1))
-
-        if len(_ask(place, last_byte)) != 1:
-            raise BadInput(f"{place}: its server doesn't answer range requests; download it first")
-    return size
+def _sized(place: Place) -> Place:
+    found = place if place.size is not None else place.look()
+    if found is None:
+        raise BadInput(f"{place} does not exist")
+    return found
 
 
-def _protocols(remote: Any) -> tuple[str, ...]:
-    return (remote.protocol,) if isinstance(remote.protocol, str) else tuple(remote.protocol)
-
-
-def _ask(place: Place, question: Any) -> Any:
-    try:
-        return question()
-    except FileNotFoundError as error:
-        why = f" ({_text(error.__cause__)})" if error.__cause__ is not None else ""
-        raise BadInput(
-            f"{place} does not exist or doesn't answer{why}" if why else f"{place} does not exist"
-        ) from None
-    except Exception as error:  # each file system has exceptions of its own
-        raise BadInput(f"{place} can't be read: {_text(error)}") from None
-
-
-def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def read_small(path: str, limit: int, what: str) -> bytes:
+def read_small(place: Place, limit: int, what: str) -> bytes:
     """A whole small file. Raises BadInput if it is missing, unreadable or larger than `limit` bytes."""
-    place = locate(path)
     if place.remote is None and Path(place.path).is_dir():
-        raise BadInput(f"{path} is a folder, not {what}")
+        raise BadInput(f"{place} is a folder, not {what}")
     data = ByteRanges([place])
     if data.size > limit:
-        raise BadInput(f"{path} has {data.size} bytes: too large for {what}")
+        raise BadInput(f"{place} has {data.size} bytes: too large for {what}")
     return data.read(0, data.size) if data.size else b""

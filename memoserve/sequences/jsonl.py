@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.errors import BadInput
-from memoserve.sequences.byte_ranges import ByteRanges, Place
+from memoserve.sequences.byte_ranges import ByteRanges
 from memoserve.sequences.identity import sampled_sha256
+from memoserve.sequences.place import Place
 from memoserve.sequences.source import LARGEST_TOKEN, check_ids, check_length, check_long_enough, check_span
 from memoserve.sequences.tokenizer import read_tokenizer_file, tokenizer_from_bytes
 
@@ -185,7 +186,7 @@ def _find_lines(data: ByteRanges) -> tuple[int, tuple[NDArray[np.int64], NDArray
     digest = hashlib.sha256()
     numbers, offsets = [0], [0]
     lines = begin = line_begin = 0
-    for block in data.stream(BLOCK):
+    for block in data.stream(block=BLOCK):
         digest.update(block)
         ends = np.flatnonzero(np.frombuffer(block, dtype=np.uint8) == 10) + 1
         done = 0  # ends of this block already behind a mark

@@ -7,15 +7,18 @@ i64[documents]. .bin: the token ids. Source: MMapIndexedDataset in Megatron-LM a
 
 from __future__ import annotations
 
+import hashlib
 import re
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.errors import BadInput
-from memoserve.sequences.byte_ranges import ByteRanges, Place
-from memoserve.sequences.identity import sampled_sha256, sha256
+from memoserve.sequences.byte_ranges import REQUESTS, ByteRanges
+from memoserve.sequences.identity import sampled_sha256
+from memoserve.sequences.place import Place
 from memoserve.sequences.source import (
     as_token_ids,
     check_ids,
@@ -60,6 +63,7 @@ class MegatronSequences:
         self._check_data_size()
         self.description = f"{self._data.name}: {self.count:,} sequences, {self.token_dtype}, Megatron index"
         self._identity: dict[str, str | int] | None = None
+        self._uniform: int | None = None  # tokens of every sequence, where the whole index has said so
 
     def read(self, first: int, stop: int, length: int) -> NDArray[np.uint32]:
         """See SequenceSource.read."""
@@ -80,7 +84,7 @@ class MegatronSequences:
                 "kind": self.kind,
                 "count": self.count,
                 "bytes": self.total_bytes,
-                "index_sha256": sha256(self._index.stream()),
+                "index_sha256": self._read_index(),
                 "data_sha256": sampled_sha256(self._data),
             }
         return dict(self._identity)
@@ -104,6 +108,32 @@ class MegatronSequences:
         if code not in DTYPES:
             raise BadInput(f"{name}: dtype code {code} is not one of {', '.join(map(str, sorted(DTYPES)))}")
         return count, documents, code
+
+    def _read_index(self) -> str:
+        """sha256 of the whole .idx, and while passing: whether all sequences are of one size.
+
+        Then no entry has to be read again: a remote sample costs one request a sequence and not three.
+        """
+        index = self._index
+        digest = hashlib.sha256(index.read(0, self._sizes_at))
+        uniform = self.count > 0
+        size = pointer = 0
+        for block in index.stream(self._sizes_at, self._pointers_at):
+            digest.update(block)
+            sizes = np.frombuffer(block, dtype="<i4")
+            size = size or int(sizes[0])
+            uniform = uniform and size > 0 and bool((sizes == size).all())
+        for block in index.stream(self._pointers_at, self._pointers_at + 8 * self.count):
+            digest.update(block)
+            if uniform:
+                step = size * self._dtype.itemsize
+                pointers = np.frombuffer(block, dtype="<i8")
+                uniform = bool((pointers == pointer + step * np.arange(len(pointers))).all())
+                pointer += step * len(pointers)
+        for block in index.stream(self._pointers_at + 8 * self.count):
+            digest.update(block)
+        self._uniform = size if uniform else None
+        return digest.hexdigest()
 
     def _check_data_size(self) -> None:
         """The last sequence must end where the data end."""
@@ -132,6 +162,8 @@ class MegatronSequences:
         """
         if not len(ids):
             return ids, ids
+        if self._uniform is not None:
+            return np.full(len(ids), self._uniform, np.int64), ids * (self._uniform * self._dtype.itemsize)
         around = np.unique(np.clip(np.concatenate([ids - 1, ids, ids + 1]), 0, self.count - 1))
         sizes, pointers = self._raw_entries(around)
         width = self._dtype.itemsize
@@ -197,16 +229,17 @@ def _shards(place: Place, prefix: str, of: str | None) -> list[Place]:
             )
         of = totals.pop()
     names = [f"{prefix}-{number:05}-of-{of}.bin" for number in range(int(of) + 1)]
-    shards = [place.sibling(name) for name in names]
-    missing = [str(shard) for shard in shards[:-1] if not shard.exists()]
+    with ThreadPoolExecutor(REQUESTS) as threads:
+        found_there = list(threads.map(lambda name: place.sibling(name).look(), names))
+    # Numbered 0..of (Pythia) or 0..of-1; which one, and whether the last is missing, the sizes tell.
+    missing = [name for name, shard in zip(names, found_there[:-1], strict=False) if shard is None]
     if missing:
         raise BadInput(
-            f"{len(missing)} shards (-of-{of}.bin) are missing: {', '.join(missing[:3])}"
+            f"{len(missing)} shards (-of-{of}.bin) are missing: "
+            + ", ".join(str(place.sibling(name)) for name in missing[:3])
             + (" ..." if len(missing) > 3 else "")
         )
-    # Numbered 0..of (Pythia) or 0..of-1; which one, and whether the last is missing, the sizes tell.
-    if not shards[-1].exists():
-        shards = shards[:-1]
+    shards = [shard for shard in found_there if shard is not None]
     if not shards:
         raise BadInput(f"{place}: a set of 0 shards")
     return shards

@@ -6,16 +6,17 @@ import os
 import re
 
 from memoserve.errors import BadInput
-from memoserve.sequences.byte_ranges import Place, locate
 from memoserve.sequences.jsonl import JsonlSequences
 from memoserve.sequences.megatron import open_megatron
 from memoserve.sequences.npy import NpySequences
+from memoserve.sequences.pack import BEGUN, MANIFEST, PackSequences, is_pack
 from memoserve.sequences.parquet import ParquetSequences
+from memoserve.sequences.place import Place, locate
 from memoserve.sequences.source import SequenceSource
 
 KINDS = (
     "a Megatron .idx or .bin (or their prefix, or a shard), a .npy, a .parquet (or a folder or pattern of "
-    "them), or a .jsonl"
+    "them), a .jsonl, or the folder of a pack"
 )
 
 
@@ -27,7 +28,8 @@ def open_sequences(
     By the name: Megatron `.idx`/`.bin` (either, the prefix, or one of unmerged shards), `.npy`
     [sequences, tokens], `.parquet` with a list column `tokens` (a file, a folder, a glob pattern), or
     `.jsonl` of {"tokens": [...]} or {"text": ...}; only the last needs `tokenizer`, a tokenizer.json.
-    A folder may also hold just one Megatron .idx. Raises BadInput for what can't be read as such.
+    A folder may also hold just one Megatron .idx, or be a pack (memoserve.sequences.pack; on a web server
+    also named by its manifest.json). Raises BadInput for what can't be read as such.
     """
     path = os.fspath(path)
     tokenizer = None if tokenizer is None else os.fspath(tokenizer)
@@ -37,6 +39,8 @@ def open_sequences(
         return _open_folder(place)
     if not place.web and re.search(r"[*?[]", place.path) and not place.exists():
         return _open_pattern(place)
+    if lowered.endswith(f"/{MANIFEST}"):
+        return PackSequences(place.sibling(place.path[: -len(MANIFEST) - 1]))
     if lowered.endswith((".idx", ".bin")):
         return open_megatron(place)
     if lowered.endswith(".npy"):
@@ -47,6 +51,8 @@ def open_sequences(
         return JsonlSequences(place, tokenizer)
     if place.sibling(place.path + ".idx").exists():
         return open_megatron(place)
+    if place.web and place.sibling(f"{place.path.rstrip('/')}/{MANIFEST}").exists():
+        return PackSequences(place)
     if not place.exists():
         raise BadInput(f"{place} does not exist (nor {place}.idx)")
     raise BadInput(f"{place}: what kind of sequences this is can't be told from its name: give {KINDS}")
@@ -54,6 +60,10 @@ def open_sequences(
 
 def _open_folder(place: Place) -> SequenceSource:
     names = [name for name in place.names() if not name.startswith((".", "_"))]
+    if is_pack(names):
+        return PackSequences(place)
+    if BEGUN in names:
+        raise BadInput(f"{place} is a pack that is not finished: run memoserve sequences pack again")
     folder = place.path.rstrip("/")
     tables = [place.sibling(f"{folder}/{name}") for name in names if name.lower().endswith(".parquet")]
     indexes = [name for name in names if name.endswith(".idx")]

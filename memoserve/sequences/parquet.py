@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.errors import BadInput, StorageFailed
-from memoserve.sequences.byte_ranges import ByteRanges, Place
+from memoserve.sequences.byte_ranges import ByteRanges
 from memoserve.sequences.identity import sampled_sha256, sha256
+from memoserve.sequences.place import Place
 from memoserve.sequences.source import as_token_ids, check_ids, check_length, check_long_enough, check_span
 
 if TYPE_CHECKING:
@@ -79,10 +81,12 @@ class ParquetSequences:
     def identity(self) -> dict[str, str | int]:
         """See SequenceSource.identity: the index is the size and the footer of each file."""
         footers = []
-        for place in self._places:
-            file = ByteRanges([place])
-            length = int.from_bytes(file.read(file.size - 8, 4), "little")
-            footers.append(f"{file.size}:".encode() + file.read(file.size - 8 - length, length + 8))
+        begin = 0
+        for size in self._data.sizes:
+            end = begin + size
+            length = int.from_bytes(self._data.read(end - 8, 4), "little")
+            footers.append(f"{size}:".encode() + self._data.read(end - 8 - length, length + 8))
+            begin = end
         return {
             "kind": self.kind,
             "count": self.count,
@@ -186,11 +190,39 @@ def _lists(array: Any, ids: NDArray[np.int64], place: Place) -> tuple[NDArray[np
 
 
 def _open(place: Place) -> Any:
-    from pyarrow import parquet
+    from pyarrow import PythonFile, parquet
 
-    file = place.path if place.remote is None else place.remote.open(place.path, "rb")
+    file = place.path if place.remote is None else PythonFile(_RangeFile(ByteRanges([place])), mode="r")
     # A buffer makes Arrow read pages as they are needed; without, the whole column of a row group.
     return parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False, memory_map=False)
+
+
+class _RangeFile(io.RawIOBase):
+    """A remote file as Arrow reads it, through the checked and repeated reads of all other kinds."""
+
+    def __init__(self, data: ByteRanges) -> None:
+        super().__init__()
+        self._data = data
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._data.size}[whence]
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(self._data.size - self._at, 0)
+        content = self._data.read(self._at, left if size is None or size < 0 else min(size, left))
+        self._at += len(content)
+        return content
 
 
 def _token_column(schema: Any, place: Place) -> tuple[str, str]:

@@ -19,7 +19,7 @@ class SequenceSource(Protocol):
     """Sequences 0..count-1 in training order. Nothing of the data stays in memory between calls."""
 
     kind: str
-    """`megatron`, `npy`, `parquet`, `jsonl-tokens` or `jsonl-text`."""
+    """`megatron`, `npy`, `parquet`, `jsonl-tokens`, `jsonl-text` or `pack`."""
 
     count: int
     """How many sequences there are."""

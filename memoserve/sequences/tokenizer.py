@@ -6,7 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from memoserve.errors import BadInput
-from memoserve.sequences.byte_ranges import locate, read_small
+from memoserve.sequences.byte_ranges import read_small
+from memoserve.sequences.place import locate
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -19,7 +20,7 @@ def read_tokenizer_file(path: str | os.PathLike[str]) -> bytes:
     path = os.fspath(path)
     if locate(path).is_folder():
         path = path.rstrip("/") + "/tokenizer.json"
-    return read_small(path, LIMIT, "a tokenizer.json")
+    return read_small(locate(path), LIMIT, "a tokenizer.json")
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
