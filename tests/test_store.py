@@ -52,9 +52,10 @@ def matches(n: int, *, seed: int = 0, mask: bool = True, likelihood: bool = Fals
 
 
 def write(store: Store, checkpoint: Checkpoint, first: int, stop: int) -> Path:
-    return store.write_scores(
+    part = store.write_scores(
         checkpoint, first, stop, np.arange(first, stop), matches(stop - first), "weights-1"
     )
+    return Path(part.path)
 
 
 class TestDirectory:
@@ -206,8 +207,8 @@ class TestParts:
         rng = np.random.default_rng(0)
         prefix = np.minimum(31, rng.geometric(0.5, n) - 1).astype(np.uint8)
         only = SimpleNamespace(matched_prefix=prefix, match_mask=None, continuation_ll=None)
-        path = store.write_scores(checkpoint, 0, n, np.arange(n), only, "w")
-        group = pq.read_metadata(path).row_group(0)
+        part = store.write_scores(checkpoint, 0, n, np.arange(n), only, "w")
+        group = pq.read_metadata(part.path).row_group(0)
         columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
         assert "DELTA_BINARY_PACKED" in columns["sequence_id"].encodings
         assert columns["sequence_id"].total_compressed_size < 0.02 * n
@@ -260,7 +261,7 @@ class TestLockAndCrashes:
                 print("held", flush=True)
                 time.sleep(60)
             """,
-            str(store.path),
+            store.path,
         )
         try:
             assert holder.stdout is not None
@@ -290,8 +291,8 @@ class TestLockAndCrashes:
                 ids = np.arange(i * 2000, (i + 1) * 2000)
                 store.write_scores(suite.checkpoint(suite.models[0], 7), ids[0], ids[-1] + 1, ids, some, "w")
             """,
-            str(store.path),
-            str(store.path.parent / "suite"),
+            store.path,
+            str(Path(store.path).parent / "suite"),
         )
         assert writer.stdout is not None
         assert writer.stdout.readline() == "go\n"
@@ -334,14 +335,14 @@ class TestLockAndCrashes:
             except StorageFailed as error:
                 print(error)
             """,
-            str(store.path),
-            str(store.path.parent / "suite"),
+            store.path,
+            str(Path(store.path).parent / "suite"),
         )
         said, _ = limited.communicate(timeout=60)
         assert "part-000000000010-000000050009.parquet could not be written" in said
         assert "whole and kept" in said
-        assert [p.name for p in store.scores_dir("toy", "s", 7).iterdir()] == [
-            store.parts("toy", "s", 7)[0].path.name
+        assert [str(p) for p in Path(store.scores_dir("toy", "s", 7)).iterdir()] == [
+            store.parts("toy", "s", 7)[0].path
         ]
 
     @pytest.mark.parametrize(
@@ -357,4 +358,4 @@ class TestLockAndCrashes:
         monkeypatch.setattr(os, "fsync", fail)
         with pytest.raises(StorageFailed, match=advice):
             write(store, checkpoint, 0, 10)
-        assert list(store.scores_dir("toy", "s", 7).iterdir()) == []
+        assert list(Path(store.scores_dir("toy", "s", 7)).iterdir()) == []

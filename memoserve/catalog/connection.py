@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from memoserve.errors import BadInput, MemoserveError, StorageFailed
 from memoserve.store import Store
-from memoserve.store.parts import part_metadata
+from memoserve.store.files import Files, LocalFiles
+from memoserve.store.parts import part_metadata, parts_in
 
 if TYPE_CHECKING:
     import duckdb
@@ -28,16 +29,20 @@ _GLOBS = (_SCORES, _SCORES, _SEQUENCES, "suites/*/checkpoints.parquet")
 def connect(
     store: str | Path, *, sandbox: bool = True, memory_limit: str | None = None, threads: int | None = None
 ) -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB with the catalog of the store at `store`; close it when done.
+    """An in-memory DuckDB with the catalog of the store at a path or URL; close it when done.
 
     With `sandbox`, SQL on the connection reads no file outside the store, loads nothing and can't change
     settings. That alone doesn't stop it from writing *inside* the store: run what users wrote through
     `memoserve.catalog.execute`. `memory_limit` (such as "4GB") bounds memory; what doesn't fit spills to
-    the system's temporary directory. Raises StoreConflict if there is no store, BadInput for a damaged part.
+    the system's temporary directory. What a remote store holds is listed anew after some seconds. Raises
+    StoreConflict if there is no store, BadInput for a damaged part, StorageFailed if a remote one can't be
+    read.
     """
     import duckdb
 
-    path = Store.open(store).path.resolve()
+    files = Store.open(store).files
+    if isinstance(files, LocalFiles):
+        files = LocalFiles(files.path.resolve())
     # One for each connection: two that share a directory would overwrite each other's files. DuckDB makes it
     # when something has to spill, and removes it.
     temporary = Path(tempfile.gettempdir()) / f"memoserve-{os.getpid()}-{uuid.uuid4().hex[:12]}"
@@ -48,12 +53,15 @@ def connect(
         if threads is not None:
             connection.execute(f"SET threads = {threads:d}")
         connection.execute("SET python_enable_replacements = false")
-        with explained(path):
-            create_views(connection, path)
+        if not isinstance(files, LocalFiles):
+            # A query opens each part several times; their footers are read once.
+            connection.execute("SET parquet_metadata_cache = true")
+        with explained(files.root):
+            create_views(connection, files)
         if sandbox:
             for setting in (
                 # Both as it is and as it stands in the views' globs.
-                f"allowed_directories = [{quoted(f'{path}/')}, '{_literal_glob(path)}/']",
+                f"allowed_directories = [{quoted(f'{files.root}/')}, '{_literal_glob(files.root)}/']",
                 "enable_external_access = false",
                 "autoload_known_extensions = false",
                 "autoinstall_known_extensions = false",
@@ -70,22 +78,28 @@ def connect(
     return connection
 
 
-def create_views(connection: duckdb.DuckDBPyConnection, store: Path) -> None:
-    """Create the catalog's views and macros over the store at the absolute path `store`."""
+def create_views(connection: duckdb.DuckDBPyConnection, files: Files) -> None:
+    """Create the catalog's views and macros over a store; a local one by its absolute path."""
     import duckdb
 
-    files = duckdb.extract_statements((HERE / "parts.sql").read_text(encoding="utf-8"))
+    if isinstance(files, LocalFiles):
+        there = [next(files.path.glob(glob), None) is not None for glob in _GLOBS]
+    else:
+        from memoserve.catalog.remote import register
+
+        remote = register(connection, files)
+        there = [bool(remote.glob(files.location(glob))) for glob in _GLOBS]
+    over_files = duckdb.extract_statements((HERE / "parts.sql").read_text(encoding="utf-8"))
     empty = duckdb.extract_statements((HERE / "empty.sql").read_text(encoding="utf-8"))
-    for glob, over_files, without in zip(_GLOBS, files, empty, strict=True):
-        there = next(store.glob(glob), None) is not None
+    for found, with_files, without in zip(there, over_files, empty, strict=True):
         connection.execute(
-            over_files.query.replace("@STORE@", _literal_glob(store)) if there else without.query
+            with_files.query.replace("@STORE@", _literal_glob(files.root)) if found else without.query
         )
     connection.execute((HERE / "catalog.sql").read_text(encoding="utf-8"))
 
 
 @contextmanager
-def explained(store: Path) -> Iterator[None]:
+def explained(store: str | Path) -> Iterator[None]:
     """Turn DuckDB's errors into memoserve's: a damaged part by its name, a full disk, a wrong query."""
     import duckdb
 
@@ -96,11 +110,11 @@ def explained(store: Path) -> Iterator[None]:
             f"the query needs more memory or temporary disk than it may use: {first_line(error)}"
         ) from None
     except duckdb.Error as error:
-        # Only these can come from a file; looking through a store's footers is slow.
-        if isinstance(
-            error, duckdb.IOException | duckdb.InvalidInputException | duckdb.SerializationException
-        ):
-            _find_damaged(store)
+        # Only these can come from a file; looking through a store's footers is slow. What Python raises
+        # while it reads a remote one is of no particular kind.
+        kinds = (duckdb.IOException, duckdb.InvalidInputException, duckdb.SerializationException)
+        if isinstance(error, kinds) or type(error) is duckdb.Error:
+            _find_damaged(Store(store).files)
             if "No space left" in str(error):
                 raise StorageFailed(
                     f"the temporary directory is full ({first_line(error)}): free some space, or set TMPDIR"
@@ -108,10 +122,12 @@ def explained(store: Path) -> Iterator[None]:
         raise BadInput(readable(error)) from None
 
 
-def _find_damaged(store: Path) -> None:
-    for glob in (_SCORES, _SEQUENCES):
-        for path in sorted(store.glob(glob)):
-            part_metadata(path)
+def _find_damaged(files: Files) -> None:
+    """Raise BadInput about the first damaged part, StorageFailed if the store can't be read any more."""
+    folders = {name.rpartition("/")[0] for top in ("scores", "sequences") for name in files.below(top)}
+    for folder in sorted(folders):
+        for part in parts_in(files, folder):
+            part_metadata(files, part)
 
 
 def readable(error: BaseException) -> str:
@@ -129,6 +145,6 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _literal_glob(path: Path) -> str:
+def _literal_glob(path: str) -> str:
     """A path for a glob inside a SQL literal: characters with a meaning in globs stand for themselves."""
-    return re.sub(r"([\[*?])", r"[\1]", str(path)).replace("'", "''")
+    return re.sub(r"([\[*?])", r"[\1]", path).replace("'", "''")

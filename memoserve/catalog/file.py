@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from memoserve.catalog.connection import create_views, explained, quoted
 from memoserve.errors import BadInput
 from memoserve.store import Store, writing
+from memoserve.store.files import LocalFiles
 
 if TYPE_CHECKING:
     import duckdb
@@ -19,28 +20,34 @@ STORAGE_VERSION = "v1.0.0"
 
 
 def write_catalog(store: str | Path, output: str | Path | None = None, *, embed: bool = False) -> Path:
-    """Write the catalog of a store to `output` (default: catalog.duckdb in the store), and return its path.
+    """Write the catalog of a store to `output`, and return its path.
 
-    The file holds the views with the store's absolute path, so it works from any folder as long as the
-    store stays where it is, and `checkpoints` as a table, as of now. With `embed` the data itself is
-    copied in, and the file works anywhere. It is written whole or not at all. Raises StoreConflict if
-    there is no store, BadInput for a damaged part, StorageFailed if the file system refuses.
+    By default that is catalog.duckdb in the store, or for a remote store in the current directory. The file
+    holds the views with the store's absolute path or URL, so it works from any folder as long as the store
+    stays where it is (and where the reader's DuckDB can reach it), and `checkpoints` as a table, as of now.
+    With `embed` the data itself is copied in, and the file works anywhere. It is written whole or not at
+    all. Raises StoreConflict if there is no store, BadInput for a damaged part, StorageFailed if the file
+    system refuses.
     """
     import duckdb
 
-    path = Store.open(store).path.resolve()
-    output = path / DEFAULT_CATALOG if output is None else Path(output)
+    files = Store.open(store).files
+    beside = Path()
+    if isinstance(files, LocalFiles):
+        beside = files.path.resolve()
+        files = LocalFiles(beside)
+    output = beside / DEFAULT_CATALOG if output is None else Path(output)
     if "?" in str(output.absolute()):
         raise BadInput(f"DuckDB can't write a database at a path with a question mark ({output}): use -o")
     with writing(output) as temporary, duckdb.connect() as connection:
         # A killed process of the same number may have left one.
         temporary.unlink(missing_ok=True)
-        with explained(path):
+        with explained(files.root):
             connection.execute(
                 f"ATTACH {quoted(str(temporary))} AS file (STORAGE_VERSION {quoted(STORAGE_VERSION)})"
             )
             connection.execute("USE file")
-            create_views(connection, path)
+            create_views(connection, files)
             if embed:
                 _to_table(connection, "score_parts", "suite, model, step, sequence_id")
                 _to_table(connection, "part_rows", "suite, model, step, first")

@@ -36,7 +36,7 @@ _LOOKS_ONLY = (
 )
 
 
-def execute(connection: duckdb.DuckDBPyConnection, sql: str, store: Path) -> duckdb.DuckDBPyConnection:
+def execute(connection: duckdb.DuckDBPyConnection, sql: str, store: str | Path) -> duckdb.DuckDBPyConnection:
     """Run the statements of `sql` on a sandboxed connection; the result is the last one's, ready to fetch.
 
     Raises BadInput, before anything runs, for a statement that doesn't only read, and with DuckDB's

@@ -17,8 +17,8 @@ def export(
         typer.Option("--output", "-o", help="A .parquet, .csv or .txt (one id a line).", show_default=False),
     ],
     directory: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="The store.", envvar="MEMOSERVE_OUT")
-    ] = Path("memoserve-out"),
+        str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
+    ] = "memoserve-out",
     threshold: Annotated[
         int,
         typer.Option(

@@ -14,7 +14,10 @@ app = typer.Typer(
 )
 
 _Out = Annotated[
-    Path, typer.Option("--out", "-o", help="The store, made if it isn't there.", envvar="MEMOSERVE_OUT")
+    str,
+    typer.Option(
+        "--out", "-o", help="The store, a directory or a URL; made if it isn't there.", envvar="MEMOSERVE_OUT"
+    ),
 ]
 
 
@@ -42,7 +45,7 @@ def pythia_memorized_evals(
             "--split", help="Only this split, such as duped.12b; may be repeated.", show_default=False
         ),
     ] = None,
-    out: _Out = Path("memoserve-out"),
+    out: _Out = "memoserve-out",
 ) -> None:
     """Import EleutherAI's published lists of memorized sequences (hub dataset pythia-memorized-evals).
 
@@ -98,7 +101,7 @@ def csv_parts(
             help="Mend files whose last batch, shorter than 1024, is numbered one too high.",
         ),
     ] = False,
-    out: _Out = Path("memoserve-out"),
+    out: _Out = "memoserve-out",
 ) -> None:
     """Import CSV parts as the paper's script writes them: index,accuracy, one file a rank, no header.
 

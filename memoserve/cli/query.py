@@ -74,7 +74,7 @@ def query(
         return
     if len(words) > 2:
         raise BadInput(f"one query and one store at a time, not {' '.join(words)}")
-    store = Path(words[1] if len(words) == 2 else os.environ.get("MEMOSERVE_OUT") or DEFAULT_STORE)
+    store = words[1] if len(words) == 2 else os.environ.get("MEMOSERVE_OUT") or DEFAULT_STORE
     with connect(store, memory_limit=memory) as connection:
         result = run_query(connection, chosen, values, store)
         write_answer(result, form, output, chosen.question)
@@ -83,8 +83,8 @@ def query(
 def sql(
     statement: Annotated[str, typer.Argument(help="Statements that read; the last one's answer is printed.")],
     directory: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="The store.", envvar="MEMOSERVE_OUT")
-    ] = Path("memoserve-out"),
+        str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
+    ] = "memoserve-out",
     form: _FormatOption = "table",
     output: _OutputOption = None,
     memory: _MemoryOption = None,
@@ -102,8 +102,8 @@ def sql(
 
 def catalog(
     directory: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="The store.", envvar="MEMOSERVE_OUT")
-    ] = Path("memoserve-out"),
+        str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
+    ] = "memoserve-out",
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="The file. Default: DIR/catalog.duckdb.", show_default=False),

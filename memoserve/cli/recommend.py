@@ -17,7 +17,7 @@ _Format = Literal["table", "csv", "json", "markdown"]
 _Unit = Literal["sequences", "windows"]
 
 _DirectoryArgument = Annotated[
-    Path, typer.Argument(metavar="[DIR]", help="The store.", envvar="MEMOSERVE_OUT")
+    str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
 ]
 _SuiteOption = Annotated[
     str | None,
@@ -32,7 +32,7 @@ _OutputOption = Annotated[
 
 
 def recommend(
-    directory: _DirectoryArgument = Path("memoserve-out"),
+    directory: _DirectoryArgument = "memoserve-out",
     target: Annotated[
         str | None,
         typer.Option(
@@ -128,7 +128,7 @@ def recommend(
 
 
 def scaling(
-    directory: _DirectoryArgument = Path("memoserve-out"),
+    directory: _DirectoryArgument = "memoserve-out",
     suite: _SuiteOption = None,
     step: Annotated[
         int | None,

@@ -35,8 +35,8 @@ def plot(
         typer.Argument(metavar="[NAME]", help="The plot; --list says which there are.", show_default=False),
     ] = None,
     directory: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="The store.", envvar="MEMOSERVE_OUT")
-    ] = Path("memoserve-out"),
+        str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
+    ] = "memoserve-out",
     output: Annotated[
         Path | None,
         typer.Option(
@@ -83,8 +83,8 @@ def plot(
 
 def report(
     directory: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="The store.", envvar="MEMOSERVE_OUT")
-    ] = Path("memoserve-out"),
+        str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
+    ] = "memoserve-out",
     output: Annotated[Path, typer.Option("--output", "-o", help="The page.")] = Path("report.html"),
     target: _TargetOption = None,
     suite: Annotated[

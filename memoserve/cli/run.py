@@ -6,7 +6,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -41,9 +40,15 @@ def run(
         ),
     ] = "mini",
     out: Annotated[
-        Path,
-        typer.Option("--out", "-o", envvar="MEMOSERVE_OUT", help="The score store.", rich_help_panel=_WHAT),
-    ] = Path("memoserve-out"),
+        str,
+        typer.Option(
+            "--out",
+            "-o",
+            envvar="MEMOSERVE_OUT",
+            help="The score store: a directory, or a URL such as s3://bucket/store.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = "memoserve-out",
     data: Annotated[
         str | None,
         typer.Option(
@@ -207,7 +212,7 @@ def run(
         fingerprint = fingerprint_of(chosen_suite, source, selection, settings, diagnosis.version)
         cells = part_size or part_size_for(selection)
         about = {
-            "out": str(out),
+            "out": out,
             "mode": mode,
             "engine": engine,
             "engine_version": diagnosis.version,
@@ -215,7 +220,7 @@ def run(
             "dtype": chosen_dtype,
         }
         if dry_run:
-            existing = Store.open(out) if out.exists() else None
+            existing = Store.open(out) if Store.is_at(out) else None
             if existing is not None:
                 existing.refuse_unlike(chosen_suite.name, fingerprint)
             plan = make_plan(chosen_suite, chosen, selection, existing, cells, unseen)
@@ -284,7 +289,7 @@ def _raise_if_incomplete(outcome: Outcome, store: Store) -> None:
         names = ", ".join(str(failure.checkpoint) for failure in outcome.failures)
         raise RunIncomplete(
             f"{len(outcome.failures)} of the checkpoints failed and are not whole: {names}.\n"
-            f"The others are. What the engines said is in {store.path / 'logs'};"
+            f"The others are. What the engines said is in {store.logs};"
             " run again to try these again."
         )
 

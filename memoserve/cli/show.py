@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 def show(
     directory: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="The store.", envvar="MEMOSERVE_OUT")
-    ] = Path("memoserve-out"),
+        str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
+    ] = "memoserve-out",
     target: Annotated[
         str | None,
         typer.Option("--target", help="A checkpoint. Default: the largest model's last.", show_default=False),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -10,8 +9,8 @@ import typer
 
 def status(
     directory: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="The store.", envvar="MEMOSERVE_OUT")
-    ] = Path("memoserve-out"),
+        str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
+    ] = "memoserve-out",
     form: Annotated[
         Literal["table", "json"], typer.Option("--format", "-f", help="How to print it.")
     ] = "table",
@@ -39,7 +38,7 @@ def status(
             _print(suite["checkpoints"], sys.stdout.isatty())
 
 
-def store_status(directory: Path) -> dict[str, Any]:
+def store_status(directory: str) -> dict[str, Any]:
     """What a store holds, as JSON has it.
 
     Raises StoreConflict if there is no store, BadInput for a damaged part.
@@ -74,7 +73,9 @@ def store_status(directory: Path) -> dict[str, Any]:
                 continue
             parts = store.parts(suite, model, step)
             foreign += [
-                str(part.path) for part in parts if part_metadata(part.path).get("fingerprint") != fingerprint
+                part.path
+                for part in parts
+                if part_metadata(store.files, part).get("fingerprint") != fingerprint
             ]
             checkpoints.append(
                 {

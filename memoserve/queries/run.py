@@ -29,7 +29,7 @@ class Answer:
 
 
 def run_query(
-    connection: duckdb.DuckDBPyConnection, query: Query, values: Mapping[str, str], store: Path
+    connection: duckdb.DuckDBPyConnection, query: Query, values: Mapping[str, str], store: str | Path
 ) -> duckdb.DuckDBPyConnection:
     """Execute a query on a catalog connection; the result is ready to fetch.
 

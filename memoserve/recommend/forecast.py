@@ -49,7 +49,7 @@ class Forecasts:
 
 
 def forecast_rules(
-    connection: duckdb.DuckDBPyConnection, store: Path, target: Target, unit: Unit
+    connection: duckdb.DuckDBPyConnection, store: str | Path, target: Target, unit: Unit
 ) -> Forecasts:
     """Forecast every checkpoint of the suite that costs less than the target, evaluated or not.
 

@@ -143,7 +143,7 @@ class HeldOut:
 
 def read_observations(
     connection: duckdb.DuckDBPyConnection,
-    store: Path,
+    store: str | Path,
     suite: str,
     unit: Unit,
     *,

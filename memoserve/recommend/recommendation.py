@@ -61,7 +61,7 @@ class Advisor:
     def __init__(
         self,
         connection: duckdb.DuckDBPyConnection,
-        store: Path,
+        store: str | Path,
         target: Target,
         bounds: Bounds,
         *,

@@ -116,7 +116,7 @@ class Bounds:
 
 
 def read_rules(
-    connection: duckdb.DuckDBPyConnection, store: Path, suite: str, target: str, unit: Unit
+    connection: duckdb.DuckDBPyConnection, store: str | Path, suite: str, target: str, unit: Unit
 ) -> list[Rule]:
     """Every candidate rule for an evaluated target, from the query recommend_candidates.
 

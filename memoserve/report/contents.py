@@ -125,7 +125,9 @@ def parameters_for_name(name: str, suite: str, target: str | None) -> dict[str, 
     return {} if name == "predictors_vs_paper" else parameters_for(find_query(name), suite, target)
 
 
-def _coverage(connection: duckdb.DuckDBPyConnection, suite: str | None, store: Path) -> list[dict[str, Any]]:
+def _coverage(
+    connection: duckdb.DuckDBPyConnection, suite: str | None, store: str | Path
+) -> list[dict[str, Any]]:
     """The checkpoints of the suite (the first evaluated one), evaluated or not."""
     columns = ("suite", "model", "step", "checkpoint", "seen", "evaluated", "trained", "training_flops")
     with explained(store):
@@ -233,7 +235,7 @@ def _answer(predictors: Table, target: str) -> str:
     return "\n".join(parts)
 
 
-def _recommendation(connection: duckdb.DuckDBPyConnection, store: Path, suite: str, target: str) -> str:
+def _recommendation(connection: duckdb.DuckDBPyConnection, store: str | Path, suite: str, target: str) -> str:
     """What memoserve recommend --grid says, with its default bound on precision."""
     from memoserve.recommend import Advisor, Bounds, find_target, grid_answers
 

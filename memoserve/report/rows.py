@@ -25,7 +25,9 @@ class Table:
     rows: list[dict[str, Any]]
 
 
-def ask(connection: duckdb.DuckDBPyConnection, name: str, values: Mapping[str, str], store: Path) -> Table:
+def ask(
+    connection: duckdb.DuckDBPyConnection, name: str, values: Mapping[str, str], store: str | Path
+) -> Table:
     """Run the query `name`; `values` that it has no parameter for raise BadInput."""
     query = find_query(name)
     result = run_query(connection, query, values, store)
@@ -35,7 +37,7 @@ def ask(connection: duckdb.DuckDBPyConnection, name: str, values: Mapping[str, s
     return Table(query, columns, rows)
 
 
-def models_of(connection: duckdb.DuckDBPyConnection, suite: str | None, store: Path) -> tuple[str, ...]:
+def models_of(connection: duckdb.DuckDBPyConnection, suite: str | None, store: str | Path) -> tuple[str, ...]:
     """The evaluated models of the suite (the first evaluated one), in order of size."""
     with explained(store):
         rows = connection.execute(

@@ -26,7 +26,7 @@ from memoserve.run.plan import CheckpointPlan, Plan, Range
 from memoserve.run.progress import Progress
 from memoserve.run.windows import Distinct, KnownWindows, distinct, window_ids
 from memoserve.sequences import Selection, SequenceSource, check_tokens
-from memoserve.store import Store
+from memoserve.store import Part, Store
 from memoserve.suites import Checkpoint
 
 
@@ -127,7 +127,7 @@ def _run_model(
 ) -> None:
     """All checkpoints of one model share an engine, whose weights are replaced in place."""
     engine: EngineProcess | None = None
-    log_file = store.path / "logs" / f"{plan.suite.name}-{model}.log"
+    log_file = store.logs / f"{plan.suite.name}-{model}.log"
     try:
         for item in items:
             try:

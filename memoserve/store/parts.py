@@ -6,14 +6,13 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.errors import BadInput, StoreConflict
-from memoserve.store.files import writing
+from memoserve.store.files import Files
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,16 +24,24 @@ METADATA_KEY = b"memoserve"
 # to spread over cores.
 ROW_GROUP_ROWS = 4 * 122_880
 
+# Bytes from the end of a part that are read at once: most footers are smaller.
+_TAIL = 64 << 10
+
 _NAME = re.compile(r"^part-(\d{12,})-(\d{12,})\.parquet$")
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part file. It covers the ids first..last, both included, sampled or not."""
+    """One part file. It covers the ids first..last, both included, sampled or not.
+
+    `name` is relative to the store, `path` the full path or URL, `size` in bytes.
+    """
 
     first: int
     last: int
-    path: Path
+    name: str
+    path: str
+    size: int
 
     @property
     def stop(self) -> int:
@@ -63,14 +70,13 @@ def part_name(first: int, stop: int) -> str:
     return f"part-{first:012d}-{stop - 1:012d}.parquet"
 
 
-def parts_in(directory: Path) -> list[Part]:
-    """The parts in a directory, in order of ids. Other files are none of the store's business."""
-    if not directory.is_dir():
-        return []
+def parts_in(files: Files, folder: str) -> list[Part]:
+    """The parts in a folder, in order of ids. Other files are none of the store's business."""
     found = []
-    for path in directory.iterdir():
-        if match := _NAME.match(path.name):
-            found.append(Part(int(match[1]), int(match[2]), path))
+    for bare, entry in files.entries(folder).items():
+        if match := _NAME.match(bare):
+            name = f"{folder}/{bare}"
+            found.append(Part(int(match[1]), int(match[2]), name, files.location(name), entry.size))
     return sorted(found, key=lambda part: (part.first, part.last))
 
 
@@ -108,84 +114,114 @@ def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def write_part(
-    directory: Path,
+    files: Files,
+    folder: str,
     first: int,
     stop: int,
     columns: Mapping[str, pa.Array],
     metadata: Mapping[str, Any],
     encodings: Mapping[str, str],
     dictionary: list[str],
-) -> Path:
-    """Write the part [first, stop) whole or not at all, and return its path.
+) -> Part:
+    """Write the part [first, stop) whole or not at all.
 
-    Raises StoreConflict if a part in the directory covers any of these ids: no id may be in two parts.
+    Raises StoreConflict if a part in the folder covers any of these ids: no id may be in two parts. On a
+    store without a lock that can be relied on, another writer may come between looking and writing, so this
+    looks once more afterwards and takes its own part back: of two that overlap, at most one stays.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    for part in parts_in(directory):
-        if part.first < stop and first < part.stop:
-            raise StoreConflict(
-                f"{directory} already has sequences {part.first}..{part.last} ({part.path.name}); a part for "
-                f"{first}..{stop - 1} would hold some of them twice. Delete that part to evaluate them again."
-            )
+    _refuse_overlap(files, folder, first, stop)
     table = pa.table(dict(columns))
-    path = directory / part_name(first, stop)
-    with (
-        writing(path) as temporary,
-        temporary.open("wb") as file,
-        pq.ParquetWriter(
-            file,
-            table.schema,
-            version="2.6",
-            data_page_version="2.0",
-            compression="zstd",
-            write_statistics=True,
-            use_dictionary=dictionary,
-            column_encoding=dict(encodings),
-            store_schema=False,
-        ) as writer,
-    ):
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        table.schema,
+        version="2.6",
+        data_page_version="2.0",
+        compression="zstd",
+        write_statistics=True,
+        use_dictionary=dictionary,
+        column_encoding=dict(encodings),
+        store_schema=False,
+    ) as writer:
         writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
         writer.add_key_value_metadata({METADATA_KEY: json.dumps(metadata, sort_keys=True).encode()})
-    return path
+    content = sink.getvalue().to_pybytes()
+    name = f"{folder}/{part_name(first, stop)}"
+    try:
+        files.create(name, content)
+    except FileExistsError:
+        _refuse_overlap(files, folder, first, stop)
+        raise
+    try:
+        _refuse_overlap(files, folder, first, stop, but=name)
+    except StoreConflict:
+        files.remove(name)
+        raise
+    return Part(first, stop - 1, name, files.location(name), len(content))
 
 
-def part_metadata(path: Path) -> dict[str, Any]:
+def _refuse_overlap(files: Files, folder: str, first: int, stop: int, but: str | None = None) -> None:
+    for part in parts_in(files, folder):
+        if part.first < stop and first < part.stop and part.name != but:
+            raise StoreConflict(
+                f"{files.location(folder)} already has sequences {part.first}..{part.last} "
+                f"({part.name.rsplit('/', 1)[-1]}); a part for {first}..{stop - 1} would hold some of them "
+                "twice. Delete that part to evaluate them again."
+            )
+
+
+def part_metadata(files: Files, part: Part) -> dict[str, Any]:
     """The `memoserve` metadata of a part. Raises BadInput for a file that is not a whole part."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        raw = (pq.read_metadata(path).metadata or {})[METADATA_KEY]
+        tail = footer(files, part)
+        raw = (pq.read_metadata(pa.BufferReader(tail)).metadata or {})[METADATA_KEY]
         found = json.loads(raw)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise damaged(path, error) from None
+        raise damaged(part.path, error) from None
     if not isinstance(found, dict):
-        raise damaged(path, ValueError("its metadata is not an object"))
+        raise damaged(part.path, ValueError("its metadata is not an object"))
     return found
 
 
-def read_part(path: Path, fingerprint: Mapping[str, Any]) -> pa.Table:
+def footer(files: Files, part: Part) -> bytes:
+    """The end of a part, from its Parquet footer on. Raises ValueError if there is none."""
+    tail = files.read_range(part.name, max(0, part.size - _TAIL), part.size)
+    if len(tail) < 12 or tail[-4:] != b"PAR1":
+        raise ValueError("it does not end as a Parquet file does")
+    length = int.from_bytes(tail[-8:-4], "little") + 8
+    if length + 4 > part.size:
+        raise ValueError("its footer is longer than the file")
+    if length > len(tail):
+        tail = files.read_range(part.name, part.size - length, part.size)
+    return tail[-length:]
+
+
+def read_part(files: Files, part: Part, fingerprint: Mapping[str, Any]) -> pa.Table:
     """One part's rows. Raises BadInput for a damaged file, StoreConflict for another run's."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    differing = differences(fingerprint, part_metadata(path).get("fingerprint") or {})
+    differing = differences(fingerprint, part_metadata(files, part).get("fingerprint") or {})
     if differing:
         raise StoreConflict(
-            f"{path} was made by another run than the rest of this store (store vs part):\n"
+            f"{part.path} was made by another run than the rest of this store (store vs part):\n"
             + "\n".join(differing)
             + "\nMove it away; `memoserve run` then makes it again."
         )
     try:
         # partitioning=None: the columns suite=, model= and step= of the path are not in the file.
-        return pq.read_table(path, partitioning=None)
+        return pq.read_table(pa.BufferReader(files.read(part.name)), partitioning=None)
     except (pa.ArrowException, OSError) as error:
-        raise damaged(path, error) from None
+        raise damaged(part.path, error) from None
 
 
-def damaged(path: Path, error: BaseException) -> BadInput:
+def damaged(path: str, error: BaseException) -> BadInput:
     """The error for a part that can't be read."""
     cause = str(error).splitlines()[0] if str(error) else repr(error)
     return BadInput(

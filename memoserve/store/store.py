@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from memoserve.errors import BadInput, StoreConflict
 from memoserve.store import parts as part_files
-from memoserve.store.files import remove_temporaries, reporting, write_text, writing
+from memoserve.store.files import Files, LocalFiles, open_files
 from memoserve.store.parts import Part, Scores, damaged, differences, missing_ranges, parts_in
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 DEFAULT_STORE = "memoserve-out"
 MARK = "memoserve.json"
+FINGERPRINT = "fingerprint.json"
 FORMAT = 1
-LOCK = ".lock"
 
 Fingerprint = Mapping[str, str | int | None]
 
@@ -46,79 +47,95 @@ class MatchesLike(Protocol):
 
 
 class Store:
-    """A directory of scores. `open` or `create` one; the constructor checks nothing."""
+    """A folder of scores, at a path or behind a URL. `open` or `create` one; the constructor checks nothing.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    `path` is the path or URL. Any machine that can reach it can read and write parts; pickling a store
+    takes no connection along.
+    """
+
+    def __init__(self, path: str | Path, files: Files | None = None) -> None:
+        self.files = open_files(path) if files is None else files
+        self.path = self.files.root
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
         """Open a store. Raises StoreConflict, saying what is there instead, if `path` is none."""
-        path = Path(path)
-        if not path.exists():
-            raise StoreConflict(
-                f"there is no store at {path}: `memoserve run` makes one, or name another directory"
-            )
-        if not path.is_dir():
-            raise StoreConflict(f"{path} is a file, not the directory of a store")
-        mark = path / MARK
+        files = open_files(path)
         try:
-            content = json.loads(mark.read_text(encoding="utf-8"))
+            content = json.loads(files.read(MARK))
             format_ = content["format"]
         except FileNotFoundError:
-            raise StoreConflict(
-                f"{path} is not a store: it has no {MARK}. {_holds(path)} `memoserve run` makes a store "
-                "in an empty or new directory."
-            ) from None
-        except OSError as error:
-            raise StoreConflict(f"{mark} can't be read: {error.strerror}") from None
+            raise StoreConflict(_no_store(files)) from None
         except (ValueError, KeyError, TypeError):
-            raise StoreConflict(f'{mark} is damaged: it should say {{"format": {FORMAT}}}') from None
+            raise StoreConflict(
+                f'{files.location(MARK)} is damaged: it should say {{"format": {FORMAT}}}'
+            ) from None
         if format_ != FORMAT:
             raise StoreConflict(
-                f"{path} is a store of format {format_}; this memoserve reads format {FORMAT}: use the "
+                f"{files.root} is a store of format {format_}; this memoserve reads format {FORMAT}: use the "
                 "version of memoserve that wrote it"
             )
-        return cls(path)
+        return cls(path, files)
 
     @classmethod
     def create(cls, path: str | Path) -> Store:
         """Open the store at `path`, or make one there.
 
-        Raises StoreConflict for a file or a non-empty directory that is not a store.
+        Raises StoreConflict for a file or a non-empty folder that is not a store.
         """
-        path = Path(path)
-        if (path / MARK).exists():
-            return cls.open(path)
-        if path.exists() and not path.is_dir():
-            raise StoreConflict(f"{path} is a file: a store is a directory")
+        files = open_files(path)
         # What a killed `create` left behind doesn't count.
-        if path.is_dir() and any(not p.name.startswith(f".{MARK}.") for p in path.iterdir()):
+        others = [name for name in files.names("") if not name.startswith(f".{MARK}.")]
+        if MARK in others:
+            return cls.open(path)
+        if isinstance(files, LocalFiles) and files.path.exists() and not files.path.is_dir():
+            raise StoreConflict(f"{files.root} is a file: a store is a directory")
+        if others:
             raise StoreConflict(
-                f"{path} is not empty and not a store. {_holds(path)} Choose a new or empty directory."
+                f"{files.root} is not empty and not a store. {_holds(others)} Choose a new or empty "
+                "directory."
             )
-        write_text(path / MARK, json.dumps({"format": FORMAT}) + "\n")
-        return cls(path)
+        files.write(MARK, (json.dumps({"format": FORMAT}) + "\n").encode())
+        return cls(path, files)
+
+    @classmethod
+    def is_at(cls, path: str | Path) -> bool:
+        """Whether there is anything at a path or URL."""
+        files = open_files(path)
+        return files.path.exists() if isinstance(files, LocalFiles) else bool(files.names(""))
+
+    @property
+    def logs(self) -> Path:
+        """Where engines on this machine write what they say: always a local folder."""
+        if isinstance(self.files, LocalFiles):
+            return self.files.path / "logs"
+        place = re.sub(r"[^A-Za-z0-9.-]+", "-", self.path)
+        return Path(tempfile.gettempdir()) / f"memoserve-logs-{os.getuid()}" / place
 
     # Suites and fingerprints
 
     def suites(self) -> list[str]:
         """The names of the suites with a fingerprint."""
-        found = (self.path / "suites").glob("suite=*/fingerprint.json")
-        return sorted(path.parent.name.removeprefix("suite=") for path in found)
+        return sorted(
+            name.removeprefix("suite=")
+            for name in self.files.names("suites")
+            if name.startswith("suite=") and FINGERPRINT in self.files.names(f"suites/{name}")
+        )
 
     def fingerprint(self, suite: str) -> dict[str, str | int | None]:
         """The fingerprint of a suite's runs. Raises StoreConflict if no run has claimed the suite."""
-        file = self._suite_dir(suite) / "fingerprint.json"
+        name = f"{_suite_folder(suite)}/{FINGERPRINT}"
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(self.files.read(name))
         except FileNotFoundError:
             names = ", ".join(self.suites()) or "none"
             raise StoreConflict(f"{self.path} holds no suite {suite!r}; it holds: {names}") from None
-        except (OSError, ValueError) as error:
-            raise StoreConflict(f"{file} can't be read as a fingerprint: {error}") from None
+        except ValueError as error:
+            raise StoreConflict(
+                f"{self.files.location(name)} can't be read as a fingerprint: {error}"
+            ) from None
         if not isinstance(content, dict):
-            raise StoreConflict(f"{file} is damaged: it should be one JSON object")
+            raise StoreConflict(f"{self.files.location(name)} is damaged: it should be one JSON object")
         return content
 
     def claim(self, suite: Suite, fingerprint: Fingerprint) -> None:
@@ -127,12 +144,14 @@ class Store:
         Raises StoreConflict, listing each differing key, if the store was made under another fingerprint,
         or if the suite now describes an evaluated checkpoint differently.
         """
-        directory = self._suite_dir(suite.name)
-        file = directory / "fingerprint.json"
+        folder = _suite_folder(suite.name)
         self.refuse_unlike(suite.name, fingerprint)
-        self._write_checkpoints(suite, directory / "checkpoints.parquet")
-        if not file.exists():
-            write_text(file, json.dumps(dict(fingerprint), indent=2, sort_keys=True) + "\n")
+        self._write_checkpoints(suite, f"{folder}/checkpoints.parquet")
+        content = json.dumps(dict(fingerprint), indent=2, sort_keys=True) + "\n"
+        try:
+            self.files.create(f"{folder}/{FINGERPRINT}", content.encode())
+        except FileExistsError:
+            self.refuse_unlike(suite.name, fingerprint)  # another run may have been faster
 
     def refuse_unlike(self, suite: str, fingerprint: Fingerprint) -> None:
         """Raise StoreConflict, listing each differing key, if `suite` was evaluated under another one."""
@@ -146,7 +165,7 @@ class Store:
                 + "\nResults of unlike runs are never mixed: use another directory, or the stored settings."
             )
 
-    def _write_checkpoints(self, suite: Suite, file: Path) -> None:
+    def _write_checkpoints(self, suite: Suite, name: str) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -169,16 +188,19 @@ class Store:
                 "trained": pa.array([suite.sequences.trained] * len(checkpoints), pa.int64()),
             }
         )
-        if file.exists():
-            try:
-                stored = pq.read_table(file, partitioning=None)
-            except (pa.ArrowException, OSError) as error:
-                raise damaged(file, error) from None
+        try:
+            stored = pq.read_table(pa.BufferReader(self.files.read(name)), partitioning=None)
+        except FileNotFoundError:
+            pass
+        except (pa.ArrowException, OSError) as error:
+            raise damaged(self.files.location(name), error) from None
+        else:
             if stored.equals(table):
                 return
             self._refuse_changed(suite.name, stored.to_pylist(), table.to_pylist())
-        with writing(file) as temporary:
-            pq.write_table(table, temporary, version="2.6", compression="zstd")
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, version="2.6", compression="zstd")
+        self.files.write(name, sink.getvalue().to_pybytes())
 
     def _refuse_changed(self, suite: str, stored: list[dict[str, Any]], new: list[dict[str, Any]]) -> None:
         """A suite may gain checkpoints; what is evaluated must stay what it was."""
@@ -196,41 +218,23 @@ class Store:
 
     # Lock
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the store for one run; the operating system lets go of it even after kill -9.
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the store for one run; a dead holder's store is free again, after kill -9 too.
 
-        Removes the temporary files of dead runs. Raises StoreConflict, naming the other process, if the
-        store is held, StorageFailed if the lock file can't be written.
+        Raises StoreConflict, naming the other process, if the store is held, StorageFailed if it can't be
+        written.
         """
-        file = self.path / LOCK
-        with reporting(file):
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                pid = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-                raise StoreConflict(
-                    f"{self.path} is in use by another run (process {pid}): wait for it, or stop it"
-                ) from None
-            with reporting(file):
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-            remove_temporaries(self.path)
-            yield
-        finally:
-            os.close(descriptor)
+        return self.files.held()
 
     # Scores
 
-    def scores_dir(self, suite: str, model: str, step: int) -> Path:
-        """Where the parts of one checkpoint are."""
-        return self.path / "scores" / f"suite={suite}" / f"model={model}" / f"step={step}"
+    def scores_dir(self, suite: str, model: str, step: int) -> str:
+        """Where the parts of one checkpoint are: a path or URL."""
+        return self.files.location(_scores_folder(suite, model, step))
 
     def parts(self, suite: str, model: str, step: int) -> list[Part]:
         """The parts of one checkpoint, in order of ids."""
-        return parts_in(self.scores_dir(suite, model, step))
+        return parts_in(self.files, _scores_folder(suite, model, step))
 
     def missing(
         self, suite: str, model: str, step: int, ranges: Iterable[tuple[int, int]], part_size: int
@@ -250,7 +254,7 @@ class Store:
         ids: NDArray[np.int64],
         matches: MatchesLike,
         weights: str,
-    ) -> Path:
+    ) -> Part:
         """Write the part [first, stop) of a checkpoint, `ids` int64[n] ascending inside it.
 
         `matches` has matched_prefix, match_mask and continuation_ll (each of length n or None); an optional
@@ -293,7 +297,8 @@ class Store:
                 raise ValueError(f"{name} must lie in 0..{CONTINUATION}")
 
         return part_files.write_part(
-            self.scores_dir(checkpoint.suite, checkpoint.model.name, checkpoint.step),
+            self.files,
+            _scores_folder(checkpoint.suite, checkpoint.model.name, checkpoint.step),
             first,
             stop,
             {
@@ -315,7 +320,7 @@ class Store:
     def weights_of(self, checkpoint: Checkpoint) -> str | None:
         """The identity of the weights that a checkpoint's parts were made with, None if it has none."""
         parts = self.parts(checkpoint.suite, checkpoint.model.name, checkpoint.step)
-        return part_files.part_metadata(parts[0].path).get("weights") if parts else None
+        return part_files.part_metadata(self.files, parts[0]).get("weights") if parts else None
 
     def read_scores(self, suite: str, model: str, step: int, first: int, stop: int) -> Scores:
         """The stored scores of one checkpoint with first <= sequence_id < stop.
@@ -345,13 +350,9 @@ class Store:
 
     # Windows
 
-    def sequences_dir(self, suite: str) -> Path:
-        """Where the window numbers of a suite's sequences are."""
-        return self.path / "sequences" / f"suite={suite}"
-
     def sequence_parts(self, suite: str) -> list[Part]:
         """The parts with window numbers, in order of ids."""
-        return parts_in(self.sequences_dir(suite))
+        return parts_in(self.files, _sequences_folder(suite))
 
     def missing_sequences(
         self, suite: str, ranges: Iterable[tuple[int, int]], part_size: int
@@ -362,7 +363,7 @@ class Store:
 
     def write_sequences(
         self, suite: str, first: int, stop: int, ids: NDArray[np.int64], window_ids: NDArray[np.int64]
-    ) -> Path:
+    ) -> Part:
         """Write the window numbers, int64[n], of `ids`, int64[n] ascending in [first, stop).
 
         Raises like write_scores.
@@ -374,7 +375,8 @@ class Store:
         if np.shape(window_ids) != ids.shape:
             raise ValueError(f"window_ids has shape {np.shape(window_ids)}, the ids {ids.shape}")
         return part_files.write_part(
-            self.sequences_dir(suite),
+            self.files,
+            _sequences_folder(suite),
             first,
             stop,
             {"sequence_id": pa.array(ids), "window_id": pa.array(np.asarray(window_ids, dtype=np.int64))},
@@ -401,7 +403,7 @@ class Store:
 
         fingerprint = self.fingerprint(suite)
         tables = [
-            part_files.read_part(part.path, fingerprint)
+            part_files.read_part(self.files, part, fingerprint)
             for part in parts
             if part.first < stop and first < part.stop
         ]
@@ -411,8 +413,17 @@ class Store:
         ids = table.column("sequence_id")
         return table.filter(pc.and_(pc.greater_equal(ids, first), pc.less(ids, stop)))
 
-    def _suite_dir(self, suite: str) -> Path:
-        return self.path / "suites" / f"suite={suite}"
+
+def _suite_folder(suite: str) -> str:
+    return f"suites/suite={suite}"
+
+
+def _scores_folder(suite: str, model: str, step: int) -> str:
+    return f"scores/suite={suite}/model={model}/step={step}"
+
+
+def _sequences_folder(suite: str) -> str:
+    return f"sequences/suite={suite}"
 
 
 def _column(array: NDArray[Any] | None, dtype: type[np.generic], arrow: pa.DataType, n: int) -> pa.Array:
@@ -434,8 +445,23 @@ def _checked_ids(ids: NDArray[np.int64], first: int, stop: int) -> NDArray[np.in
     return ids
 
 
-def _holds(path: Path) -> str:
-    names = sorted(p.name for p in path.iterdir())
+def _no_store(files: Files) -> str:
+    names = files.names("")
+    if isinstance(files, LocalFiles):
+        if files.path.exists() and not files.path.is_dir():
+            return f"{files.root} is a file, not the directory of a store"
+        there = files.path.exists()
+    else:
+        there = bool(names)
+    if not there:
+        return f"there is no store at {files.root}: `memoserve run` makes one, or name another directory"
+    return (
+        f"{files.root} is not a store: it has no {MARK}. {_holds(names)} `memoserve run` makes a store in an "
+        "empty or new directory."
+    )
+
+
+def _holds(names: list[str]) -> str:
     if not names:
         return "It is empty."
     return f"It holds {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}."
