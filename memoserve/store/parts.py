@@ -153,8 +153,10 @@ def write_part(
     try:
         files.create(name, content)
     except FileExistsError:
-        _refuse_overlap(files, folder, first, stop)
-        raise
+        raise StoreConflict(
+            f"{files.location(name)} was written by another run at the same time: one run for one store; "
+            "run again for what is missing"
+        ) from None
     try:
         _refuse_overlap(files, folder, first, stop, but=name)
     except StoreConflict:

@@ -100,7 +100,11 @@ class RemoteFiles:
                     self._system.pipe_file(self._path(name), content)
         except FileExistsError:
             # A put that was repeated because its answer got lost finds itself.
-            if self.read(name) != content:
+            try:
+                there = self.read(name)
+            except FileNotFoundError:
+                there = b""  # the other one was taken back
+            if there != content:
                 raise FileExistsError(self.location(name)) from None
 
     def remove(self, name: str) -> None:
@@ -146,9 +150,11 @@ class RemoteFiles:
         """Turn what a file system may raise into StorageFailed, but for a file that is or isn't there."""
         try:
             yield
-        except (FileNotFoundError, FileExistsError, StorageFailed):
+        except (FileExistsError, StorageFailed):
             raise
         except Exception as error:  # each file system has exceptions of its own
+            if isinstance(error, FileNotFoundError) and done != "written":
+                raise
             denied = isinstance(error, PermissionError)
             advice = "the credentials must allow it" if denied else "check the address and the network"
             raise StorageFailed(
