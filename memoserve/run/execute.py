@@ -26,7 +26,7 @@ from memoserve.run.plan import CheckpointPlan, Plan, Range
 from memoserve.run.progress import Progress
 from memoserve.run.windows import Distinct, KnownWindows, distinct, window_ids
 from memoserve.sequences import Selection, SequenceSource, check_tokens
-from memoserve.store import Part, Store
+from memoserve.store import Store
 from memoserve.suites import Checkpoint
 
 
