@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
@@ -15,15 +16,18 @@ from starlette.responses import JSONResponse, Response
 
 from memoserve import __version__
 from memoserve.errors import BadInput, EngineFailed, MemoserveError, StorageFailed, StoreConflict
-from memoserve.serve import pages, reading
+from memoserve.serve import pages, reading, runs
 from memoserve.serve.guard import Guard
-from memoserve.serve.readers import Busy, NotThere, Readers, TooLong, TooMuch
+from memoserve.serve.queue import Queue
+from memoserve.serve.readers import Busy, Forbidden, NotThere, Readers, TooLong, TooMuch
 from memoserve.serve.settings import Settings
+from memoserve.serve.watch import Watch
 
 _log = logging.getLogger("uvicorn.error")
 
 _STATUS: tuple[tuple[type[MemoserveError], int], ...] = (
     (BadInput, 400),
+    (Forbidden, 403),
     (NotThere, 404),
     (StoreConflict, 409),
     (TooMuch, 413),
@@ -45,8 +49,15 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.readers = Readers(settings)
+        app.state.planning = anyio.CapacityLimiter(1)
+        app.state.queue = None if settings.read_only else Queue(settings.store)
         try:
-            yield
+            async with anyio.create_task_group() as tasks:
+                if app.state.queue is not None:
+                    app.state.watch = Watch(settings.store, app.state.queue)
+                    tasks.start_soon(app.state.watch.run)
+                yield
+                tasks.cancel_scope.cancel()
         finally:
             app.state.readers.close()
 
@@ -62,6 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.add_middleware(Guard, settings=settings)
     app.include_router(reading.router)
+    app.include_router(runs.router)
     app.include_router(pages.router)
     app.mount("/static", StaticFiles(directory=pages.STATIC, check_dir=False), name="static")
     app.add_exception_handler(MemoserveError, _said)

@@ -9,6 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 FormatName = Literal["json", "csv", "parquet", "arrow"]
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 
+# Control characters can stand in no argument of a command.
+_PRINTABLE = r"^[^\x00-\x1f\x7f]+$"
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
 
 class Error(BaseModel):
     """What is wrong, where, and what to do."""
@@ -158,3 +162,87 @@ class Statement(BaseModel):
     sql: Annotated[str, Field(min_length=1, max_length=100_000)]
     format: FormatName = "json"
     limit: Annotated[int | None, Field(ge=1, le=2**31 - 1)] = None
+
+
+class Submission(BaseModel):
+    """A run to submit, in the words of `memoserve run`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"suite": "mini", "checkpoints": "116k@1001", "sequences": "0:2000", "mode": "extract"}
+            ]
+        },
+    )
+
+    suite: Annotated[str, Field(pattern=_NAME, max_length=200, description="As /api/suites has it.")] = "mini"
+    checkpoints: Annotated[
+        str | None,
+        Field(
+            pattern=_PRINTABLE,
+            max_length=2000,
+            description="all, final, or a list such as 70m@143000,12b@*. Default: the suite's own choice.",
+        ),
+    ] = None
+    sequences: Annotated[
+        str | None, Field(pattern=r"^[0-9]{0,18}:[0-9]{0,18}$", description="Range of ids, such as 0:1000.")
+    ] = None
+    sample: Annotated[float | None, Field(gt=0, le=1, description="Share of them, drawn at random.")] = None
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1, description="Seed of the sample.")] = 0
+    mode: Literal["score", "extract"] = "score"
+    loglik: Annotated[bool, Field(description="With extract: also log-likelihoods.")] = False
+    engine: Literal["vllm", "transformers"] = "vllm"
+    data: Annotated[
+        str | None,
+        Field(pattern=_PRINTABLE, max_length=1000, description="A file in the operator's folder of data."),
+    ] = None
+
+
+class Failure(BaseModel):
+    checkpoint: str
+    reason: str
+
+
+class Progress(BaseModel):
+    """Where a run is. `done` of `total` sequences of the checkpoint, `all_done` of `all_total` of all."""
+
+    state: State
+    phase: str
+    checkpoint: str | None
+    done: int
+    total: int
+    all_done: int
+    all_total: int
+    windows_per_second: float | None
+    checkpoints_done: int
+    checkpoints_total: int
+    failures: list[Failure]
+    message: str
+
+
+class Estimate(BaseModel):
+    """What the dry run said: scores to make, and their cost; seconds are null where unknown."""
+
+    sequences: int
+    checkpoints: int
+    flops: float
+    bytes: float
+    seconds: float | None
+
+
+class Run(BaseModel):
+    """A submitted run. Times are seconds since 1970."""
+
+    id: int
+    state: State
+    request: Submission
+    estimate: Estimate
+    created: float
+    started: float | None
+    ended: float | None
+    attempts: int
+    cancel_requested: bool
+    exit_code: int | None
+    message: str
+    progress: Progress

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from memoserve.errors import BadInput
-from memoserve.suites import shipped_suites
+from memoserve.suites import load_suite, shipped_suites
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -20,6 +20,17 @@ def suite_files(folder: Path | None) -> dict[str, Path]:
             if _NAME.fullmatch(name):
                 files.setdefault(name, file)
     return files
+
+
+def file_of_suite(folder: Path | None, name: str) -> str | None:
+    """The file of the suite that calls itself `name`, or None."""
+    for file in suite_files(folder).values():
+        try:
+            if load_suite(file).name == name:
+                return str(file)
+        except BadInput:
+            continue  # another file of the folder, which is said where it is used
+    return None
 
 
 def data_file(folder: Path | None, name: str) -> Path:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 from memoserve.errors import BadInput
+from memoserve.serve.files import file_of_suite, suite_files
 from memoserve.serve.formats import Format, names_and_rows, reply_json, value, write
 from memoserve.serve.readers import NotThere, Place, Reply, catalog
 
@@ -202,9 +204,10 @@ def text(
     redact: bool,
     limit: int,
     offset: int,
-    files: tuple[str | None, str | None],
+    folder: str | None,
+    data: Mapping[str, str],
 ) -> Reply:
-    """Windows of a cell as text. `files`: suite file and data, where the shipped suites don't say them."""
+    """Windows of a cell as text. `folder`: of suite files; `data`: the sequences of suites' last runs."""
     from memoserve.memorized import (
         choose,
         containing,
@@ -220,7 +223,9 @@ def text(
     warnings: list[str] = []
     with catalog(place) as connection:
         pair = choose(connection, opened, suite, target, predictor)
-        source, decoder = open_text_of(opened, pair.target.suite, *files, None, warnings.append)
+        name = pair.target.suite
+        file = file_of_suite(None if folder is None else Path(folder), name)
+        source, decoder = open_text_of(opened, name, file, data.get(name), None, warnings.append)
         if decoder is None and (search is not None or redact):
             raise BadInput(
                 f"suite {pair.target.suite} has no tokenizer, and without text there is nothing to search or "
@@ -265,9 +270,6 @@ def text(
 
 def suites(place: Place, folder: str | None) -> Reply:
     """The shipped suites, those of the operator's folder, and those of the store that have no file."""
-    from pathlib import Path
-
-    from memoserve.serve.files import suite_files
     from memoserve.store import Store
     from memoserve.suites import load_suite
 
@@ -308,10 +310,7 @@ def suites(place: Place, folder: str | None) -> Reply:
 
 def suite(place: Place, name: str, folder: str | None) -> Reply:
     """One suite: models, steps, sequences."""
-    from pathlib import Path
-
     from memoserve.catalog import explained
-    from memoserve.serve.files import suite_files
     from memoserve.suites import load_suite
 
     files = suite_files(None if folder is None else Path(folder))

@@ -39,6 +39,10 @@ class TooMuch(MemoserveError):
     """An answer is larger, or needs more memory, than it may."""
 
 
+class Forbidden(MemoserveError):
+    """What this service doesn't do."""
+
+
 class NotThere(MemoserveError):
     """There is nothing of that name."""
 

@@ -267,9 +267,12 @@ async def text(
     offset: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
 ) -> Response:
     """Memorized windows as text: of the target, or hits, misses and false alarms of a predictor."""
+    queue = request.app.state.queue
+    data = {} if queue is None else queue.last_with_data()
     return respond(
         await readers_of(request).ask(
             questions.text,
-            suite, predictor, target, cell, search, redact, limit, offset, (None, None),
+            suite, predictor, target, cell, search, redact, limit, offset, _folder(request),
+            data,
         )
     )  # fmt: skip

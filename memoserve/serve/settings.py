@@ -81,7 +81,8 @@ def is_loopback(host: str) -> bool:
 def read_token(file: Path | None) -> str | None:
     """The token from a file, else from the environment. Raises BadInput for a file that others may read."""
     if file is None:
-        return os.environ.get(TOKEN_VARIABLE) or None
+        # Taken out: the processes that this one starts have no use for it.
+        return os.environ.pop(TOKEN_VARIABLE, None) or None
     try:
         if file.stat().st_mode & 0o077:
             raise BadInput(f"{file} can be read by others: chmod 600 {file}")

@@ -1,0 +1,234 @@
+"""The endpoints for runs: submit, list, watch, cancel."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path as FilePath
+from typing import Annotated, Any
+
+import anyio
+from fastapi import APIRouter, Header, Path, Query, Request
+from starlette.responses import PlainTextResponse, StreamingResponse
+
+from memoserve.engines import require
+from memoserve.errors import BadInput, EngineFailed, MemoserveError, StorageFailed, StoreConflict
+from memoserve.serve import contract, progress
+from memoserve.serve.files import data_file, suite_files
+from memoserve.serve.queue import Queue, Run
+from memoserve.serve.readers import Forbidden, NotThere, TooLong
+from memoserve.serve.reading import errors, settings_of
+from memoserve.serve.settings import Settings
+from memoserve.serve.watch import Watch
+
+router = APIRouter(prefix="/api/runs")
+
+_PLANNING_SECONDS = 120.0
+_HEARTBEAT_SECONDS = 15.0
+_LOG_BYTES = 256 << 10
+
+_Id = Annotated[int, Path(ge=1, le=2**53)]
+
+_SAYS: dict[int, type[MemoserveError]] = {
+    StoreConflict.exit_code: StoreConflict,
+    EngineFailed.exit_code: EngineFailed,
+    StorageFailed.exit_code: StorageFailed,
+}
+
+
+def _queue_of(request: Request) -> Queue:
+    queue: Queue | None = request.app.state.queue
+    if queue is None:
+        raise Forbidden("this service is read-only: it has no runs")
+    return queue
+
+
+def _found(queue: Queue, id_: int) -> Run:
+    run = queue.find(id_)
+    if run is None:
+        raise NotThere(f"there is no run {id_}")
+    return run
+
+
+def progress_of(run: Run) -> dict[str, Any]:
+    """Where a run is, as it is told."""
+    now = progress.start() | run.progress
+    del now["exit_code"], now["said"]
+    if run.state != "running":
+        now |= {"phase": run.state, "windows_per_second": None}
+    return {"state": run.state, **now, "message": run.message}
+
+
+def _told(run: Run) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "state": run.state,
+        "request": run.request,
+        "estimate": run.estimate,
+        "created": run.created,
+        "started": run.started,
+        "ended": run.ended,
+        "attempts": run.attempts,
+        "cancel_requested": run.cancel,
+        "exit_code": run.exit_code,
+        "message": run.message,
+        "progress": progress_of(run),
+    }
+
+
+@router.post("", status_code=201, response_model=contract.Run, responses=errors(408, 415))
+async def submit(request: Request, submission: contract.Submission) -> Any:
+    """Submit a run. What `memoserve run` would refuse is refused; what is there already is not done again."""
+    queue = _queue_of(request)
+    settings = settings_of(request)
+    await anyio.to_thread.run_sync(require, submission.engine)
+    arguments = arguments_of(submission, settings)
+    async with request.app.state.planning:
+        estimate = await _plan(arguments)
+    return _told(queue.submit(submission.model_dump(), arguments, estimate))
+
+
+@router.get("", response_model=list[contract.Run], responses=errors())
+def listed(
+    request: Request,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    offset: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
+) -> Any:
+    """The runs, newest first."""
+    if request.app.state.queue is None:
+        return []
+    return [_told(run) for run in _queue_of(request).newest(limit, offset)]
+
+
+@router.get("/{id}", response_model=contract.Run, responses=errors(404))
+def run(request: Request, id: _Id) -> Any:
+    """One run."""
+    return _told(_found(_queue_of(request), id))
+
+
+@router.post("/{id}/cancel", response_model=contract.Run, responses=errors(404, 408, 415))
+def cancel(request: Request, id: _Id) -> Any:
+    """Cancel a run: a waiting one at once, a running one as soon as it has ended; whole parts are kept."""
+    queue = _queue_of(request)
+    queue.cancel(_found(queue, id).id)
+    after = queue.get(id)
+    if after.state in {"done", "failed"}:
+        raise StoreConflict(f"run {id} has ended: it is {after.state}")
+    return _told(after)
+
+
+@router.get(
+    "/{id}/log",
+    response_class=PlainTextResponse,
+    responses=errors(404) | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+def log(request: Request, id: _Id) -> PlainTextResponse:
+    """What a run printed; of much, the end."""
+    queue = _queue_of(request)
+    file = queue.log_of(_found(queue, id).id)
+    try:
+        with file.open("rb") as opened:
+            size = file.stat().st_size
+            opened.seek(max(0, size - _LOG_BYTES))
+            lines = opened.read().decode("utf-8", "replace").splitlines()[1 if size > _LOG_BYTES else 0 :]
+    except FileNotFoundError:
+        lines = []
+    return PlainTextResponse("".join(f"{line}\n" for line in progress.readable(lines)))
+
+
+_EVENTS = (
+    "`event: progress` with a Progress as data whenever something changed, then `event: end` with the last "
+    "one. An event's id is its number; a client that comes back with Last-Event-ID gets what it missed."
+)
+
+
+@router.get(
+    "/{id}/events",
+    response_class=StreamingResponse,
+    responses=errors(404)
+    | {200: {"description": _EVENTS, "content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+)
+async def events(
+    request: Request,
+    id: _Id,
+    last_event_id: Annotated[str | None, Header(max_length=40)] = None,
+) -> StreamingResponse:
+    """Follow a run as server-sent events."""
+    queue = _queue_of(request)
+    _found(queue, id)
+    seen = int(last_event_id) if last_event_id and last_event_id.isascii() and last_event_id.isdigit() else 0
+    return StreamingResponse(
+        _stream(queue, request.app.state.watch, id, seen),
+        media_type="text/event-stream",
+        headers={"X-Accel-Buffering": "no"},
+    )
+
+
+async def _stream(queue: Queue, watch: Watch, id_: int, seen: int) -> AsyncIterator[str]:
+    yield "retry: 1000\n\n"
+    while True:
+        run = queue.find(id_)
+        if run is None:
+            return
+        data = json.dumps(progress_of(run))
+        if run.version > seen:
+            seen = run.version
+            yield f"event: progress\nid: {seen}\ndata: {data}\n\n"
+        if run.finished:
+            yield f"event: end\nid: {seen}\ndata: {data}\n\n"
+            return
+        try:
+            await asyncio.wait_for(watch.changed(), _HEARTBEAT_SECONDS)
+        except TimeoutError:
+            # Keeps proxies from closing, and finds out that the client is gone.
+            yield ": still here\n\n"
+
+
+def arguments_of(submission: contract.Submission, settings: Settings) -> list[str]:
+    """What follows `memoserve run` for a submission.
+
+    Each as one --name=value, so that a value is never taken for an option. Raises BadInput for a suite or
+    data that this service doesn't offer.
+    """
+    files = suite_files(settings.suites)
+    if submission.suite not in files:
+        raise BadInput(f"there is no suite {submission.suite!r} here; there are {', '.join(sorted(files))}")
+    arguments = [f"--suite={files[submission.suite].resolve()}", f"--out={settings.store.resolve()}"]
+    for name in ("checkpoints", "sequences", "sample", "seed", "mode", "engine"):
+        value = getattr(submission, name)
+        if value is not None:
+            arguments.append(f"--{name}={value}")
+    if submission.loglik:
+        arguments.append("--loglik")
+    if submission.data is not None:
+        arguments.append(f"--data={data_file(settings.data, submission.data)}")
+    return arguments
+
+
+async def _plan(arguments: list[str]) -> dict[str, Any]:
+    """The dry run: the checks of `memoserve run` itself, and what it would cost. Raises what it says."""
+    command = [sys.executable, "-m", "memoserve", "run", *arguments, "--dry-run", "--progress=json"]
+    try:
+        with anyio.fail_after(_PLANNING_SECONDS):
+            result = await anyio.run_process(
+                command, check=False, stdin=subprocess.DEVNULL, cwd=FilePath("/")
+            )
+    except TimeoutError:
+        raise TooLong(f"planning this run took longer than {_PLANNING_SECONDS:g} s") from None
+    events = [event for line in result.stdout.decode().splitlines() if (event := progress.parse(line))]
+    if result.returncode:
+        said = result.stderr.decode("utf-8", "replace").strip()
+        ended = [event["message"] for event in events if event["event"] == "end" and "message" in event]
+        kind = _SAYS.get(result.returncode, BadInput)
+        raise kind(ended[-1] if ended else said.removeprefix("error: "))
+    (plan,) = [event for event in events if event["event"] == "plan"]
+    return {
+        "sequences": plan["sequences"],
+        "checkpoints": sum(bool(one["sequences"]) for one in plan["checkpoints"]),
+        "flops": plan["flops"],
+        "bytes": plan["bytes"],
+        "seconds": plan["seconds"],
+    }
