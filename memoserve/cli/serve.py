@@ -16,8 +16,8 @@ _LIMITS = "Limits"
 
 def serve(
     directory: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="The store.", envvar="MEMOSERVE_OUT")
-    ] = Path("memoserve-out"),
+        str, typer.Argument(metavar="[DIR]", help="The store: a directory.", envvar="MEMOSERVE_OUT")
+    ] = "memoserve-out",
     host: Annotated[
         str, typer.Option("--host", help="The address to listen on.", rich_help_panel=_WHO)
     ] = "127.0.0.1",
@@ -85,8 +85,12 @@ def serve(
         raise BadInput(f"{error.name} is not installed: pip install 'memoserve[serve]'") from None
     from memoserve.store import Store
 
+    if "://" in directory:
+        raise BadInput(
+            f"memoserve serve takes a directory of this machine, not {directory}: its runs queue there"
+        )
     settings = Settings(
-        store=directory,
+        store=Path(directory),
         host=host,
         port=port,
         token=read_token(token_file),

@@ -24,7 +24,7 @@ import psutil
 from memoserve.errors import RunIncomplete, StoreConflict
 from memoserve.serve import progress
 from memoserve.serve.queue import Queue, Run
-from memoserve.store.store import LOCK
+from memoserve.store.files import LOCK
 
 POLL_SECONDS = 0.2
 IDLE_SECONDS = 5.0
@@ -203,7 +203,8 @@ def _living(run: Run) -> psutil.Process | None:
         return None
     try:
         process = psutil.Process(run.pid)
-        same = abs(process.create_time() - run.pid_created) < 0.05
+        # The time is computed from the boot time, which is known to a second.
+        same = abs(process.create_time() - run.pid_created) < 2
     except psutil.NoSuchProcess:
         return None
     return process if same and not _ended(process) else None
