@@ -27,6 +27,7 @@
 -- column: judging_target_memorized: memorized by the target, in the odd blocks
 -- column: judging_hits: both, in the odd blocks
 -- column: choosing_flagged_effective: effective number of choosing_flagged, equal windows as one cluster; empty for unions
+-- column: choosing_target_memorized_effective: effective number of choosing_target_memorized; empty for unions
 -- column: flagged_effective: effective number of judging_flagged; empty for unions
 -- column: target_memorized_effective: effective number of judging_target_memorized; empty for unions
 -- column: block_flagged: judging_flagged block by block, for the bootstrap; blocks without anything are left out
@@ -208,6 +209,8 @@ SELECT t.checkpoint AS target, r.unit, r.predictors, r.operation, r.signal, r.ta
        coalesce(sum(r.hits) FILTER (r.block % 2 = 1), 0)::BIGINT AS judging_hits,
        (sum(r.flagged) FILTER (r.block % 2 = 0)) ** 2 / nullif(sum(r.flagged_squares) FILTER (r.block % 2 = 0), 0)
            AS choosing_flagged_effective,
+       (sum(r.memorized) FILTER (r.block % 2 = 0)) ** 2 / nullif(sum(r.memorized_squares) FILTER (r.block % 2 = 0), 0)
+           AS choosing_target_memorized_effective,
        (sum(r.flagged) FILTER (r.block % 2 = 1)) ** 2 / nullif(sum(r.flagged_squares) FILTER (r.block % 2 = 1), 0) AS flagged_effective,
        (sum(r.memorized) FILTER (r.block % 2 = 1)) ** 2 / nullif(sum(r.memorized_squares) FILTER (r.block % 2 = 1), 0)
            AS target_memorized_effective,

@@ -144,22 +144,27 @@ def scaling(
 
     logit(share) is linear in the logarithms of the predictor's compute and size, as ratios to the target's,
     and of the target's compute, over every model as target. Then each of the largest targets is held out and
-    forecast from smaller models alone. `memoserve query scaling` prints the data.
+    forecast from smaller models alone: the paper's rule, then thresholds and unions, and what would have been
+    recommended for it. `memoserve query scaling` prints the data.
     """
     from memoserve.catalog import connect
     from memoserve.queries import Answer
     from memoserve.recommend import (
         MEASURES,
         RULE,
+        Bounds,
         find_target,
         fit,
         hold_out,
         read_observations,
+        rehearse_largest,
+        said_of,
     )
 
     with connect(directory) as connection:
         name = find_target(connection, suite, None).suite
         observations = read_observations(connection, directory, name, unit, step=step)
+        rehearsal = rehearse_largest(connection, directory, name, unit, step)
     rows: list[tuple[object, ...]] = []
     said = []
     for measure in MEASURES:
@@ -193,6 +198,15 @@ def scaling(
             )
         low, high = law.compute_range
         said.append(f"{measure} is fitted to compute ratios from {low:.2g} to {high:.2g}.")
+    if rehearsal is not None:
+        for line in rehearsal.errors():
+            part = f"held out {rehearsal.target.name}: {line.line}"
+            for measure, off in zip(MEASURES, (line.recall, line.precision), strict=True):
+                rows.append(
+                    (unit, measure, part, "mean absolute error", off, None, None, line.checked, None, None)
+                )
+        said += [said_of(rehearsal.choose(share, Bounds())) for share in (0.1, 0.2, 0.5)]
+        said.append(f"Those recommendations keep to {Bounds()}, as far as the forecast can tell.")
     said.append(f"Rule of support: {RULE}.")
     columns = (
         "unit", "measure", "part", "name", "value", "value_low", "value_high", "observations", "pairs",

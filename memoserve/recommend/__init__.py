@@ -1,5 +1,6 @@
 """Which cheap run to pay for, to know what an expensive one will memorize."""
 
+from memoserve.recommend.forecast import Rehearsal, rehearse_largest
 from memoserve.recommend.law import MEASURES, RULE, Law, fit, hold_out, read_observations
 from memoserve.recommend.recommendation import (
     Advisor,
@@ -8,6 +9,7 @@ from memoserve.recommend.recommendation import (
     grid_answers,
     parse_budget,
     recommend,
+    said_of,
 )
 from memoserve.recommend.rules import Bounds, Unit
 
@@ -17,6 +19,7 @@ __all__ = [
     "Advisor",
     "Bounds",
     "Law",
+    "Rehearsal",
     "Unit",
     "as_rows",
     "find_target",
@@ -26,4 +29,6 @@ __all__ = [
     "parse_budget",
     "read_observations",
     "recommend",
+    "rehearse_largest",
+    "said_of",
 ]

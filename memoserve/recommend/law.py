@@ -65,8 +65,9 @@ class Observation:
 class Law:
     """A fit. `coefficients` f64[terms] on the logit scale; `covariance` f64[terms, terms].
 
-    `misfit` is the mean squared error, in logits, for a pair of models that a fit has not seen; `t` the
-    quantile for 95% intervals with the degrees of freedom that the pairs of models leave.
+    `misfit` is the mean squared error, in logits, for a pair of models that a fit has not seen; `t` and `t90`
+    the quantiles for 95% intervals and one-sided 90% limits, with the degrees of freedom that the pairs of
+    models leave.
     """
 
     measure: Measure
@@ -75,6 +76,7 @@ class Law:
     covariance: NDArray[np.float64]
     misfit: float
     t: float
+    t90: float
     observations: int
     pairs: int
     sizes: int
@@ -89,8 +91,14 @@ class Law:
 
     def forecast(self, compute_ratio: float, size_ratio: float, target_flops: float) -> Share:
         """The share to expect of a pair that the fit has not seen, with a 95% prediction interval."""
-        center, half = self._at(compute_ratio, size_ratio, target_flops)
+        center, error = self._at(compute_ratio, size_ratio, target_flops)
+        half = self.t * error
         return Share(*(_expit(value) for value in (center, center - half, center + half)))
+
+    def sure(self, compute_ratio: float, size_ratio: float, target_flops: float) -> float:
+        """The one-sided 90% lower limit of that forecast."""
+        center, error = self._at(compute_ratio, size_ratio, target_flops)
+        return _expit(center - self.t90 * error)
 
     def covers(self, one: Observation) -> bool:
         """Whether a measured share lies in the forecast's interval, give or take its own sampling."""
@@ -98,16 +106,15 @@ class Law:
         if share is None:
             return False
         hits, misses = share * trials + 0.5, (1 - share) * trials + 0.5
-        center, half = self._at(one.compute_ratio, one.size_ratio, one.target_flops)
-        allowed = math.sqrt(half**2 + 1.96**2 * (1 / hits + 1 / misses))
+        center, error = self._at(one.compute_ratio, one.size_ratio, one.target_flops)
+        allowed = math.sqrt((self.t * error) ** 2 + 1.96**2 * (1 / hits + 1 / misses))
         return abs(math.log(hits / misses) - center) <= allowed
 
     def _at(self, compute_ratio: float, size_ratio: float, target_flops: float) -> tuple[float, float]:
-        """(center, half width) of the prediction in logits."""
+        """(center, standard error) of the prediction in logits."""
         terms = _terms(compute_ratio, size_ratio, target_flops / self.largest_target_flops)
         x = np.array(terms[: len(self.terms)])
-        half = self.t * math.sqrt(float(x @ self.covariance @ x) + self.misfit)
-        return float(x @ self.coefficients), half
+        return float(x @ self.coefficients), math.sqrt(float(x @ self.covariance @ x) + self.misfit)
 
     def refusal(self, compute_ratio: float, size_ratio: float, target_flops: float) -> str | None:
         """Why there is no forecast here, or None if the fit has support."""
@@ -179,8 +186,10 @@ def read_observations(
     ]
 
 
-def fit(observations: Sequence[Observation], measure: Measure) -> Law:
-    """Fit the law. Raises BadInput where there is too little to fit, or scipy is missing.
+def fit(observations: Sequence[Observation], measure: Measure, terms: int = len(TERMS)) -> Law:
+    """Fit the law, of the first `terms` of TERMS.
+
+    Raises BadInput where there is too little to fit, or scipy is missing.
 
     Observations of one pair of models stand or fall together: intervals are a jackknife over pairs of models,
     with Student's t. Weights are 1 / (sampling variance + variance between observations).
@@ -193,8 +202,8 @@ def fit(observations: Sequence[Observation], measure: Measure) -> Law:
     trials = np.array([trials for _, _, trials in kept])
     largest = max((o.target_flops for o, _, _ in kept), default=1.0)
     x = np.array([_terms(o.compute_ratio, o.size_ratio, o.target_flops / largest) for o, _, _ in kept])
-    x = x.reshape(-1, len(TERMS))
-    if np.linalg.matrix_rank(x) < len(TERMS):
+    x = x.reshape(-1, len(TERMS))[:, :terms]
+    if np.linalg.matrix_rank(x) < terms:
         x = x[:, :-1]
     if len(models) < SIZES or len(groups) < x.shape[1] + 2:
         raise BadInput(
@@ -223,7 +232,8 @@ def fit(observations: Sequence[Observation], measure: Measure) -> Law:
         beta,
         covariance,
         misfit,
-        _student(len(groups) - 1),
+        _student(0.975, len(groups) - 1),
+        _student(0.9, len(groups) - 1),
         len(kept),
         len(groups),
         len(models),
@@ -301,11 +311,11 @@ def _expit(value: float) -> float:
     return 1 / (1 + math.exp(-value)) if value > -700 else 0.0
 
 
-def _student(freedom: int) -> float:
+def _student(quantile: float, freedom: int) -> float:
     try:
         from scipy import stats
     except ImportError:
         raise BadInput(
             "fitting a scaling law needs scipy, which is not installed: pip install 'memoserve[forecast]'"
         ) from None
-    return float(stats.t.ppf(0.975, freedom))
+    return float(stats.t.ppf(quantile, freedom))

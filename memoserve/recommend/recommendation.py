@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 from memoserve.errors import BadInput
 from memoserve.recommend.forecast import (
+    Backtest,
     Forecast,
+    Forecasts,
     Target,
     cheapest_forecast,
     choose_forecast,
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     import duckdb
 
 GRID = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
+
+_TESTS = 2
+"""Budgets for which a forecast says how the same procedure did elsewhere: the asked one and its double."""
 
 Basis = Literal["measured", "forecast"]
 
@@ -75,9 +80,10 @@ class Advisor:
         self.base_rate = 0.0
         self._rules: list[Rule] = []
         self._forecasts: tuple[Forecast, ...] = ()
+        self.forecasts: Forecasts | None = None
         if self.basis == "forecast":
-            found = forecast_rules(connection, store, target, unit)
-            self._forecasts, self.refused = found.rules, found.refused
+            self.forecasts = forecast_rules(connection, store, target, unit)
+            self._forecasts, self.refused = self.forecasts.rules, self.forecasts.refused
         else:
             self._rules = read_rules(connection, store, target.suite, target.checkpoint, unit)
             if not self._rules:
@@ -87,7 +93,7 @@ class Advisor:
     def cheapest_cost(self) -> tuple[str, float]:
         """(checkpoint, FLOPs) of the cheapest candidate."""
         costs = [(r.training_flops, r.predictors) for r in self._rules]
-        costs += [(f.training_flops, f.predictor) for f in self._forecasts]
+        costs += [(f.training_flops, f.predictors) for f in self._forecasts]
         flops, name = min(costs)
         return name, flops
 
@@ -105,7 +111,9 @@ class Advisor:
     def papers(self, budget: float) -> Recommended | None:
         """The best within the budget by the paper's rule: one checkpoint, what it memorized."""
         if self.basis == "forecast":
-            return self.best(budget, "paper's rule")
+            paper = [f for f in self._forecasts if f.line.is_papers]
+            forecast = choose_forecast(paper, budget, self.bounds)
+            return None if forecast is None else self._expect(forecast, "paper's rule", budget)
         rule = choose([r for r in self._rules if r.is_papers], budget, self.bounds)
         return None if rule is None else self._judge(rule, "paper's rule", budget)
 
@@ -117,6 +125,12 @@ class Advisor:
             return None if forecast is None else self._expect(forecast, answer, None)
         rule = cheapest(self._rules, recall, self.bounds)
         return None if rule is None else self._judge(rule, answer, None)
+
+    def backtest(self, share: float) -> Backtest | None:
+        """The same choice for the largest target that has scores, as if it had none."""
+        if self.forecasts is None or self.forecasts.rehearsal is None:
+            return None
+        return self.forecasts.rehearsal.choose(share, self.bounds)
 
     def grid(self, shares: tuple[float, ...] = GRID) -> list[tuple[float, Recommended | None]]:
         """(budget as a share of the target's compute, the best rule within it)."""
@@ -144,8 +158,8 @@ class Advisor:
     def _expect(self, rule: Forecast, answer: str, budget: float | None) -> Recommended:
         return Recommended(
             answer,
-            rule.predictor,
-            "memorized",
+            rule.predictors,
+            str(rule.line),
             rule.training_flops,
             rule.training_flops / self.target.training_flops,
             budget,
@@ -155,7 +169,9 @@ class Advisor:
             rule.recall,
             None,
             None,
-            "prediction, by pair of models",
+            "prediction, both parts at their ends"
+            if rule.line.operation == "union"
+            else "prediction, by pair of models",
             "forecast",
         )
 
@@ -333,8 +349,13 @@ def _caveats(advisor: Advisor, answers: list[Recommended]) -> list[str]:
         said = [
             f"{bound}, as forecast.",
             f"This is a forecast: no score of {advisor.target.model} enters, only how smaller models predict "
-            f"each other (memoserve scaling shows the law and its error). Rule of support: {RULE}.",
+            f"each other (memoserve scaling shows the law and its error). Rule of support: {RULE}. "
+            "A threshold or a union must keep the precision with its forecast's lower limit, one-sided 90%.",
         ]
+        said += _tested(advisor, answers) + _implied(answers, advisor.unit)
+        if advisor.forecasts is not None and advisor.forecasts.without_law:
+            lines = ", ".join(advisor.forecasts.without_law)
+            said.append(f"Too little is evaluated for a law of its own: {lines}.")
         if advisor.refused:
             why = next(iter(advisor.refused.values()))
             said.append(f"No forecast for {len(advisor.refused)} candidates without support ({why}).")
@@ -354,6 +375,49 @@ def _caveats(advisor: Advisor, answers: list[Recommended]) -> list[str]:
         names = "; ".join(dict.fromkeys(f"{_name(a)} ({a.precision.value:.3f})" for a in short))
         said.append(f"On the judging blocks the precision falls below the bound for {names}.")
     return said
+
+
+def _tested(advisor: Advisor, answers: list[Recommended]) -> list[str]:
+    """What the same procedure would have said of the largest target whose scores are known."""
+    shares = list(dict.fromkeys(a.budget_share for a in answers if a.budget_share and a.budget_share <= 1))
+    tests = [test for test in map(advisor.backtest, shares[:_TESTS]) if test is not None]
+    if not tests:
+        return [
+            "How well this procedure chooses is unknown here: with one more size hidden, too few are left to "
+            "fit a law to."
+        ]
+    return [said_of(test) for test in tests]
+
+
+def _implied(answers: list[Recommended], unit: Unit) -> list[str]:
+    """How many the target would memorize by each forecast: flagged x precision / recall."""
+    implied = {
+        _name(a): a.flagged * a.precision.value / a.recall.value
+        for a in answers
+        if a.flagged and a.precision.value and a.recall.value
+    }
+    if len(implied) < 2:
+        return []
+    low, high = min(implied.values()), max(implied.values())
+    return [
+        f"Recall, precision and what is flagged hang together: by these forecasts the target memorizes "
+        f"{low:,.0f} to {high:,.0f} {unit}, which is one number in truth, so their spread is error."
+    ]
+
+
+def said_of(test: Backtest) -> str:
+    """A backtest in a sentence."""
+    start = f"Tested on {test.target} with its scores hidden, at {test.share:.0%} of its compute: "
+    if test.chosen is None or test.found is None:
+        return (
+            f"{start}nothing would have been recommended; in hindsight a recall of {test.best:.3f} was there."
+        )
+    recall, precision = Share(test.found.recall), Share(test.found.precision)
+    return (
+        f"{start}{test.chosen.predictors} ({test.chosen.line}) would have been recommended, forecast recall "
+        f"{_share(test.chosen.recall)}, precision {_share(test.chosen.precision)}; it had {_share(recall)} "
+        f"and {_share(precision)}. The best in hindsight had a recall of {test.best:.3f}."
+    )
 
 
 def _where(advisor: Advisor) -> str:

@@ -67,6 +67,7 @@ class Rule:
     choosing: Counts
     judging: Counts
     choosing_effective: float | None = None
+    choosing_memorized_effective: float | None = None
     flagged_effective: float | None = None
     memorized_effective: float | None = None
     # i64[blocks, 3]: flagged, memorized, hits of each judging block that has any.
@@ -116,14 +117,22 @@ class Bounds:
 
 
 def read_rules(
-    connection: duckdb.DuckDBPyConnection, store: str | Path, suite: str, target: str, unit: Unit
+    connection: duckdb.DuckDBPyConnection,
+    store: str | Path,
+    suite: str,
+    target: str,
+    unit: Unit,
+    *,
+    blocks: int | None = None,
 ) -> list[Rule]:
     """Every candidate rule for an evaluated target, from the query recommend_candidates.
 
-    Raises BadInput if the store doesn't number windows and they are asked for.
+    The training order is cut into `blocks`; with one, the choosing half is all there is. Raises BadInput if
+    the store doesn't number windows and they are asked for.
     """
     query = find_query("recommend_candidates")
-    result = run_query(connection, query, {"suite": suite, "target": target}, store)
+    values = {"suite": suite, "target": target} | ({} if blocks is None else {"blocks": str(blocks)})
+    result = run_query(connection, query, values, store)
     names = [column[0] for column in result.description]
     rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
     if rows and unit not in {row["unit"] for row in rows}:
@@ -145,6 +154,7 @@ def _rule(row: dict[str, Any]) -> Rule:
         half("choosing"),
         half("judging"),
         row["choosing_flagged_effective"],
+        row["choosing_target_memorized_effective"],
         row["flagged_effective"],
         row["target_memorized_effective"],
         np.array(blocks, np.int64).T.reshape(-1, 3),
