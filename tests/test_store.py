@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,14 +15,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from conftest import Cli
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_stores import toy_suite
 
 from memoserve.errors import BadInput, StorageFailed, StoreConflict
-from memoserve.store import Store, missing_ranges
+from memoserve.store import Store, checksum, missing_ranges
+from memoserve.store.checksum import KEY
+from memoserve.store.parts import part_metadata, part_name
+from memoserve.store.verify import Damage, mend, verify
 from memoserve.suites import Checkpoint
 
 FINGERPRINT = {"suite": "toy", "mode": "score", "dtype": "float32", "eos_token_id": None}
@@ -198,7 +205,7 @@ class TestParts:
             }[damage]
         )
         with pytest.raises(
-            BadInput, match=r"part-000000000000-000000000299\.parquet is damaged.*\n.*[Dd]elete it"
+            BadInput, match=r"part-000000000000-000000000299\.parquet is damaged.*\n.*verify --repair"
         ):
             store.read_scores("toy", "s", 7, 0, 300)
 
@@ -359,3 +366,163 @@ class TestLockAndCrashes:
         with pytest.raises(StorageFailed, match=advice):
             write(store, checkpoint, 0, 10)
         assert list(Path(store.scores_dir("toy", "s", 7)).iterdir()) == []
+
+
+class TestVerify:
+    """Whatever is done to a file of a store is found, and named."""
+
+    @pytest.fixture
+    def filled(self, store: Store, checkpoint: Checkpoint) -> Store:
+        for first in range(0, 400, 100):
+            write(store, checkpoint, first, first + 100)
+        store.write_sequences("toy", 0, 400, np.arange(400), np.arange(400))
+        return store
+
+    def found(self, store: Store) -> dict[str, str]:
+        return {damage.name: damage.problem for damage in verify(store.path).damages}
+
+    def test_a_store_as_it_was_written(self, filled: Store, cli: Cli) -> None:
+        result = verify(filled.path)
+        assert (result.files, result.damages) == (7, ())  # four parts, one of windows, two that describe
+        assert "7 files" in cli("verify", filled.path).stdout
+
+    @given(st.data())
+    @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_any_change_of_any_file_is_found(self, filled: Store, data: st.DataObject) -> None:
+        names = [n for n in filled.files.below("") if n != "memoserve.json"]
+        path = Path(filled.path) / data.draw(st.sampled_from(names))
+        before = path.read_bytes()
+        at = data.draw(st.integers(0, len(before) - 1))
+        kind = data.draw(st.sampled_from(["flip", "cut", "cut head", "insert", "zero", "repeat"]))
+        after = {
+            "flip": before[:at] + bytes([before[at] ^ data.draw(st.integers(1, 255))]) + before[at + 1 :],
+            "cut": before[:at],
+            "cut head": before[at + 1 :],
+            "insert": before[:at] + b"\0" + before[at:],
+            "zero": before[:at] + bytes(len(before) - at),
+            "repeat": before + before[at:],
+        }[kind]
+        path.write_bytes(after)
+        try:
+            problems = self.found(filled)
+        finally:
+            path.write_bytes(before)
+        if path.name == "fingerprint.json" and after.strip() == before.strip():
+            return  # white space around JSON says nothing
+        if path.name == "fingerprint.json" and kind == "flip" and not problems:
+            # One white space for another says nothing either.
+            assert json.loads(after) == json.loads(before)
+            return
+        assert list(problems) == [path.relative_to(filled.path).as_posix()], (kind, at)
+
+    def test_every_byte_of_a_part(self, filled: Store) -> None:
+        """The one above draws; here each byte of one part is changed, one bit at a time in turn."""
+        part = filled.parts("toy", "s", 7)[0]
+        content = Path(part.path).read_bytes()
+        checksum.check(content)
+        for at in range(len(content)):
+            damaged = bytearray(content)
+            damaged[at] ^= 1 << at % 8
+            with pytest.raises(ValueError, match=r"\w"):
+                checksum.check(bytes(damaged))
+
+    def test_what_a_checksum_cannot_know(self, filled: Store, checkpoint: Checkpoint, tmp_path: Path) -> None:
+        parts = [Path(part.path) for part in filled.parts("toy", "s", 7)]
+        folder = parts[0].parent
+        other = Store.create(tmp_path / "other")
+        other.claim(toy_suite(tmp_path / "suite"), {**FINGERPRINT, "dtype": "bfloat16"})
+        shutil.copy(write(other, checkpoint, 400, 500), folder)  # another run's
+        shutil.copy(parts[0], folder / part_name(500, 600))  # under another name
+        (folder / "part-old.parquet").write_bytes(parts[1].read_bytes())  # queries would read it
+        same = Store.create(tmp_path / "same")
+        same.claim(toy_suite(tmp_path / "suite"), FINGERPRINT)
+        shutil.copy(write(same, checkpoint, 350, 450), folder)  # overlaps
+        (folder / ".part-1.parquet.99999999.tmp").write_bytes(b"half")
+        moved = filled.scores_dir("toy", "s", 3)
+        Path(moved).mkdir()
+        shutil.copy(parts[0], moved)  # of another checkpoint
+        found = {name.rpartition("/")[2]: problem for name, problem in self.found(filled).items()}
+        assert found.pop(part_name(400, 500)).startswith(
+            "made by another run (store vs part): dtype: float32"
+        )
+        assert found.pop(part_name(500, 600)).startswith("it was written as scores/suite=toy/model=s/step=7/")
+        assert found.pop(part_name(350, 450)) == f"it overlaps with {part_name(300, 400)}"
+        assert found.pop("part-old.parquet") == "not the name of a part, but queries would read it"
+        assert found.pop(".part-1.parquet.99999999.tmp").startswith("left behind")
+        assert found.pop(part_name(0, 100)).startswith("it was written as scores/suite=toy/model=s/step=7/")
+        assert found == {}
+
+    def test_rows_that_do_not_fit(self, filled: Store, checkpoint: Checkpoint) -> None:
+        """Parts with a right checksum and wrong rows, as a defect of a writer would make them."""
+        part = filled.parts("toy", "s", 7)[0]
+        table = pq.read_table(part.path)
+        said = part_metadata(filled.files, part)
+
+        def put(table: pa.Table, said: dict[str, object]) -> None:
+            sink = pa.BufferOutputStream()
+            with pq.ParquetWriter(sink, table.schema, store_schema=False) as writer:
+                writer.write_table(table)
+                writer.add_key_value_metadata({"memoserve": json.dumps(said), KEY: checksum.PLACEHOLDER})
+            filled.files.write(part.name, checksum.seal(sink.getvalue().to_pybytes()))
+
+        ids = table.column("sequence_id").to_numpy()
+        for changed, says in (
+            (table.slice(1), "it has 99 rows and should have 100"),
+            (table.set_column(0, "sequence_id", [ids[::-1].copy()]), "don't ascend"),
+            (table.set_column(0, "sequence_id", [np.where(ids == 5, 6, ids)]), "don't ascend"),
+            (table.set_column(0, "sequence_id", [ids + 1]), "it has sequences 1..100"),
+            (table.drop_columns("match_mask"), "its columns are not those of a part"),
+        ):
+            put(changed, said)
+            assert says in self.found(filled)[part.name]
+        put(table, said)
+        assert self.found(filled) == {}
+        put(table, {**said, "weights": "others"})
+        assert "made with weights" in self.found(filled)[filled.parts("toy", "s", 7)[1].name]
+
+    def test_repair(self, filled: Store, checkpoint: Checkpoint, cli: Cli) -> None:
+        parts = filled.parts("toy", "s", 7)
+        Path(parts[1].path).write_bytes(b"")
+        content = bytearray(Path(parts[2].path).read_bytes())
+        content[20] ^= 1
+        Path(parts[2].path).write_bytes(content)
+        (Path(filled.path) / "suites/suite=toy/fingerprint.json").write_text("{}")
+        (Path(filled.path) / "memoserve.json").write_text("{")
+        said = cli("verify", filled.path, code=3)
+        assert {line.split(": ")[0] for line in said.stdout.splitlines()} == {
+            parts[1].name, parts[2].name, "suites/suite=toy/fingerprint.json", "memoserve.json"
+        }  # fmt: skip
+        assert "4 damaged files" in said.stderr
+        with filled.lock():
+            assert "in use" in cli("verify", filled.path, "--repair", code=4).stderr
+        assert "4 damaged: moved into" in cli("verify", filled.path, "--repair").stdout
+        assert self.found(filled) == {}
+        assert Path(filled.path, "damaged", parts[2].name).read_bytes() == content
+        again = Store.open(filled.path)
+        assert again.fingerprint("toy") == FINGERPRINT
+        assert again.missing("toy", "s", 7, [(0, 400)], 100) == [(100, 200), (200, 300)]
+
+    def test_a_fingerprint_that_is_gone_is_that_of_the_parts(self, filled: Store, tmp_path: Path) -> None:
+        """Else a run with other settings would take the store over, and every part would be foreign."""
+        Path(filled.path, "suites/suite=toy/fingerprint.json").unlink()
+        assert mend(filled, "toy", []) == (Damage("suites/suite=toy/fingerprint.json", "it is missing"),)
+        with pytest.raises(StoreConflict, match="dtype: float32 vs bfloat16"):
+            filled.claim(toy_suite(tmp_path / "suite"), {**FINGERPRINT, "dtype": "bfloat16"})
+
+    def test_mend_looks_at_footers_of_what_is_large(
+        self, filled: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first, second = (Path(part.path) for part in filled.parts("toy", "s", 7)[:2])
+        content = bytearray(first.read_bytes())
+        content[10] ^= 1
+        first.write_bytes(content)
+        second.write_bytes(second.read_bytes()[:-30])
+        monkeypatch.setattr("memoserve.store.verify.WHOLE_UP_TO", 0)
+        assert [d.name.rpartition("/")[2] for d in mend(filled, "toy", [("s", 7)])] == [second.name]
+        monkeypatch.undo()
+        assert [d.name.rpartition("/")[2] for d in mend(filled, "toy", [("s", 7)])] == [first.name]
+        assert mend(filled, "toy", [("s", 7)]) == ()
+
+    def test_what_is_no_store(self, tmp_path: Path, cli: Cli) -> None:
+        assert "there is no store" in cli("verify", tmp_path / "none", code=4).stderr
+        assert "has no memoserve.json" in cli("verify", tmp_path, code=4).stderr

@@ -20,6 +20,7 @@ from memoserve.cli.serve import serve
 from memoserve.cli.show import show
 from memoserve.cli.status import status
 from memoserve.cli.suite import app as suite
+from memoserve.cli.verify import verify
 from memoserve.errors import MemoserveError
 
 app = typer.Typer(
@@ -59,6 +60,7 @@ def _main(
 
 app.command()(run)
 app.command()(status)
+app.command()(verify)
 app.command(context_settings=QUERY_CONTEXT)(query)
 app.command()(sql)
 app.command()(catalog)

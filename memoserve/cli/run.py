@@ -163,6 +163,7 @@ def run(
     )
     from memoserve.sequences import Selection, open_sequences, parse_range
     from memoserve.store import Store
+    from memoserve.store.verify import mend
     from memoserve.suites import load_suite, select
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C
@@ -232,6 +233,12 @@ def run(
             return
         store = Store.create(out)
         with store.lock():
+            for damage in mend(store, chosen_suite.name, [(c.model.name, c.step) for c in chosen]):
+                console.print(
+                    f"{damage.name} is damaged ({damage.problem}): moved aside and made again",
+                    markup=False,
+                    highlight=False,
+                )
             store.claim(chosen_suite, fingerprint)
             plan = make_plan(chosen_suite, chosen, selection, store, cells, unseen)
             if events is not None:

@@ -21,7 +21,7 @@ from memoserve.errors import StorageFailed, StoreConflict
 LOCK = ".lock"
 
 # `.NAME.PID.tmp`: hidden from every glob over parts, and the pid tells whose it is.
-_TEMPORARY = re.compile(r"^\..+\.\d+\.tmp$")
+_TEMPORARY = re.compile(r"^\..+\.(\d+)\.tmp$")
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full: free some space",
@@ -221,7 +221,7 @@ class LocalFiles:
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             for name in self.below(""):
-                if is_temporary(name):
+                if temporary_owner(name) is not None:
                     self.remove(name)
             yield
         finally:
@@ -255,9 +255,10 @@ def temporary_beside(path: Path) -> Path:
     return path.parent / f".{path.name}.{os.getpid()}.tmp"
 
 
-def is_temporary(name: str) -> bool:
-    """Whether a file is what a writer that was killed left behind (or one that still writes)."""
-    return bool(_TEMPORARY.match(name.rsplit("/", 1)[-1]))
+def temporary_owner(name: str) -> int | None:
+    """The process whose temporary file a name is, None for any other file."""
+    match = _TEMPORARY.match(name.rsplit("/", 1)[-1])
+    return int(match[1]) if match else None
 
 
 @contextmanager

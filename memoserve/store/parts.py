@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.errors import BadInput, StoreConflict
+from memoserve.store import checksum
 from memoserve.store.files import Files
 
 if TYPE_CHECKING:
@@ -72,12 +73,18 @@ def part_name(first: int, stop: int) -> str:
 
 def parts_in(files: Files, folder: str) -> list[Part]:
     """The parts in a folder, in order of ids. Other files are none of the store's business."""
-    found = []
-    for bare, entry in files.entries(folder).items():
-        if match := _NAME.match(bare):
-            name = f"{folder}/{bare}"
-            found.append(Part(int(match[1]), int(match[2]), name, files.location(name), entry.size))
-    return sorted(found, key=lambda part: (part.first, part.last))
+    named = (
+        part_named(files, f"{folder}/{bare}", entry.size) for bare, entry in files.entries(folder).items()
+    )
+    return sorted((part for part in named if part is not None), key=lambda part: (part.first, part.last))
+
+
+def part_named(files: Files, name: str, size: int) -> Part | None:
+    """The part that a file of this name in the store is, None if it isn't the name of a part."""
+    match = _NAME.match(name.rpartition("/")[2])
+    if match is None or int(match[1]) > int(match[2]):
+        return None
+    return Part(int(match[1]), int(match[2]), name, files.location(name), size)
 
 
 def missing_ranges(
@@ -123,7 +130,7 @@ def write_part(
     encodings: Mapping[str, str],
     dictionary: list[str],
 ) -> Part:
-    """Write the part [first, stop) whole or not at all.
+    """Write the part [first, stop) whole or not at all, with a checksum (see checksum.py).
 
     Raises StoreConflict if a part in the folder covers any of these ids: no id may be in two parts. On a
     store without a lock that can be relied on, another writer may come between looking and writing, so this
@@ -133,6 +140,7 @@ def write_part(
     import pyarrow.parquet as pq
 
     _refuse_overlap(files, folder, first, stop)
+    name = f"{folder}/{part_name(first, stop)}"
     table = pa.table(dict(columns))
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
@@ -147,9 +155,9 @@ def write_part(
         store_schema=False,
     ) as writer:
         writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-        writer.add_key_value_metadata({METADATA_KEY: json.dumps(metadata, sort_keys=True).encode()})
-    content = sink.getvalue().to_pybytes()
-    name = f"{folder}/{part_name(first, stop)}"
+        said = json.dumps({**metadata, "name": name}, sort_keys=True)
+        writer.add_key_value_metadata({METADATA_KEY: said.encode(), checksum.KEY: checksum.PLACEHOLDER})
+    content = checksum.seal(sink.getvalue().to_pybytes())
     try:
         files.create(name, content)
     except FileExistsError:
@@ -171,63 +179,73 @@ def _refuse_overlap(files: Files, folder: str, first: int, stop: int, but: str |
             raise StoreConflict(
                 f"{files.location(folder)} already has sequences {part.first}..{part.last} "
                 f"({part.name.rsplit('/', 1)[-1]}); a part for {first}..{stop - 1} would hold some of them "
-                "twice. Delete that part to evaluate them again."
+                "twice. Move that part away to evaluate them again."
             )
 
 
 def part_metadata(files: Files, part: Part) -> dict[str, Any]:
-    """The `memoserve` metadata of a part. Raises BadInput for a file that is not a whole part."""
+    """The `memoserve` metadata of a part. Raises BadInput for a footer that isn't as it was written."""
+    import pyarrow as pa
+
+    try:
+        return metadata_in(read_footer(files, part))
+    except (pa.ArrowException, ValueError) as error:
+        raise damaged(part.path, error) from None
+
+
+def read_footer(files: Files, part: Part) -> pa.FileMetaData:
+    """The Parquet metadata of a part, checksum checked. Raises ValueError or ArrowException if damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    tail = files.read_range(part.name, max(0, part.size - _TAIL), part.size)
+    length = checksum.footer_length(tail, part.size)
+    if length > len(tail):
+        tail = files.read_range(part.name, part.size - length, part.size)
+    footer = tail[-length:]
+    checksum.check_footer(footer, part.size)
+    return pq.read_metadata(pa.BufferReader(footer))
+
+
+def metadata_in(footer: pa.FileMetaData) -> dict[str, Any]:
+    """The `memoserve` metadata in Parquet's. Raises ValueError if there is none."""
     try:
-        tail = footer(files, part)
-        raw = (pq.read_metadata(pa.BufferReader(tail)).metadata or {})[METADATA_KEY]
-        found = json.loads(raw)
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise damaged(part.path, error) from None
+        found = json.loads((footer.metadata or {})[METADATA_KEY])
+    except KeyError:
+        raise ValueError("it lacks the metadata of a part") from None
     if not isinstance(found, dict):
-        raise damaged(part.path, ValueError("its metadata is not an object"))
+        raise ValueError("its metadata is not an object")
     return found
 
 
-def footer(files: Files, part: Part) -> bytes:
-    """The end of a part, from its Parquet footer on. Raises ValueError if there is none."""
-    tail = files.read_range(part.name, max(0, part.size - _TAIL), part.size)
-    if len(tail) < 12 or tail[-4:] != b"PAR1":
-        raise ValueError("it does not end as a Parquet file does")
-    length = int.from_bytes(tail[-8:-4], "little") + 8
-    if length + 4 > part.size:
-        raise ValueError("its footer is longer than the file")
-    if length > len(tail):
-        tail = files.read_range(part.name, part.size - length, part.size)
-    return tail[-length:]
-
-
 def read_part(files: Files, part: Part, fingerprint: Mapping[str, Any]) -> pa.Table:
-    """One part's rows. Raises BadInput for a damaged file, StoreConflict for another run's."""
+    """One part's rows, every byte checked. Raises BadInput for damage, StoreConflict for another run's."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    differing = differences(fingerprint, part_metadata(files, part).get("fingerprint") or {})
+    content = files.read(part.name)
+    try:
+        checksum.check(content)
+        file = pq.ParquetFile(pa.BufferReader(content))
+        differing = differences(fingerprint, metadata_in(file.metadata).get("fingerprint") or {})
+        table = file.read()
+    except (pa.ArrowException, ValueError) as error:
+        raise damaged(part.path, error) from None
     if differing:
         raise StoreConflict(
             f"{part.path} was made by another run than the rest of this store (store vs part):\n"
             + "\n".join(differing)
-            + "\nMove it away; `memoserve run` then makes it again."
+            + "\n`memoserve verify --repair` moves it away; `memoserve run` then makes it again."
         )
-    try:
-        # partitioning=None: the columns suite=, model= and step= of the path are not in the file.
-        return pq.read_table(pa.BufferReader(files.read(part.name)), partitioning=None)
-    except (pa.ArrowException, OSError) as error:
-        raise damaged(part.path, error) from None
+    return table
 
 
 def damaged(path: str, error: BaseException) -> BadInput:
     """The error for a part that can't be read."""
     cause = str(error).splitlines()[0] if str(error) else repr(error)
     return BadInput(
-        f"{path} is damaged or not a part of a store ({cause}).\nDelete it; `memoserve run` makes it again."
+        f"{path} is damaged or not a part of a store ({cause}).\n`memoserve verify --repair` moves it away, "
+        "`memoserve run` makes it again."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.errors import BadInput, StoreConflict
+from memoserve.store import checksum
 from memoserve.store import parts as part_files
 from memoserve.store.files import Files, LocalFiles, open_files
 from memoserve.store.parts import Part, Scores, damaged, differences, missing_ranges, parts_in
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 DEFAULT_STORE = "memoserve-out"
 MARK = "memoserve.json"
 FINGERPRINT = "fingerprint.json"
+_CHECKSUM = "checksum"
 FORMAT = 1
+MARK_FILE = (json.dumps({"format": FORMAT}) + "\n").encode()
 
 Fingerprint = Mapping[str, str | int | None]
 
@@ -65,10 +69,11 @@ class Store:
             content = json.loads(files.read(MARK))
             format_ = content["format"]
         except FileNotFoundError:
-            raise StoreConflict(_no_store(files)) from None
+            raise StoreConflict(no_store(files)) from None
         except (ValueError, KeyError, TypeError):
             raise StoreConflict(
-                f'{files.location(MARK)} is damaged: it should say {{"format": {FORMAT}}}'
+                f'{files.location(MARK)} is damaged: it should say {{"format": {FORMAT}}}; `memoserve verify '
+                "--repair` restores it"
             ) from None
         if format_ != FORMAT:
             raise StoreConflict(
@@ -95,7 +100,7 @@ class Store:
                 f"{files.root} is not empty and not a store. {_holds(others)} Choose a new or empty "
                 "directory."
             )
-        files.write(MARK, (json.dumps({"format": FORMAT}) + "\n").encode())
+        files.write(MARK, MARK_FILE)
         return cls(path, files)
 
     @classmethod
@@ -124,19 +129,16 @@ class Store:
 
     def fingerprint(self, suite: str) -> dict[str, str | int | None]:
         """The fingerprint of a suite's runs. Raises StoreConflict if no run has claimed the suite."""
-        name = f"{_suite_folder(suite)}/{FINGERPRINT}"
+        name = fingerprint_name(suite)
         try:
-            content = json.loads(self.files.read(name))
+            return fingerprint_in(self.files.read(name))
         except FileNotFoundError:
             names = ", ".join(self.suites()) or "none"
             raise StoreConflict(f"{self.path} holds no suite {suite!r}; it holds: {names}") from None
         except ValueError as error:
             raise StoreConflict(
-                f"{self.files.location(name)} can't be read as a fingerprint: {error}"
+                f"{self.files.location(name)} is damaged ({error}): `memoserve verify --repair` restores it"
             ) from None
-        if not isinstance(content, dict):
-            raise StoreConflict(f"{self.files.location(name)} is damaged: it should be one JSON object")
-        return content
 
     def claim(self, suite: Suite, fingerprint: Fingerprint) -> None:
         """Say what this store holds of `suite`: write its fingerprint and checkpoints, or check them.
@@ -144,12 +146,10 @@ class Store:
         Raises StoreConflict, listing each differing key, if the store was made under another fingerprint,
         or if the suite now describes an evaluated checkpoint differently.
         """
-        folder = _suite_folder(suite.name)
         self.refuse_unlike(suite.name, fingerprint)
-        self._write_checkpoints(suite, f"{folder}/checkpoints.parquet")
-        content = json.dumps(dict(fingerprint), indent=2, sort_keys=True) + "\n"
+        self._write_checkpoints(suite, checkpoints_name(suite.name))
         try:
-            self.files.create(f"{folder}/{FINGERPRINT}", content.encode())
+            self.files.create(fingerprint_name(suite.name), fingerprint_file(fingerprint))
         except FileExistsError:
             self.refuse_unlike(suite.name, fingerprint)  # another run may have been faster
 
@@ -189,18 +189,22 @@ class Store:
             }
         )
         try:
-            stored = pq.read_table(pa.BufferReader(self.files.read(name)), partitioning=None)
+            content = self.files.read(name)
+            checksum.check(content)
+            stored = pq.read_table(pa.BufferReader(content), partitioning=None)
         except FileNotFoundError:
             pass
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, ValueError) as error:
             raise damaged(self.files.location(name), error) from None
         else:
             if stored.equals(table):
                 return
             self._refuse_changed(suite.name, stored.to_pylist(), table.to_pylist())
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, version="2.6", compression="zstd")
-        self.files.write(name, sink.getvalue().to_pybytes())
+        with pq.ParquetWriter(sink, table.schema, version="2.6", compression="zstd") as writer:
+            writer.write_table(table)
+            writer.add_key_value_metadata({checksum.KEY: checksum.PLACEHOLDER})
+        self.files.write(name, checksum.seal(sink.getvalue().to_pybytes()))
 
     def _refuse_changed(self, suite: str, stored: list[dict[str, Any]], new: list[dict[str, Any]]) -> None:
         """A suite may gain checkpoints; what is evaluated must stay what it was."""
@@ -230,11 +234,11 @@ class Store:
 
     def scores_dir(self, suite: str, model: str, step: int) -> str:
         """Where the parts of one checkpoint are: a path or URL."""
-        return self.files.location(_scores_folder(suite, model, step))
+        return self.files.location(scores_folder(suite, model, step))
 
     def parts(self, suite: str, model: str, step: int) -> list[Part]:
         """The parts of one checkpoint, in order of ids."""
-        return parts_in(self.files, _scores_folder(suite, model, step))
+        return parts_in(self.files, scores_folder(suite, model, step))
 
     def missing(
         self, suite: str, model: str, step: int, ranges: Iterable[tuple[int, int]], part_size: int
@@ -298,7 +302,7 @@ class Store:
 
         return part_files.write_part(
             self.files,
-            _scores_folder(checkpoint.suite, checkpoint.model.name, checkpoint.step),
+            scores_folder(checkpoint.suite, checkpoint.model.name, checkpoint.step),
             first,
             stop,
             {
@@ -352,7 +356,7 @@ class Store:
 
     def sequence_parts(self, suite: str) -> list[Part]:
         """The parts with window numbers, in order of ids."""
-        return parts_in(self.files, _sequences_folder(suite))
+        return parts_in(self.files, sequences_folder(suite))
 
     def missing_sequences(
         self, suite: str, ranges: Iterable[tuple[int, int]], part_size: int
@@ -376,7 +380,7 @@ class Store:
             raise ValueError(f"window_ids has shape {np.shape(window_ids)}, the ids {ids.shape}")
         return part_files.write_part(
             self.files,
-            _sequences_folder(suite),
+            sequences_folder(suite),
             first,
             stop,
             {"sequence_id": pa.array(ids), "window_id": pa.array(np.asarray(window_ids, dtype=np.int64))},
@@ -414,15 +418,41 @@ class Store:
         return table.filter(pc.and_(pc.greater_equal(ids, first), pc.less(ids, stop)))
 
 
-def _suite_folder(suite: str) -> str:
-    return f"suites/suite={suite}"
+def fingerprint_name(suite: str) -> str:
+    """Where the fingerprint of a suite is in a store."""
+    return f"suites/suite={suite}/{FINGERPRINT}"
 
 
-def _scores_folder(suite: str, model: str, step: int) -> str:
+def checkpoints_name(suite: str) -> str:
+    """Where the checkpoints of a suite are in a store."""
+    return f"suites/suite={suite}/checkpoints.parquet"
+
+
+def fingerprint_file(fingerprint: Fingerprint) -> bytes:
+    """The content of a fingerprint's file: one JSON object, with a checksum of all its other keys."""
+    said = dict(fingerprint)
+    return (json.dumps({**said, _CHECKSUM: _digest(said)}, indent=2, sort_keys=True) + "\n").encode()
+
+
+def fingerprint_in(content: bytes) -> dict[str, str | int | None]:
+    """The fingerprint in the content of its file. Raises ValueError if it isn't as it was written."""
+    found = json.loads(content)
+    if not isinstance(found, dict) or found.pop(_CHECKSUM, None) != _digest(found):
+        raise ValueError("it does not match its checksum")
+    return found
+
+
+def _digest(said: Fingerprint) -> str:
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def scores_folder(suite: str, model: str, step: int) -> str:
+    """Where the parts of a checkpoint are in a store."""
     return f"scores/suite={suite}/model={model}/step={step}"
 
 
-def _sequences_folder(suite: str) -> str:
+def sequences_folder(suite: str) -> str:
+    """Where the window numbers of a suite's sequences are in a store."""
     return f"sequences/suite={suite}"
 
 
@@ -445,7 +475,8 @@ def _checked_ids(ids: NDArray[np.int64], first: int, stop: int) -> NDArray[np.in
     return ids
 
 
-def _no_store(files: Files) -> str:
+def no_store(files: Files) -> str:
+    """What is there instead of a store, for people."""
     names = files.names("")
     if isinstance(files, LocalFiles):
         if files.path.exists() and not files.path.is_dir():

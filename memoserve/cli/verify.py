@@ -1,0 +1,52 @@
+"""`memoserve verify`: find what of a store is damaged, and take it out of the way."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from memoserve.errors import BadInput
+
+
+def verify(
+    directory: Annotated[
+        str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
+    ] = "memoserve-out",
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Move damaged files into DIR/damaged; memoserve run makes them again."),
+    ] = False,
+) -> None:
+    """Read a whole store and name every file that isn't as it was written, a line each.
+
+    Exit code 3 says that there are some and that they are still there.
+    """
+    from rich.filesize import decimal
+
+    from memoserve.store.files import open_files
+    from memoserve.store.verify import ASIDE
+    from memoserve.store.verify import repair as move_away
+    from memoserve.store.verify import verify as verified
+
+    found = verified(directory)
+    if found.damages and repair:
+        files = open_files(directory)
+        with files.held():
+            found = verified(directory)  # as it is under the lock
+            move_away(files, found.damages)
+    for damage in found.damages:
+        typer.echo(f"{damage.name}: {damage.problem}")
+    looked = f"{found.files:,} files, {decimal(found.bytes)}"
+    if not found.damages:
+        typer.echo(f"{directory}: {looked}, all as they were written")
+    elif repair:
+        typer.echo(
+            f"{looked}, {len(found.damages):,} damaged: moved into {files.location(ASIDE)}; memoserve run "
+            "makes them again"
+        )
+    else:
+        raise BadInput(
+            f"{len(found.damages):,} damaged files in {directory} ({looked} read): memoserve verify --repair "
+            "moves them away, memoserve run then makes them again"
+        )

@@ -1,0 +1,288 @@
+"""What of a store is damaged, and taking it out of the way so that the next run makes it again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from memoserve.errors import StoreConflict
+from memoserve.store import checksum
+from memoserve.store.files import Files, LocalFiles, open_files, temporary_owner
+from memoserve.store.parts import Part, differences, metadata_in, part_named, parts_in, read_footer
+from memoserve.store.store import (
+    FINGERPRINT,
+    MARK,
+    MARK_FILE,
+    Store,
+    checkpoints_name,
+    fingerprint_file,
+    fingerprint_in,
+    fingerprint_name,
+    no_store,
+    scores_folder,
+    sequences_folder,
+)
+
+ASIDE = "damaged"
+"""The folder in a store that damaged files are moved to."""
+
+WHOLE_UP_TO = 1 << 30
+"""Bytes of a local store that a run reads whole before it starts, in about two seconds."""
+
+# What DuckDB's views read, whatever the end of its name says.
+_READ_BY_QUERIES = re.compile(
+    r"^(?:scores/suite=([^/]*)/[^/]*/[^/]*|sequences/suite=([^/]*))/part-[^/]*\.parquet$"
+)
+
+_COLUMNS = {
+    "scores": {
+        "sequence_id": "INT64",
+        "matches": "INT32",
+        "matched_prefix": "INT32",
+        "match_mask": "INT32",
+        "continuation_ll": "FLOAT",
+    },
+    "sequences": {"sequence_id": "INT64", "window_id": "INT64"},
+}
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file of a store that isn't as it should be: its name in the store, and what is wrong with it."""
+
+    name: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class Verified:
+    """How much was looked at, and what is wrong."""
+
+    files: int
+    bytes: int
+    damages: tuple[Damage, ...]
+
+
+def verify(path: str) -> Verified:
+    """Check every byte of every file of the store at a path or URL. It may be in use.
+
+    Raises StoreConflict if there is no store, StorageFailed if it can't be read.
+    """
+    files = open_files(path)
+    found = {
+        name: entry for name, entry in files.below("").items() if not name.startswith((f"{ASIDE}/", "logs/"))
+    }
+    damages = list(_mark(files, found))
+    parts: dict[str, list[Part]] = {}
+    for name, entry in found.items():
+        owner = temporary_owner(name)
+        if owner is not None and not _alive(owner):
+            damages.append(Damage(name, "left behind by a writer that was killed"))
+        if match := _READ_BY_QUERIES.match(name):
+            part = part_named(files, name, entry.size)
+            if part is None:
+                damages.append(Damage(name, "not the name of a part, but queries would read it"))
+            else:
+                parts.setdefault(match[1] or match[2], []).append(part)
+    described = [name for name in found if name.startswith("suites/suite=")]
+    suites = {name.split("/")[1].removeprefix("suite=") for name in described} | set(parts)
+    for suite in sorted(suites):
+        damages += _suite(files, suite, parts.get(suite, []), whole=True)
+    checked = [*described, *(part.name for its in parts.values() for part in its)]
+    return Verified(len(checked), sum(found[name].size for name in checked), tuple(damages))
+
+
+def mend(store: Store, suite: str, checkpoints: Iterable[tuple[str, int]]) -> tuple[Damage, ...]:
+    """Move aside what is damaged of the checkpoints (model, step) of a suite; the caller holds the lock.
+
+    Footers are always checked; the rest too, if the store is local and that is at most a GiB. Returns what
+    was found and moved.
+    """
+    folders = [sequences_folder(suite), *(scores_folder(suite, model, step) for model, step in checkpoints)]
+    parts = [part for folder in folders for part in parts_in(store.files, folder)]
+    whole = isinstance(store.files, LocalFiles) and sum(part.size for part in parts) <= WHOLE_UP_TO
+    damages = tuple(_suite(store.files, suite, parts, whole))
+    repair(store.files, damages)
+    return damages
+
+
+def repair(files: Files, damages: Iterable[Damage]) -> None:
+    """Take damaged files out of the way: into the folder `damaged` of the store, temporary ones for good.
+
+    What describes the store is written anew where it is known; a run writes the rest. The caller holds the
+    store's lock.
+    """
+    for damage in damages:
+        if temporary_owner(damage.name) is not None:
+            files.remove(damage.name)
+            continue
+        with suppress(FileNotFoundError):  # what is wrong may be that it is missing
+            files.move(damage.name, f"{ASIDE}/{damage.name}")
+        if damage.name == MARK:
+            files.write(MARK, MARK_FILE)
+        elif damage.name.endswith(f"/{FINGERPRINT}"):
+            suite = damage.name.split("/")[1].removeprefix("suite=")
+            if (said := _said_by_parts(files, suite)) is not None:
+                files.create(fingerprint_name(suite), fingerprint_file(said))
+
+
+def _mark(files: Files, found: Iterable[str]) -> Iterator[Damage]:
+    try:
+        json.loads(files.read(MARK))["format"]
+    except FileNotFoundError:
+        if not any(name.startswith(("suites/suite=", "scores/suite=")) for name in found):
+            raise StoreConflict(no_store(files)) from None
+        yield Damage(MARK, "it is missing")
+    except (ValueError, KeyError, TypeError):
+        yield Damage(MARK, "it is damaged")
+    else:
+        Store.open(files.root)
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """A part by itself: what is wrong with it, else what it says of itself."""
+
+    part: Part
+    problem: str | None
+    said: dict[str, Any] = field(default_factory=dict)
+
+
+def _suite(files: Files, suite: str, parts: list[Part], whole: bool) -> list[Damage]:
+    """What is wrong with the description of a suite and with the given parts of it."""
+    damages = []
+    fingerprint: dict[str, Any] | None = None
+    try:
+        fingerprint = fingerprint_in(files.read(fingerprint_name(suite)))
+    except FileNotFoundError:
+        fingerprint = _said_by_parts(files, suite)
+        if parts or fingerprint is not None:
+            damages.append(Damage(fingerprint_name(suite), "it is missing"))
+    except ValueError as error:
+        fingerprint = _said_by_parts(files, suite)
+        damages.append(Damage(fingerprint_name(suite), str(error)))
+    try:
+        checksum.check(files.read(checkpoints_name(suite)))
+    except FileNotFoundError:
+        if parts:
+            damages.append(Damage(checkpoints_name(suite), "it is missing; memoserve run writes it"))
+    except ValueError as error:
+        damages.append(Damage(checkpoints_name(suite), str(error)))
+
+    with _pool(files) as pool:
+        looked = list(pool.map(lambda part: _look(files, part, whole), sorted(parts, key=_order)))
+    for _, group in groupby(looked, lambda one: _order(one.part)[0]):
+        kept: _Looked | None = None
+        for one in group:
+            problem = one.problem or _misfit(one, kept, fingerprint)
+            if problem is None:
+                kept = one
+            else:
+                damages.append(Damage(one.part.name, problem))
+    return damages
+
+
+def _order(part: Part) -> tuple[str, int, int]:
+    return part.name.rpartition("/")[0], part.first, part.last
+
+
+def _look(files: Files, part: Part, whole: bool) -> _Looked:
+    """Check a part by itself: its footer, or every byte."""
+    import pyarrow as pa
+
+    try:
+        footer = read_footer(files, part)
+        said = metadata_in(footer)
+        problem = _contradiction(part, footer, said)
+        if problem is None and whole:
+            content = files.read(part.name)
+            checksum.check(content)
+            problem = _disorder(part, content)
+    except (pa.ArrowException, ValueError) as error:
+        return _Looked(part, (str(error).splitlines() or [repr(error)])[0])
+    except FileNotFoundError:
+        return _Looked(part, "it went away while it was looked at")
+    return _Looked(part, problem, said)
+
+
+def _contradiction(part: Part, footer: Any, said: dict[str, Any]) -> str | None:
+    """Where the footer of a part contradicts itself or the part's place."""
+    if said.get("name") != part.name:
+        return f"it was written as {said.get('name')}"
+    columns = {
+        footer.schema.column(i).name: footer.schema.column(i).physical_type for i in range(footer.num_columns)
+    }
+    if columns != _COLUMNS[part.name.split("/")[0]]:
+        return f"its columns are not those of a part: {', '.join(columns)}"
+    if footer.num_rows != said.get("rows") or footer.num_rows > part.stop - part.first:
+        return f"it has {footer.num_rows} rows and should have {said.get('rows')}"
+    for group in range(footer.num_row_groups):
+        statistics = footer.row_group(group).column(0).statistics
+        if statistics is not None and not part.first <= statistics.min <= statistics.max <= part.last:
+            return f"it has sequences {statistics.min}..{statistics.max}"
+    return None
+
+
+def _disorder(part: Part, content: bytes) -> str | None:
+    """Whether the ids of a part ascend inside it."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    column = pq.read_table(pa.BufferReader(content), columns=["sequence_id"], partitioning=None).column(0)
+    ids = column.to_numpy()
+    if np.any(np.diff(ids) <= 0):
+        return "its sequences don't ascend"
+    if column.null_count or (len(ids) and not part.first <= ids[0] <= ids[-1] <= part.last):
+        return "it has sequences that its name doesn't cover"
+    return None
+
+
+def _misfit(one: _Looked, before: _Looked | None, fingerprint: dict[str, Any] | None) -> str | None:
+    """Why a part that is whole doesn't belong beside the others."""
+    theirs = one.said.get("fingerprint") or {}
+    if fingerprint is not None and theirs != fingerprint:
+        return "made by another run (store vs part): " + "; ".join(
+            line.strip() for line in differences(fingerprint, theirs)
+        )
+    if before is None:
+        return None
+    if one.part.first <= before.part.last:
+        return f"it overlaps with {before.part.name.rpartition('/')[2]}"
+    if one.said.get("weights") != before.said.get("weights"):
+        return (
+            f"made with weights {one.said.get('weights')}, the ones before with {before.said.get('weights')}"
+        )
+    return None
+
+
+def _said_by_parts(files: Files, suite: str) -> dict[str, Any] | None:
+    """The fingerprint that all whole parts of a suite carry, None if they carry none or several."""
+    parts = [
+        part
+        for top in (f"scores/suite={suite}", f"sequences/suite={suite}")
+        for name, entry in files.below(top).items()
+        if (part := part_named(files, name, entry.size)) is not None
+    ]
+    with _pool(files) as pool:
+        looked = pool.map(lambda part: _look(files, part, whole=False), parts)
+        said = [one.said.get("fingerprint") for one in looked if one.problem is None]
+    return said[0] if said and all(one == said[0] for one in said) else None
+
+
+def _pool(files: Files) -> ThreadPoolExecutor:
+    """As many at once as the machine computes checksums of, or as a server answers requests of."""
+    return ThreadPoolExecutor(min(8, os.cpu_count() or 1) if isinstance(files, LocalFiles) else 16, "verify")
+
+
+def _alive(pid: int) -> bool:
+    import psutil
+
+    return psutil.pid_exists(pid)
