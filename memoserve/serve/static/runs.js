@@ -1,0 +1,236 @@
+// Runs: submit one, watch them, cancel.
+import { Failure, get, getText, post } from './api.js';
+import { check, choice, entry, picker } from './controls.js';
+import { announce, h } from './dom.js';
+import { count, duration, moment, percent } from './format.js';
+
+const OVER = new Set(['done', 'failed', 'cancelled']);
+const SHOWN = 5;
+
+/** A section with the form and the list. `changed()`: a run has written scores. */
+export function runs({ suites, suite, store, changed }) {
+  const list = h('ol', { class: 'runs' });
+  const older = h('div');
+  const cards = new Map(); // id -> { element, update, stop }
+  const problem = h('p', { class: 'error', role: 'alert', hidden: true });
+  let all = false;
+  let looking = 0;
+  let stopped = false;
+
+  async function refresh() {
+    clearTimeout(looking);
+    try {
+      const newest = await get('runs', { limit: 100 });
+      if (stopped) return;
+      problem.hidden = true;
+      const kept = all ? newest : newest.filter((run, place) => place < SHOWN || !OVER.has(run.state));
+      for (const [id, one] of cards) {
+        if (!kept.some((run) => run.id === id)) {
+          one.stop();
+          cards.delete(id);
+        }
+      }
+      for (const run of kept) {
+        if (cards.has(run.id)) cards.get(run.id).update(run);
+        else cards.set(run.id, card(run, { refresh, changed }));
+      }
+      const wanted = kept.map((run) => cards.get(run.id).element);
+      if (wanted.some((element, place) => list.children[place] !== element) || list.childElementCount !== wanted.length) list.replaceChildren(...wanted);
+      older.replaceChildren(...(kept.length < newest.length ? [h('button', { type: 'button', onclick: () => { all = true; refresh(); } }, `Show ${newest.length - kept.length} older`)] : []));
+      none.hidden = newest.length > 0;
+    } catch (error) {
+      problem.textContent = error.message;
+      problem.hidden = false;
+    }
+    // Others may submit too; each run's own progress comes as it happens.
+    if (!stopped) looking = setTimeout(refresh, 5000);
+  }
+
+  const none = h('p', { class: 'soft', hidden: true }, 'No run has been submitted here yet.');
+  const form = submission(suites, suite, () => { opener.open = false; refresh(); });
+  const opener = h('details', { id: 'new-run' }, h('summary', {}, 'Start a run'), form);
+  opener.open = !store.suites.some((one) => one.evaluated_checkpoints);
+  const element = h('section', {}, h('h2', {}, 'Runs'), opener, problem, none, list, older);
+  refresh();
+  return {
+    element,
+    stop() {
+      stopped = true;
+      clearTimeout(looking);
+      for (const one of cards.values()) one.stop();
+    },
+  };
+}
+
+function said(request) {
+  const parts = [request.checkpoints ?? 'the suite’s own checkpoints'];
+  if (request.sequences) parts.push(`sequences ${request.sequences}`);
+  if (request.sample) parts.push(`a sample of ${percent(request.sample)} (seed ${request.seed})`);
+  parts.push(`${request.mode} mode${request.loglik ? ' with log-likelihoods' : ''}`, request.engine);
+  return parts.join(', ');
+}
+
+function card(first, { refresh, changed }) {
+  let run = first;
+  let events = null;
+  let checkpoints = run.progress.checkpoints_done;
+  const id = `run-${run.id}`;
+  const chip = h('span', { class: 'chip' });
+  const cancel = h('button', { type: 'button', 'aria-label': `Cancel run ${run.id}`, onclick: stopIt }, 'Cancel');
+  const bar = h('progress', { max: '1', 'aria-label': `Progress of run ${run.id}` });
+  const words = h('p', { class: 'small soft' });
+  const failure = h('p', { class: 'error small', hidden: true });
+  const log = h('details', {}, h('summary', { class: 'small' }, 'Log'));
+  log.addEventListener('toggle', showLog);
+  const element = h('li', { id },
+    h('div', { class: 'line' }, chip, h('b', {}, `Run ${run.id}: ${run.request.suite}`), h('span', { class: 'soft small' }, moment(run.created)), h('div', { class: 'buttons' }, cancel)),
+    h('p', { class: 'small' }, said(run.request)),
+    bar, words, failure, log);
+
+  async function showLog() {
+    if (!log.open) return;
+    let text;
+    try {
+      text = (await getText(`runs/${run.id}/log`)) || 'Nothing was printed yet.';
+    } catch (error) {
+      text = error.message;
+    }
+    log.querySelector('pre')?.remove();
+    log.append(h('pre', { tabindex: '0' }, text));
+  }
+
+  async function stopIt() {
+    cancel.disabled = true;
+    try {
+      await post(`runs/${run.id}/cancel`, {});
+    } catch (error) {
+      failure.textContent = error.message;
+      failure.hidden = false;
+    }
+    refresh();
+  }
+
+  function show() {
+    const { state, progress } = run;
+    chip.textContent = run.cancel_requested && !OVER.has(state) ? 'stopping' : state;
+    chip.className = `chip ${state}`;
+    cancel.hidden = OVER.has(state);
+    cancel.disabled = run.cancel_requested;
+    const done = progress.all_total ? progress.all_done / progress.all_total : null;
+    bar.hidden = state !== 'running' && state !== 'cancelled';
+    if (done === null) bar.removeAttribute('value');
+    else bar.value = done;
+    words.textContent = told(run, done);
+    const failures = progress.failures.map((one) => `${one.checkpoint}: ${one.reason}`);
+    failure.textContent = [run.message && state === 'failed' ? run.message : '', ...failures].filter(Boolean).join('\n');
+    failure.hidden = !failure.textContent;
+  }
+
+  function watch() {
+    if (events || OVER.has(run.state)) return;
+    events = new EventSource(`api/runs/${run.id}/events`);
+    events.addEventListener('progress', (event) => {
+      const progress = JSON.parse(event.data);
+      run = { ...run, state: progress.state, progress };
+      show();
+      if (progress.checkpoints_done > checkpoints) {
+        checkpoints = progress.checkpoints_done;
+        changed();
+      }
+    });
+    events.addEventListener('end', (event) => {
+      stop();
+      const progress = JSON.parse(event.data);
+      run = { ...run, state: progress.state, progress, message: progress.message ?? run.message };
+      show();
+      announce(`Run ${run.id} is ${run.state}.`);
+      if (log.open) showLog();
+      changed();
+      refresh();
+    });
+  }
+
+  function stop() {
+    events?.close();
+    events = null;
+  }
+
+  show();
+  watch();
+  return {
+    element,
+    stop,
+    update(next) {
+      run = next;
+      show();
+      watch();
+    },
+  };
+}
+
+function told(run, done) {
+  const { state, progress, estimate } = run;
+  if (state === 'queued') {
+    return [`Waits for its turn: ${count(estimate.sequences)} scores of ${count(estimate.checkpoints)} checkpoints`, estimate.seconds && `about ${duration(estimate.seconds)}`].filter(Boolean).join(', ') + '.';
+  }
+  if (state === 'running') {
+    const parts = [progress.phase === 'evaluating' ? `Evaluating ${progress.checkpoint}` : `${progress.phase[0].toUpperCase()}${progress.phase.slice(1)}`];
+    if (progress.all_total) parts.push(`${count(progress.all_done)} of ${count(progress.all_total)} scores (${percent(done)})`);
+    if (progress.checkpoints_total) parts.push(`${progress.checkpoints_done} of ${progress.checkpoints_total} checkpoints`);
+    if (progress.windows_per_second) parts.push(`${count(Math.round(progress.windows_per_second))} windows/s`);
+    return parts.join(', ');
+  }
+  const took = run.started && run.ended ? ` in ${duration(run.ended - run.started)}` : '';
+  if (state === 'done') return progress.all_total ? `${count(progress.all_total)} scores written${took}.` : `Everything was there already${took}.`;
+  if (state === 'cancelled') return run.started ? `Stopped; ${count(progress.all_done)} scores are kept, and another run goes on from there.` : 'Cancelled before it began.';
+  return `Ended${took}; what was written whole is kept.`;
+}
+
+function submission(suites, suite, submitted) {
+  const values = { suite, mode: 'score', engine: 'vllm' };
+  const keep = (name) => (value) => { values[name] = value; };
+  const controls = {
+    suite: picker('Suite', suites.map((name) => [name, name]), keep('suite')),
+    checkpoints: entry('Checkpoints', keep('checkpoints'), { placeholder: 'the suite’s own choice', hint: 'all, final, or a list with patterns, such as 70m@143000,12b@*' }),
+    sequences: entry('Sequences', keep('sequences'), { placeholder: 'all', hint: 'a range of ids, such as 0:1000', pattern: '[0-9]*:[0-9]*', title: 'two numbers with a colon between' }),
+    sample: entry('Sample', keep('sample'), { type: 'number', min: '0', max: '1', step: 'any', placeholder: 'none', inputmode: 'decimal', hint: 'a share of them, drawn at random: 0.01' }),
+    seed: entry('Seed of the sample', keep('seed'), { type: 'number', min: '0', step: '1', placeholder: '0', inputmode: 'numeric' }),
+    data: entry('Data', keep('data'), { placeholder: 'the suite’s own', hint: 'a file in the folder that the service offers (--data)' }),
+    engine: picker('Engine', [['vllm', 'vLLM'], ['transformers', 'Transformers (the reference)']], keep('engine')),
+  };
+  const mode = choice('Mode', [['score', 'Score'], ['extract', 'Extract']], keep('mode'));
+  const loglik = check('Log-likelihoods too', keep('loglik'));
+  for (const [name, control] of Object.entries({ ...controls, mode })) control.set(values[name] ?? '');
+  const problem = h('p', { class: 'error', role: 'alert' });
+  const button = h('button', { class: 'main' }, 'Start');
+  const form = h('form', { class: 'run', 'aria-label': 'Start a run' },
+    h('div', { class: 'row' }, controls.suite.element, controls.checkpoints.element),
+    h('div', { class: 'row' }, controls.sequences.element, controls.sample.element, controls.seed.element),
+    h('div', { class: 'row' },
+      h('div', { class: 'field' }, mode.element, h('span', { class: 'hint' }, 'Score: how many of 32 tokens match. Extract: whether all do, faster.'), loglik.element),
+      controls.engine.element, controls.data.element),
+    problem,
+    h('div', { class: 'buttons' }, button, h('span', { class: 'small soft' }, 'What is there already is not evaluated again.')));
+  form.addEventListener('submit', async (event) => {
+    event.preventDefault();
+    problem.textContent = '';
+    button.disabled = true;
+    button.textContent = 'Checking…';
+    try {
+      const number = (text) => (text === undefined || text === '' ? undefined : Number(text));
+      const run = await post('runs', {
+        ...Object.fromEntries(['suite', 'checkpoints', 'sequences', 'data', 'mode', 'engine'].map((name) => [name, values[name] || undefined])),
+        sample: number(values.sample), seed: number(values.seed), loglik: Boolean(values.loglik),
+      });
+      announce(`Run ${run.id} is ${run.state}.`);
+      submitted(run);
+    } catch (error) {
+      if (!(error instanceof Failure)) throw error;
+      problem.textContent = error.message;
+    } finally {
+      button.disabled = false;
+      button.textContent = 'Start';
+    }
+  });
+  return form;
+}

@@ -1,0 +1,35 @@
+// What is shown while something loads, where there is nothing, and when it fails.
+import { h } from './dom.js';
+
+/** A failure in words, with a way to try again. */
+export const failed = (error, again) =>
+  h('div', { class: 'state failed', role: 'alert' },
+    error.status === undefined ? `Something went wrong in this page: ${error.message}` : error.message,
+    again && h('button', { type: 'button', onclick: again }, 'Try again'));
+
+/** Nothing to show, and why. */
+export const empty = (...words) => h('div', { class: 'state' }, ...words);
+
+/**
+ * A place whose content comes from the server. `fill(load, draw)`: load(signal) gives what draw turns into
+ * nodes. What was shown stays, dimmed, until the next is there; a later fill makes an earlier one moot.
+ */
+export function area(words = 'Loading…') {
+  const element = h('div', { 'aria-busy': 'true' }, h('div', { class: 'state waiting' }, words));
+  let controller = null;
+  async function fill(load, draw) {
+    controller?.abort();
+    const mine = (controller = new AbortController());
+    element.setAttribute('aria-busy', 'true');
+    try {
+      const nodes = await draw(await load(mine.signal));
+      if (mine.signal.aborted) return;
+      element.replaceChildren(...[nodes].flat());
+    } catch (error) {
+      if (mine.signal.aborted || error.name === 'AbortError') return;
+      element.replaceChildren(failed(error, () => fill(load, draw)));
+    }
+    element.setAttribute('aria-busy', 'false');
+  }
+  return { element, fill, stop: () => controller?.abort() };
+}
