@@ -67,7 +67,8 @@ async function go() {
   shown = { name: at.name, suite: at.values.suite, update: () => {} };
   document.title = `${page.title} · memoserve`;
   const heading = h('h1', { tabindex: '-1' }, page.title);
-  main.replaceChildren(h('div', { class: 'head' }, heading, h('p', {}, page.lead)));
+  const opening = h('div', { class: 'state waiting', 'aria-busy': 'true' }, 'Loading…');
+  main.replaceChildren(h('div', { class: 'head' }, heading, h('p', {}, page.lead)), opening);
   // A new page is read from its heading on; the first one from the top of the document.
   if (!first) {
     heading.focus({ preventScroll: true });
@@ -81,13 +82,20 @@ async function go() {
       main.append(nothingYet());
       return;
     }
-    Object.assign(mine, await page.open(main, { store, select, link, values: place().values }));
-    if (shown === mine) mine.update(place().values);
-    else mine.leave?.();
+    const content = document.createDocumentFragment();
+    Object.assign(mine, await page.open(content, { store, select, link, values: at.values }));
+    if (shown !== mine) {
+      mine.leave?.();
+      return;
+    }
+    main.append(content);
+    mine.update(place().values);
   } catch (error) {
     if (shown === mine) {
       main.append(failed(error, () => { shown = null; forget(); go(); }));
     }
+  } finally {
+    opening.remove();
   }
 }
 

@@ -91,6 +91,10 @@ export function fitted(original, width) {
     if (node.mark && ['point', 'bar', 'rect'].includes(node.mark.type ?? node.mark)) node.mark = { ...(node.mark.type ? node.mark : { type: node.mark }), tooltip: true };
     if (node.mark?.type === 'line' && node.mark.point) node.mark.point = { ...(node.mark.point === true ? {} : node.mark.point), tooltip: true };
   });
+  walk(spec, (node) => {
+    const x = node.encoding?.x;
+    if (x?.type === 'quantitative' && x.axis?.values === undefined && x.axis?.tickCount === undefined) x.axis = { ...x.axis, tickCount: narrow ? 5 : 8 };
+  });
   // Numbers in tooltips; axes have formats of their own.
   spec.config = { ...spec.config, numberFormat: ',.4~g' };
   if (dark.matches) {

@@ -1,11 +1,19 @@
 // What is shown while something loads, where there is nothing, and when it fails.
 import { h } from './dom.js';
 
-/** A failure in words, with a way to try again. */
-export const failed = (error, again) =>
-  h('div', { class: 'state failed', role: 'alert' },
-    error.status === undefined ? `Something went wrong in this page: ${error.message}` : error.message,
+/** A failure in words, with a way to try again where that may help: not where the question has no answer. */
+export function failed(error, again) {
+  if (error.status === 400) return h('div', { class: 'state', role: 'status' }, sentence(error.message));
+  return h('div', { class: 'state failed', role: 'alert' },
+    error.status === undefined ? `Something went wrong in this page: ${error.message}` : sentence(error.message),
     again && h('button', { type: 'button', onclick: again }, 'Try again'));
+}
+
+// The server's words, which follow "error: " on a terminal.
+const sentence = (said) => {
+  const text = said.trim();
+  return `${text[0]?.toUpperCase() ?? ''}${text.slice(1)}${/[.?!:)]$/.test(text) || text.includes('\n') ? '' : '.'}`;
+};
 
 /** Nothing to show, and why. */
 export const empty = (...words) => h('div', { class: 'state' }, ...words);
@@ -15,7 +23,7 @@ export const empty = (...words) => h('div', { class: 'state' }, ...words);
  * nodes. What was shown stays, dimmed, until the next is there; a later fill makes an earlier one moot.
  */
 export function area(words = 'Loading…') {
-  const element = h('div', { 'aria-busy': 'true' }, h('div', { class: 'state waiting' }, words));
+  const element = h('div', { class: 'area' }, h('div', { class: 'state waiting' }, words));
   let controller = null;
   async function fill(load, draw) {
     controller?.abort();

@@ -16,7 +16,7 @@ const COLUMNS = [
   { name: 'predictors', label: 'Run', wrap: false },
   { name: 'rule', label: 'Flag what has' },
   { name: 'flops_share', label: 'Compute', number: true, cell: (row) => h('span', { title: `${power(row.training_flops)} FLOPs` }, percent(row.flops_share)) },
-  share('recall', 'Recall', 'on the half of the training order that did not choose it'),
+  share('recall_corpus', 'Recall', 'on the half of the training order that did not choose it'),
   share('precision', 'Precision', 'likewise'),
   { name: 'flagged', label: 'Flagged', number: true, cell: (row) => count(row.flagged) },
   { name: 'basis', label: 'Basis' },
@@ -48,7 +48,7 @@ export async function open(main, { store, select, link, values }) {
   let line = () => {};
   const curve = figure('equicompute', {
     link,
-    adapt: (spec) => withBudget(spec, toShare(Number(slider.value))),
+    adapt: (spec) => withBudget(spec, toShare(Number(slider.value)), [toShare(Number(slider.min)), 1]),
     drawn(view) {
       line = (its) => view.signal('budget', its).runAsync();
     },
@@ -95,7 +95,8 @@ export async function open(main, { store, select, link, values }) {
       ends.replaceChildren(h('span', {}, percent(10 ** (slider.min / STEPS))), h('span', {}, '100%'));
     }
     const asked = { suite: its.suite, target: its.target, unit, min_precision: its.min_precision, forecast: its.forecast };
-    const budget = its.budget || '10%';
+    // By default what something can be had for.
+    const budget = its.budget || asBudget(Math.max(0.1, Math.min(1, 2 * 10 ** (slider.min / STEPS))));
     const its_share = budget.endsWith('%') ? Number.parseFloat(budget) / 100 : Number(budget) / target?.training_flops;
     if (document.activeElement !== slider || toPosition(its_share) !== Number(slider.value)) slider.value = toPosition(its_share);
     tell();
@@ -114,9 +115,11 @@ export async function open(main, { store, select, link, values }) {
 const asBudget = (its) => `${Number((its * 100).toPrecision(3))}%`;
 
 /** A line at the budget, through every panel, that the signal `budget` moves. */
-function withBudget(spec, its) {
-  const layers = spec.layer ?? spec.spec?.layer;
-  layers?.push({
+function withBudget(spec, its, domain) {
+  const layers = spec.layer ?? spec.spec?.layer ?? [];
+  // As wide as the slider, so that the line is where the slider is.
+  for (const { encoding } of layers) if (encoding?.x?.scale) encoding.x.scale = { type: 'log', domain, nice: false };
+  layers.push({
     data: { values: [{}] },
     mark: { type: 'rule', strokeWidth: 2, strokeDash: [2, 3], color: '#D55E00', tooltip: null },
     encoding: { x: { datum: { expr: 'budget' }, type: 'quantitative', ...pick(layers[0].encoding.x) } },
@@ -141,7 +144,6 @@ function gridTable(answer, unit) {
   const columns = [{ ...COLUMNS[0], label: 'Budget' }, ...COLUMNS.slice(1)];
   return [
     h('p', { class: 'small soft' }, answer.said[0]),
-    h('div', { style: { height: '.6rem' } }),
     table(`Budgets are shares of the target’s compute; in ${unit}`, columns, records(answer), { sortable: false }),
   ];
 }

@@ -49,8 +49,7 @@ export async function open(main, { store, select, link, values }) {
     facts,
   ].filter(Boolean));
   return {
-    update() {},
-    drawn: draw(),
+    update: draw,
     leave() {
       [tiles, coverage, growth].forEach((one) => one.stop());
       working?.stop();
@@ -66,10 +65,10 @@ function tilesOf(rows, its) {
   const tile = (label, value, small) => h('div', {}, h('dt', {}, label), h('dd', {}, value, small && [' ', h('small', {}, small)]));
   return h('dl', { class: 'tiles' },
     tile('Checkpoints evaluated', count(its.evaluated_checkpoints), `of ${count(its.checkpoints)}`),
-    tile('Scores', compact(its.scores)),
+    tile('Scores', h('span', { title: count(its.scores) }, compact(its.scores))),
     tile('Training sequences', compact(rows[0]?.trained)),
-    tile('Of what those have seen', wanted ? percent((wanted - missing) / wanted) : '–', 'is scored'),
-    tile('Mode', its.fingerprint.mode ?? '–', [its.fingerprint.engine, its.fingerprint.dtype].filter(Boolean).join(', ')));
+    tile('Complete', wanted ? percent((wanted - missing) / wanted) : '–', 'of what they have seen'),
+    tile(['Mode', its.fingerprint.engine, its.fingerprint.dtype].filter(Boolean).join(', '), its.fingerprint.mode ?? '–'));
 }
 
 /** A suite's checkpoints where the store knows nothing of it. */

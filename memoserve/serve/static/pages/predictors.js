@@ -3,7 +3,7 @@ import { get, records } from '../api.js';
 import { checkpointPicker, checkpointsOf, choice, defaultSuite, defaultTarget, entry, picker, suitePicker, unitChoice } from '../controls.js';
 import { h } from '../dom.js';
 import { figure } from '../figure.js';
-import { compact, count, percent, plain, power } from '../format.js';
+import { count, percent, plain, power } from '../format.js';
 import { area, empty } from '../states.js';
 import { share, table } from '../table.js';
 
@@ -13,7 +13,6 @@ export const needsScores = true;
 
 const COLUMNS = [
   { name: 'predictor', label: 'Predictor' },
-  { name: 'parameters', label: 'Parameters', number: true, cell: (row) => compact(row.parameters) },
   { name: 'flops_share', label: 'Compute', about: 'training compute, as a share of the target’s', number: true,
     cell: (row) => h('span', { title: `${power(row.training_flops)} FLOPs` }, percent(row.flops_share)) },
   share('precision', 'Precision', 'of what the predictor memorized, the share that the target memorized too'),
@@ -108,7 +107,6 @@ function tables(all, target, unit, from) {
   return [
     h('div', { class: 'answer' }, h('p', {}, words),
       left > 0 && h('p', { class: 'soft' }, `Up to ${count(left)} of the ${unit} that both have seen were evaluated for the target alone; they count nowhere.`)),
-    h('div', { style: { height: '.75rem' } }),
     table(`Predictors of ${target}, in ${unit}; below each share its 95% interval`, COLUMNS, rows, { row: (row) => (row === best && best.recall_corpus ? 'best' : null) }),
   ];
 }

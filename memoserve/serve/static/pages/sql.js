@@ -185,10 +185,12 @@ function charting(answer, select, name) {
   const distinct = (column) => new Set(answer.rows.map((row) => row[all.indexOf(column)])).size;
   const step = numbers.find((column) => /(^|_)(step|flops|tau|score|length|share)$/.test(column) && distinct(column) > 1);
   const x = step ?? words.find((column) => distinct(column) > 1) ?? numbers[0];
+  // A colour for each line: with it, one row a place across.
+  const separates = (column) => new Set(answer.rows.map((row) => `${row[all.indexOf(x)]} ${row[all.indexOf(column)]}`)).size === answer.rows.length;
   const guess = {
     x,
     y: numbers.find((column) => /recall_corpus$|^sequences_share$|^share$|^evaluated$|^n$/.test(column) && column !== x) ?? numbers.findLast((column) => column !== x && distinct(column) > 1) ?? numbers[0],
-    colour: words.find((column) => column !== x && distinct(column) > 1 && distinct(column) <= 20) ?? '',
+    colour: words.find((column) => column !== x && distinct(column) > 1 && distinct(column) <= 20 && separates(column)) ?? '',
     mark: step ? 'line' : 'bar',
   };
   const controls = {
@@ -231,6 +233,7 @@ function specification(answer, { mark, x, y, colour }, numbers) {
   const values = answer.rows.map((row) => Object.fromEntries(row.map((value, i) => [`c${i}`, value])));
   const coloured = names.includes(colour);
   const few = coloured && new Set(values.map((row) => row[field(colour)])).size <= COLOURS.length;
+  const short = (column) => (values.some((row) => Math.abs(row[field(column)]) >= 10_000) ? '~s' : ',.4~g');
   const quantity = numbers.includes(x) && mark !== 'bar';
   return {
     $schema: 'https://vega.github.io/schema/vega-lite/v6.json',
@@ -239,8 +242,8 @@ function specification(answer, { mark, x, y, colour }, numbers) {
     height: 340,
     mark: mark === 'line' ? { type: 'line', point: { size: 28 } } : { type: mark, ...(mark === 'point' && { filled: true, size: 45 }) },
     encoding: {
-      x: { field: field(x), type: quantity ? 'quantitative' : 'ordinal', title: x, sort: null, axis: { labelAngle: quantity ? 0 : -40, labelOverlap: true, ...(quantity && { format: '~s' }) }, ...(quantity && { scale: { zero: false } }) },
-      y: { field: field(y), type: 'quantitative', title: y, axis: { format: '~s' } },
+      x: { field: field(x), type: quantity ? 'quantitative' : 'ordinal', title: x, sort: null, axis: { labelAngle: quantity ? 0 : -40, labelOverlap: true, ...(quantity && { format: short(x) }) }, ...(quantity && { scale: { zero: false } }) },
+      y: { field: field(y), type: 'quantitative', title: y, axis: { format: short(y) } },
       color: coloured
         ? { field: field(colour), type: numbers.includes(colour) && !few ? 'quantitative' : 'nominal', title: colour, sort: null, scale: few ? { range: COLOURS } : { scheme: 'viridis' }, legend: { orient: 'right' } }
         : { value: COLOURS[0] },

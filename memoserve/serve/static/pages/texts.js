@@ -72,13 +72,12 @@ function shown(answer, { target, predictor, cell, search, masked, from, select }
     : 'Nothing is masked: what follows may hold personal data and credentials.'));
   for (const warning of answer.warnings ?? []) what.push(h('p', { class: 'small soft' }, warning));
   if (!answer.rows.length) {
-    return [...what, h('div', { style: { height: '.75rem' } }), empty(search ? 'No text holds that.' : cell === 'false_alarm' ? 'No false alarms: the target memorized all that the predictor did.' : 'Nothing is in this group.')];
+    return [...what, empty(search ? 'No text holds that.' : cell === 'false_alarm' ? 'No false alarms: the target memorized all that the predictor did.' : 'Nothing is in this group.')];
   }
   const to = from + answer.rows.length;
   const turn = (label, offset, on) => h('button', { type: 'button', disabled: !on, onclick: () => { select({ from: offset || '' }); scrollTo(0, 0); } }, label);
   return [
     ...what,
-    h('div', { style: { height: '.75rem' } }),
     h('ol', { class: 'texts', start: from + 1 }, answer.rows.map((row) => item(row, target))),
     h('nav', { class: 'buttons', 'aria-label': 'Pages of texts', style: { 'margin-top': '1rem' } },
       turn('Previous', Math.max(0, from - PAGE), from > 0),
@@ -98,7 +97,8 @@ function item(row) {
       h('span', {}, h('b', {}, count(row.occurrences)), row.occurrences === 1 ? ' occurrence' : ' occurrences'),
       row.compared && h('span', {}, `${row.compared} matches ${row.matches ?? row.matched_prefix ?? '?'} of 32 tokens${row.matches === null ? ' before its first miss' : ''}`),
       wrong && h('span', {}, h('mark', {}, 'marked'), ' tokens do not match')),
-    h('div', { class: 'text context' }, h('span', { class: 'label' }, 'Context'), row.context),
-    h('div', { class: 'text' }, h('span', { class: 'label' }, 'Continuation'),
-      row.pieces.map((piece) => (piece.match ? piece.text : h('mark', {}, piece.text)))));
+    h('div', { class: 'both' },
+      h('div', { class: 'text context' }, h('span', { class: 'label' }, 'Context'), row.context),
+      h('div', { class: 'text' }, h('span', { class: 'label' }, 'Continuation'),
+        row.pieces.map((piece) => (piece.match ? piece.text : h('mark', {}, piece.text))))));
 }
