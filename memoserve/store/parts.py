@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 METADATA_KEY = b"memoserve"
 
-# DuckDB works in vectors of 2,048 and stores row groups of 122,880 rows; four of those keep the pages of
-# the narrow columns large enough to compress, and a training run of 146M sequences still has 298 groups
-# to spread over cores.
-ROW_GROUP_ROWS = 4 * 122_880
-
-# Bytes from the end of a part that are read at once: most footers are smaller.
-_TAIL = 64 << 10
+# Chosen by measurement (scripts/bench_store.py layouts, docs/scale.md). A whole part of `memoserve run` is one row
+# group: one request a column on remote storage, and a training run of 146M sequences still has 140 to spread over
+# cores. zstd's lower levels spend more on finding chance repetitions in match masks than those save; level 16
+# weighs that, at a microsecond a row. Pages of 128 Ki rows end where zstd's blocks of 128 KiB do.
+ROW_GROUP_ROWS = 1 << 20
+PAGE_ROWS = 1 << 17
+LEVELS = {"match_mask": 16}
+LEVEL = 1
 
 _NAME = re.compile(r"^part-(\d{12,})-(\d{12,})\.parquet$")
 
@@ -149,6 +150,9 @@ def write_part(
         version="2.6",
         data_page_version="2.0",
         compression="zstd",
+        compression_level={name: LEVELS.get(name, LEVEL) for name in columns},
+        data_page_size=4 * PAGE_ROWS,
+        max_rows_per_page=PAGE_ROWS,
         write_statistics=True,
         use_dictionary=dictionary,
         column_encoding=dict(encodings),
