@@ -3,12 +3,12 @@
 
     python scripts/make_scale_store.py DIR --sequences 9152000 --models 8
 
-Nothing in it comes from a model. The parts are written by memoserve's own store, in its schema and part size,
-and their statistics are like those of a real run, so that compression and queries meet what they would meet:
-most scores low and a spike at 1, memorized shares and their overlap between models near the paper's table
+Nothing in it comes from a model. The parts are written by memoserve's own store, in its schema and part
+size, and their statistics are like those of a real run, so that compression and queries meet what they would
+meet: most scores low and a spike at 1, memorized shares and their overlap between models near the paper's table
 (Biderman et al. 2023), models that agree on what is easy, checkpoints of one model that agree more, and windows
-that occur up to thousands of times. It says "synthetic" in the suite's and the models' names (so in every answer
-of a query), in the fingerprint, in each part's weights, and in a README in the store.
+that occur up to thousands of times. It says "synthetic" in the suite's and the models' names (so in every
+answer of a query), in the fingerprint, in each part's weights, and in a README in the store.
 
 `entropy` gives the entropy of what was written, by the closed form of what it was drawn from.
 """
@@ -40,17 +40,18 @@ PART = 1 << 20
 CONTROL = 1_000
 STEPS = (143_000,)
 
-# The share that the largest model memorizes at its last step, and those of the smaller ones by the paper's table:
-# |P| / |T| = recall / precision.
+# The share that the largest model memorizes at its last step, and those of the smaller ones by the paper's
+# table: |P| / |T| = recall / precision.
 LARGEST_SHARE = 0.0162
 RELATIVE_SHARE = {
     "14m": 0.08, "31m": 0.13, "70m": 0.206, "160m": 0.305, "410m": 0.427, "1b": 0.550, "1.4b": 0.598,
     "2.8b": 0.724, "6.9b": 0.899, "12b": 1.0,
 }  # fmt: skip
 
-# What kind of window it is to a model, from the hardest on. A kind has the chance that the next token matches while
-# all have so far, and the chance of a match after the first miss (a power of 1/2, or one less it, so that random
-# words can be combined bit by bit to give it exactly). Memorized windows match in all 32.
+# What kind of window it is to a model, from the hardest on. A kind has the chance that the next token
+# matches while all have so far, and the chance of a match after the first miss (a power of 1/2, or one less
+# it, so that random words can be combined bit by bit to give it exactly). Memorized windows match in all
+# 32.
 KINDS = ("ordinary", "partly predictable", "formulaic", "nearly memorized", "memorized")
 PREFIX_CHANCE = (None, 0.7, 0.9, 15 / 16)
 TAIL_CHANCE = (1 / 16, 1 / 8, 1 / 4, 15 / 16)
@@ -88,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = make_store(options.directory, world, options.processes)
     seconds = time.monotonic() - began
     print(
-        f"{options.directory}: synthetic, {rows:,} rows in {seconds:.1f} s ({rows / seconds / 1e6:.1f} M rows/s)"
+        f"{options.directory}: synthetic, {rows:,} rows in {seconds:.1f} s "
+        f"({rows / seconds / 1e6:.1f} M rows/s)"
     )
 
 
@@ -112,7 +114,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--models is 1 to {len(RELATIVE_SHARE)}")
     if min(options.steps) < 1 or options.sequences < 1 or options.sequences % max(options.steps):
         parser.error(
-            f"--sequences must be a multiple of the last step ({max(options.steps)}): all steps are equally long"
+            f"--sequences must be a multiple of the last step ({max(options.steps)}): steps are equally long"
         )
     return options
 
@@ -136,7 +138,7 @@ def make_store(directory: Path, world: World, processes: int | None = None) -> i
 def _suite(directory: Path, world: World) -> Suite:
     pythia = load_suite("pythia")
     models = [model for model in pythia.models if model.name in RELATIVE_SHARE][-world.models :]
-    text = f"""# SYNTHETIC: made by scripts/make_scale_store.py. There are no such models and no such sequences.
+    text = f"""# SYNTHETIC: made by scripts/make_scale_store.py. There are no such models and sequences.
 name = "synthetic"
 description = "SYNTHETIC scores in the shape of a Pythia study, drawn at random: no model was run"
 batch_size = {world.sequences // world.steps[-1]}
@@ -178,10 +180,11 @@ def _fingerprint(suite: Suite, world: World) -> dict[str, str | int | None]:
 def _readme(world: World) -> str:
     return f"""# SYNTHETIC scores
 
-No model was run and no training sequence was read: `scripts/make_scale_store.py` drew everything in this store at
-random, to try storage and queries at size. Its figures say nothing about any language model.
+No model was run and no training sequence was read: `scripts/make_scale_store.py` drew everything in this
+store at random, to try storage and queries at size. Its figures say nothing about any language model.
 
-sequences {world.sequences}, models {world.models}, steps {", ".join(map(str, world.steps))}, mode {world.mode}, seed {world.seed}
+sequences {world.sequences}, models {world.models}, steps {", ".join(map(str, world.steps))}, mode
+{world.mode}, seed {world.seed}
 """
 
 
@@ -190,8 +193,10 @@ sequences {world.sequences}, models {world.models}, steps {", ".join(map(str, wo
 
 @dataclass(frozen=True)
 class Law:
-    """How one checkpoint's scores are distributed: limits float64[4] between the five kinds, ascending, in standard
-    deviations of its score, and the chance of the next token's match by kind, float64[4].
+    """How one checkpoint's scores are distributed.
+
+    `limits` float64[4] between the five kinds, ascending, in standard deviations of its score; `prefix`
+    float64[4], the chance of the next token's match by kind.
     """
 
     limits: NDArray[np.float64]
@@ -352,8 +357,8 @@ def _hashed(numbers: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
 def entropy(checkpoint: Checkpoint, world: World, samples: int = 1 << 20) -> dict[str, float]:
     """Bits a sequence of a checkpoint's matched prefixes and, in score mode, of its match masks and matches.
 
-    Prefixes exactly; masks and matches as the mean of -log2 p over `samples` draws, p in closed form. Rows are
-    taken as independent (the few repeats make it a bit less).
+    Prefixes exactly; masks and matches as the mean of -log2 p over `samples` draws, p in closed form. Rows
+    are taken as independent (the few repeats make it a bit less).
     """
     from scipy.stats import binom, norm
 

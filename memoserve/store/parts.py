@@ -20,14 +20,18 @@ if TYPE_CHECKING:
 
 METADATA_KEY = b"memoserve"
 
-# Chosen by measurement (scripts/bench_store.py layouts, docs/scale.md). A whole part of `memoserve run` is one row
-# group: one request a column on remote storage, and a training run of 146M sequences still has 140 to spread over
-# cores. zstd's lower levels spend more on finding chance repetitions in match masks than those save; level 16
-# weighs that, at a microsecond a row. Pages of 128 Ki rows end where zstd's blocks of 128 KiB do.
+# Chosen by measurement (scripts/bench_store.py layouts, docs/scale.md). A whole part of `memoserve run` is
+# one row group: one request a column on remote storage, and a training run of 146M sequences still has 140
+# to spread over cores. zstd's lower levels spend more on finding chance repetitions in match masks than
+# those save; level 16 weighs that, at a microsecond a row. Pages of 128 Ki rows end where zstd's blocks of
+# 128 KiB do.
 ROW_GROUP_ROWS = 1 << 20
 PAGE_ROWS = 1 << 17
 LEVELS = {"match_mask": 16}
 LEVEL = 1
+
+# Bytes from the end of a part that are read at once: most footers are smaller.
+_TAIL = 64 << 10
 
 _NAME = re.compile(r"^part-(\d{12,})-(\d{12,})\.parquet$")
 
