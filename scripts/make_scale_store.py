@@ -4,11 +4,12 @@
     python scripts/make_scale_store.py DIR --sequences 9152000 --models 8
 
 Nothing in it comes from a model. The parts are written by memoserve's own store, in its schema and part
-size, and their statistics are like those of a real run, so that compression and queries meet what they would
-meet: most scores low and a spike at 1, memorized shares and their overlap between models near the paper's table
-(Biderman et al. 2023), models that agree on what is easy, checkpoints of one model that agree more, and windows
-that occur up to thousands of times. It says "synthetic" in the suite's and the models' names (so in every
-answer of a query), in the fingerprint, in each part's weights, and in a README in the store.
+size, and their statistics are like those of a real run, so that compression and queries meet what they
+would meet: most scores low and a spike at 1, memorized shares and their overlap between models near the
+paper's table (Biderman et al. 2023), models that agree on what is easy, checkpoints of one model that
+agree more, and windows that occur up to thousands of times. It says "synthetic" in the suite's and the
+models' names (so in every answer of a query), in the fingerprint, in each part's weights, and in a README
+in the store.
 
 `entropy` gives the entropy of what was written, by the closed form of what it was drawn from.
 """
