@@ -20,6 +20,7 @@ from memoserve.serve import pages, reading, runs
 from memoserve.serve.guard import Guard
 from memoserve.serve.queue import Queue
 from memoserve.serve.readers import Busy, Forbidden, NotThere, Readers, TooLong, TooMuch
+from memoserve.serve.remembered import Remembered
 from memoserve.serve.settings import Settings
 from memoserve.serve.watch import Watch
 
@@ -48,7 +49,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.readers = Readers(settings)
+        readers = app.state.readers = Readers(settings)
+        app.state.remembered = Remembered(readers, settings.store)
         app.state.planning = anyio.CapacityLimiter(1)
         app.state.queue = None if settings.read_only else Queue(settings.store)
         try:
@@ -59,7 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
                 yield
                 tasks.cancel_scope.cancel()
         finally:
-            app.state.readers.close()
+            readers.close()
 
     app = FastAPI(
         title="memoserve",

@@ -15,6 +15,9 @@ from memoserve.serve.readers import NotThere, Place, Reply, catalog
 Unit = Literal["sequences", "windows"]
 Cell = Literal["memorized", "hit", "miss", "false_alarm"]
 
+Values = tuple[tuple[str, str], ...]
+"""Names and values, as pairs so that a question can be remembered."""
+
 _SEARCHED = 100_000
 """Windows that a search looks through at most."""
 
@@ -113,7 +116,7 @@ def queries(place: Place) -> Reply:
     )
 
 
-def query(place: Place, name: str, values: Mapping[str, str], form: Format, limit: int | None) -> Reply:
+def query(place: Place, name: str, given: Values, form: Format, limit: int | None) -> Reply:
     """The answer of a named query."""
     from memoserve.queries import find_query, run_query
 
@@ -121,9 +124,10 @@ def query(place: Place, name: str, values: Mapping[str, str], form: Format, limi
         found = find_query(name)
     except BadInput as error:
         raise NotThere(str(error)) from None
+    values = dict(given)
     with catalog(place) as connection:
         result = run_query(connection, found, values, place.store)
-        return write(place, result, form, limit, name, sql=found.sql, values=dict(values))
+        return write(place, result, form, limit, name, sql=found.sql, values=values)
 
 
 def sql(place: Place, statement: str, form: Format, limit: int | None) -> Reply:
@@ -144,7 +148,7 @@ def plots(place: Place) -> Reply:
     )
 
 
-def plot(place: Place, name: str, values: Mapping[str, str]) -> Reply:
+def plot(place: Place, name: str, given: Values) -> Reply:
     """A plot's Vega-Lite with its data inside; its parameters are those of its query."""
     from memoserve.report import Look, find_chart
     from memoserve.report.rows import ask, models_of
@@ -153,6 +157,7 @@ def plot(place: Place, name: str, values: Mapping[str, str]) -> Reply:
         chart = find_chart(name)
     except BadInput as error:
         raise NotThere(str(error)) from None
+    values = dict(given)
     with catalog(place) as connection:
         answer = ask(connection, chart.query, {**chart.values, **values}, place.store)
         look = Look(models_of(connection, values.get("suite"), place.store))
@@ -205,7 +210,7 @@ def text(
     limit: int,
     offset: int,
     folder: str | None,
-    data: Mapping[str, str],
+    data: Values,
 ) -> Reply:
     """Windows of a cell as text. `folder`: of suite files; `data`: the sequences of suites' last runs."""
     from memoserve.memorized import (
@@ -225,7 +230,7 @@ def text(
         pair = choose(connection, opened, suite, target, predictor)
         name = pair.target.suite
         file = file_of_suite(None if folder is None else Path(folder), name)
-        source, decoder = open_text_of(opened, name, file, data.get(name), None, warnings.append)
+        source, decoder = open_text_of(opened, name, file, dict(data).get(name), None, warnings.append)
         if decoder is None and (search is not None or redact):
             raise BadInput(
                 f"suite {pair.target.suite} has no tokenizer, and without text there is nothing to search or "

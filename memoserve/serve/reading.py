@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
@@ -15,6 +14,7 @@ from memoserve.errors import BadInput
 from memoserve.serve import contract, questions
 from memoserve.serve.formats import MEDIA, TRUNCATED
 from memoserve.serve.readers import Readers, Reply
+from memoserve.serve.remembered import Remembered
 from memoserve.serve.settings import Settings
 
 router = APIRouter(prefix="/api")
@@ -98,6 +98,12 @@ def readers_of(request: Request) -> Readers:
     return readers
 
 
+def remembered_of(request: Request) -> Remembered:
+    """Its readers behind what was answered before."""
+    remembered: Remembered = request.app.state.remembered
+    return remembered
+
+
 def settings_of(request: Request) -> Settings:
     """The settings of the application."""
     settings: Settings = request.app.state.settings
@@ -109,7 +115,7 @@ def _folder(request: Request) -> str | None:
     return None if folder is None else str(folder)
 
 
-def _values(request: Request, *own: str) -> Mapping[str, str]:
+def _values(request: Request, *own: str) -> tuple[tuple[str, str], ...]:
     """A query's parameters: all but the endpoint's own, each once."""
     values: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
@@ -118,7 +124,7 @@ def _values(request: Request, *own: str) -> Mapping[str, str]:
         if name in values:
             raise BadInput(f"{name} is given twice")
         values[name] = value
-    return values
+    return tuple(sorted(values.items()))
 
 
 def parameters(about: str) -> dict[str, Any]:
@@ -142,31 +148,31 @@ def parameters(about: str) -> dict[str, Any]:
 @router.get("/store", **shaped(contract.StoreOverview))
 async def store(request: Request) -> Response:
     """What the store holds, suite by suite."""
-    return respond(await readers_of(request).ask(questions.store, settings_of(request).read_only))
+    return respond(await remembered_of(request).ask(questions.store, settings_of(request).read_only))
 
 
 @router.get("/suites", **shaped(list[contract.SuiteLine]))
 async def suites(request: Request) -> Response:
     """The suites that can be run or were."""
-    return respond(await readers_of(request).ask(questions.suites, _folder(request)))
+    return respond(await remembered_of(request).ask(questions.suites, _folder(request)))
 
 
 @router.get("/suites/{name}", **shaped(contract.SuiteDetail, codes=(404,)))
 async def suite(request: Request, name: _Name) -> Response:
     """A suite's models, steps and sequences."""
-    return respond(await readers_of(request).ask(questions.suite, name, _folder(request)))
+    return respond(await remembered_of(request).ask(questions.suite, name, _folder(request)))
 
 
 @router.get("/checkpoints", **shaped(contract.Answer))
 async def checkpoints(request: Request, suite: _SuiteName = None) -> Response:
     """Every checkpoint of the store's suites: compute, what it has seen (wanted), what lacks a score."""
-    return respond(await readers_of(request).ask(questions.checkpoints, suite))
+    return respond(await remembered_of(request).ask(questions.checkpoints, suite))
 
 
 @router.get("/queries", **shaped(list[contract.QueryFile]))
 async def queries(request: Request) -> Response:
     """The named queries with their parameters, columns and SQL."""
-    return respond(await readers_of(request).ask(questions.queries))
+    return respond(await remembered_of(request).ask(questions.queries))
 
 
 @router.get(
@@ -178,7 +184,7 @@ async def queries(request: Request) -> Response:
 async def query(request: Request, name: _Name, form: _FormatName = "json", limit: _Limit = None) -> Response:
     """The answer of a named query."""
     values = _values(request, "format", "limit")
-    return respond(await readers_of(request).ask(questions.query, name, values, form, limit))
+    return respond(await remembered_of(request).ask(questions.query, name, values, form, limit))
 
 
 @router.post("/sql", response_model=contract.Answer, responses=tables(408, 415))
@@ -192,7 +198,7 @@ async def sql(request: Request, statement: contract.Statement) -> Response:
 @router.get("/plots", **shaped(list[contract.Plot]))
 async def plots(request: Request) -> Response:
     """The plots by name."""
-    return respond(await readers_of(request).ask(questions.plots))
+    return respond(await remembered_of(request).ask(questions.plots))
 
 
 @router.get(
@@ -201,7 +207,7 @@ async def plots(request: Request) -> Response:
 )
 async def plot(request: Request, name: _Name) -> Response:
     """A plot as Vega-Lite, with its data inside."""
-    return respond(await readers_of(request).ask(questions.plot, name, _values(request)))
+    return respond(await remembered_of(request).ask(questions.plot, name, _values(request)))
 
 
 _Budget = Annotated[
@@ -228,7 +234,7 @@ async def recommend(
     if budget is None and recall is None:
         raise BadInput("say what may be spent (budget=10%) or what must be found (recall=0.9)")
     return respond(
-        await readers_of(request).ask(
+        await remembered_of(request).ask(
             questions.recommend,
             suite, target, budget, recall, min_precision, max_flagged, unit, forecast, False,
         )
@@ -247,7 +253,7 @@ async def grid(
 ) -> Response:
     """The best run for each of a grid of budgets."""
     return respond(
-        await readers_of(request).ask(
+        await remembered_of(request).ask(
             questions.recommend,
             suite, target, None, None, min_precision, max_flagged, unit, forecast, True,
         )
@@ -268,9 +274,9 @@ async def text(
 ) -> Response:
     """Memorized windows as text: of the target, or hits, misses and false alarms of a predictor."""
     queue = request.app.state.queue
-    data = {} if queue is None else queue.last_with_data()
+    data = () if queue is None else tuple(queue.last_with_data().items())
     return respond(
-        await readers_of(request).ask(
+        await remembered_of(request).ask(
             questions.text,
             suite, predictor, target, cell, search, redact, limit, offset, _folder(request),
             data,

@@ -1,0 +1,420 @@
+"""The endpoints that read, through real HTTP against a real `memoserve serve`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import duckdb
+import httpx
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import Cli
+from random_stores import toy_suite
+from serving import Server, mini_store, serving
+from test_catalog import LOADS_OR_SETS, READS_ELSEWHERE, WRITES, fingerprints
+
+from memoserve.catalog import connect, execute
+from memoserve.queries import list_queries
+from memoserve.report import CHARTS
+from memoserve.store import Store
+
+TARGET = "1.2m@1001"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(mini_store(tmp_path_factory.mktemp("served") / "store"), "--seconds", "120") as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(mini_store(tmp_path_factory.mktemp("impatient") / "store", 500), "--seconds", "8") as one:
+        yield one
+
+
+# What is there
+
+
+def test_the_store_and_its_checkpoints(server: Server) -> None:
+    store = server.get("store")
+    assert [suite["suite"] for suite in store["suites"]] == ["mini"]
+    assert store["suites"][0]["scores"] == 3 * 1500
+    assert store["suites"][0]["evaluated_checkpoints"] == 3
+    assert store["synthetic"] is True
+    assert store["read_only"] is False
+    answer = server.get("checkpoints", suite="mini")
+    names = [column["name"] for column in answer["columns"]]
+    rows = {row[names.index("checkpoint")]: dict(zip(names, row, strict=True)) for row in answer["rows"]}
+    assert len(rows) == 28
+    assert rows[TARGET]["wanted"] == 32_032
+    assert rows[TARGET]["missing"] == 32_032 - 1500
+    assert rows["281k@161"]["missing"] == rows["281k@161"]["wanted"] == 161 * 32
+    assert "mini" in server.get("checkpoints", 400, suite="zork")["error"]
+
+
+def test_suites(server: Server) -> None:
+    listed = {suite["name"]: suite for suite in server.get("suites")}
+    assert {"mini", "pythia", "pythia-deduped"} <= set(listed)
+    assert listed["mini"]["checkpoints"] == 28
+    mini = server.get("suites/mini")
+    assert [model["name"] for model in mini["models"]] == ["116k", "281k", "532k", "1.2m"]
+    assert mini["sequences"]["trained"] == 32_032
+    assert server.get("suites/pythia")["sequences"]["needs_data"]
+    assert "zork" in server.get("suites/zork", 404)["error"]
+
+
+def test_queries_and_plots_are_listed(server: Server) -> None:
+    listed = server.get("queries")
+    assert [one["name"] for one in listed] == [query.name for query in list_queries()]
+    assert all(one["sql"] and one["title"] and one["columns"] for one in listed)
+    assert [plot["name"] for plot in server.get("plots")] == [chart.name for chart in CHARTS]
+
+
+@pytest.mark.parametrize("name", [query.name for query in list_queries()])
+def test_every_query_gives_what_the_command_line_gives(server: Server, name: str) -> None:
+    answer = server.client.get(f"/api/queries/{name}")
+    if answer.status_code == 400:  # this store has nothing to say to it: neither does the command line
+        assert answer.json()["error"]
+        return
+    assert answer.status_code == 200, answer.text
+    got = answer.json()
+    with connect(server.store) as db:
+        from memoserve.queries import find_query, run_query
+
+        result = run_query(db, find_query(name), {}, server.store)
+        names = [column[0] for column in result.description]
+        expected = result.fetchall()
+    assert [column["name"] for column in got["columns"]] == names
+    assert len(got["rows"]) == len(expected)
+    for row, want in zip(got["rows"], expected, strict=True):
+        for cell, value in zip(row, want, strict=True):
+            assert cell == value or str(cell) == str(value) or cell == pytest.approx(float(value))
+    assert got["sql"] == find_query(name).sql
+
+
+def test_a_query_with_parameters_in_every_format(server: Server) -> None:
+    asked = {"target": TARGET}
+    table = server.get("queries/predictors", **asked)
+    assert table["values"] == asked
+    columns = [column["name"] for column in table["columns"]]
+    rows = table["rows"]
+    assert rows
+
+    def fetched(form: str) -> httpx.Response:
+        answer = server.client.get("/api/queries/predictors", params={**asked, "format": form})
+        assert answer.status_code == 200
+        assert f'filename="predictors.{form}"' in answer.headers["content-disposition"]
+        return answer
+
+    arrow = pa.ipc.open_stream(fetched("arrow").content).read_all()
+    parquet = pq.read_table(io.BytesIO(fetched("parquet").content))
+    assert arrow.equals(parquet)
+    assert arrow.column_names == columns
+    assert [list(row.values()) for row in arrow.to_pylist()] == rows
+    text = fetched("csv")
+    assert text.headers["content-type"] == "text/csv; charset=utf-8"
+    lines = list(csv.reader(io.StringIO(text.text)))
+    assert lines[0] == columns
+    assert [[str(cell) if cell is not None else "" for cell in row] for row in rows] == lines[1:]
+
+
+def test_what_is_cut_says_so(server: Server) -> None:
+    sql = "SELECT range AS i FROM range(50000)"
+    assert server.post("sql", {"sql": sql})["truncated"]
+    assert len(server.post("sql", {"sql": sql})["rows"]) == 10_000
+    whole = server.post("sql", {"sql": sql, "limit": 50_000})
+    assert not whole["truncated"]
+    assert len(whole["rows"]) == 50_000
+    for form in ("csv", "parquet", "arrow"):
+        cut = server.client.post("/api/sql", json={"sql": sql, "format": form, "limit": 9000})
+        assert cut.headers["x-memoserve-truncated"] == "true"
+        whole = server.client.post("/api/sql", json={"sql": sql, "format": form, "limit": 50_000})
+        assert "x-memoserve-truncated" not in whole.headers
+    table = pq.read_table(
+        io.BytesIO(
+            server.client.post("/api/sql", json={"sql": sql, "format": "parquet", "limit": 9000}).content
+        )
+    )
+    assert table.column("i").to_pylist() == list(range(9000))
+
+
+def test_numbers_a_browser_would_round_are_text(server: Server) -> None:
+    answer = server.post(
+        "sql",
+        {"sql": "SELECT 9007199254740993::BIGINT, 'nan'::DOUBLE, [1, 1::BIGINT << 60], 1.5::DECIMAL(4, 1)"},
+    )
+    assert answer["rows"] == [["9007199254740993", None, [1, str(1 << 60)], 1.5]]
+
+
+def test_wrong_names_and_parameters(server: Server) -> None:
+    assert "predictors" in server.get("queries/zork", 404)["error"]
+    assert "no parameter 'zork'" in server.get("queries/predictors", 400, zork="1")["error"]
+    assert "Evaluated" in server.get("queries/predictors", 400, target="zork@1")["error"]
+    assert "twice" in server.client.get("/api/queries/predictors?target=a&target=b").json()["error"]
+    assert "limit" in server.get("queries/predictors", 422, limit=0)["error"]
+    assert "format" in server.get("queries/predictors", 422, format="xml")["error"]
+    assert "zork" in server.get("plots/zork", 404)["error"]
+    assert "/api/zork" in server.get("zork", 404)["error"]
+    assert server.client.delete("/api/store", headers={"content-type": "application/json"}).status_code == 405
+    assert "sql" in server.post("sql", {}, 422)["error"]
+    assert "syntax error" in server.post("sql", {"sql": "SELEKT 1"}, 400)["error"]
+
+
+@pytest.mark.parametrize("name", [chart.name for chart in CHARTS])
+def test_every_plot(server: Server, name: str) -> None:
+    answer = server.client.get(f"/api/plots/{name}")
+    if answer.status_code == 400:
+        assert answer.json()["error"]
+        return
+    spec = answer.json()
+    assert spec["$schema"].endswith("/v6.json")
+    assert spec["data"]["values"]
+
+
+def test_recommendations_are_those_of_the_command_line(server: Server, cli: Cli) -> None:
+    got = server.get("recommend", budget="50%", target=TARGET)
+    said = json.loads(cli("recommend", server.store, "--budget", "50%", "--format", "json").stdout)
+    names = [column["name"] for column in got["columns"]]
+    assert [dict(zip(names, row, strict=True)) for row in got["rows"]] == said
+    assert got["said"]
+    grid = server.get("recommend/grid", target=TARGET)
+    assert [column["name"] for column in grid["columns"]] == names
+    assert "budget=10%" in server.get("recommend", 400)["error"]
+    assert "FLOPs" in server.get("recommend", 400, budget="lots")["error"]
+
+
+# Text
+
+
+def test_text_of_every_cell(server: Server, cli: Cli) -> None:
+    total = 0
+    for cell in ("memorized", "hit", "miss", "false_alarm"):
+        got = server.get("text", cell=cell, predictor="532k@1001", target=TARGET, limit=3, redact="false")
+        option = cell.replace("_", "-")
+        arguments = ("--predictor", "532k@1001", "--cell", option, "--limit", "3", "--format", "json")
+        said = json.loads(cli("show", server.store, *arguments).stdout)
+        assert [row["sequence_id"] for row in got["rows"]] == [one["sequence_id"] for one in said]
+        assert [row["context"] for row in got["rows"]] == [one["context"] for one in said]
+        texts = ["".join(piece["text"] for piece in row["pieces"]) for row in got["rows"]]
+        assert texts == [one["continuation"] for one in said]
+        assert all(piece["match"] for row in got["rows"] for piece in row["pieces"]) == (
+            cell in {"memorized", "hit"} or not got["rows"]
+        )
+        total += got["total"] if cell in {"hit", "miss"} else 0
+    assert total == server.get("text", target=TARGET)["total"] > 10
+
+
+def test_text_is_paged_and_searched(server: Server) -> None:
+    first = server.get("text", limit=10)
+    second = server.get("text", limit=5, offset=5)
+    assert second["rows"] == first["rows"][5:10]
+    word = "self"
+    found = server.get("text", search=word.upper(), limit=500, redact="false")
+    everything = [
+        row
+        for offset in range(0, first["total"], 500)
+        for row in server.get("text", limit=500, offset=offset, redact="false")["rows"]
+    ]
+    holding = [
+        row
+        for row in everything
+        if word in (row["context"] + "".join(p["text"] for p in row["pieces"])).casefold()
+    ]
+    assert len(everything) == first["total"] == found["windows"] == found["searched"]
+    assert found["rows"] == holding[:500]
+    assert found["total"] == len(holding) > 0
+    assert server.get("text", search="no window has this")["total"] == 0
+    assert "predictor" in server.get("text", 400, cell="miss")["error"]
+
+
+HOSTILE = '</script><script>alert(1)</script><img src=x onerror=alert(2)> me@example.com ‮ \x00 {{7*7}} "'
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A suite of an operator's own, whose every window is hostile text."""
+    folder = tmp_path_factory.mktemp("hostile")
+    suites = folder / "suites"
+    toy = toy_suite(suites, models=("s", "m"), steps=(1, 2), batch=10, trained=20)
+    mini = Path("memoserve/suites/shipped/mini")
+    tokenizer = next((Path(__file__).parents[1] / mini).rglob("tokenizer.json"))
+    lines = [json.dumps({"text": f"{i} {HOSTILE * 12}"}) for i in range(40)]
+    (suites / "texts.jsonl").write_text("\n".join(lines) + "\n")
+    text = toy.file.read_text().replace(
+        "[sequences]", f'[sequences]\npath = "texts.jsonl"\ntokenizer = "{tokenizer}"'
+    )
+    (suites / "suite.toml").unlink()
+    (suites / "toy.toml").write_text(text)
+    from memoserve.sequences import open_sequences
+    from memoserve.suites import load_suite
+
+    suite = load_suite(suites / "toy.toml")
+    source = open_sequences(str(suite.sequences.path), suite.sequences.tokenizer)
+    store = Store.create(folder / "store")
+    identity = {f"sequences_{key}": value for key, value in source.identity().items()}
+    store.claim(suite, {"suite": "toy", **identity})
+    for checkpoint in suite.all_checkpoints():
+        ids = np.arange(40, dtype=np.int64)
+        full = np.full(40, 32, np.uint8)
+        matches = SimpleNamespace(matched_prefix=full, match_mask=None, matches=None, continuation_ll=None)
+        store.write_scores(checkpoint, 0, 40, ids, matches, "weights")
+    with serving(Path(store.path), "--suites", str(suites)) as one:
+        yield one
+
+
+def test_hostile_text_stays_text_and_is_masked(hostile: Server) -> None:
+    answer = hostile.client.get("/api/text", params={"redact": "false"})
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "script-src 'self'" in answer.headers["content-security-policy"]
+    row = answer.json()["rows"][0]
+    whole = row["context"] + "".join(piece["text"] for piece in row["pieces"])
+    assert "<script>alert(1)</script>" in whole
+    masked = hostile.get("text")
+    assert masked["redacted"]
+    for row in masked["rows"]:
+        assert "me@example" not in row["context"] + "".join(piece["text"] for piece in row["pieces"])
+    assert hostile.get("text", search="<SCRIPT>")["total"] > 0
+    assert "toy" in {one["name"] for one in hostile.get("suites")}
+
+
+# SQL
+
+
+@pytest.mark.parametrize("statement", READS_ELSEWHERE + WRITES + LOADS_OR_SETS)
+def test_hostile_sql_is_refused_and_changes_nothing(server: Server, statement: str) -> None:
+    part = next((server.store / "scores").rglob("*.parquet"))
+    secret = server.store.parent / "secret.parquet"
+    if not secret.exists():
+        duckdb.sql(f"COPY (SELECT 42 AS secret) TO '{secret}'")
+    before = {k: v for k, v in fingerprints(server.store.parent).items() if "runs.sqlite" not in k}
+    asked = statement.format(store=server.store, outside=server.store.parent, part=part)
+    answer = server.client.post("/api/sql", json={"sql": asked})
+    assert answer.status_code == (400 if asked else 422), answer.text
+    after = {k: v for k, v in fingerprints(server.store.parent).items() if "runs.sqlite" not in k}
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT count(*) FROM range(100000000000) a, range(1000) b",
+        "SELECT sum(list_sum(list_transform(range(999999 + i), lambda x: x * x % 7))) FROM range(9999) t(i)",
+        "SELECT count(*) FROM scores a, scores b, scores c, scores d WHERE a.matches + b.matches <> c.step",
+        "WITH RECURSIVE t AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM t) SELECT max(i) FROM t",
+    ],
+)
+def test_sql_without_an_end_is_ended(impatient: Server, statement: str) -> None:
+    began = time.monotonic()
+    answer = impatient.client.post("/api/sql", json={"sql": statement})
+    assert answer.status_code in {503, 413, 400}, answer.text
+    assert time.monotonic() - began < 8 + 10  # the limit of eight seconds, and a busy machine
+    assert "stopped" in answer.json()["error"] or "memory" in answer.json()["error"]
+    deadline = time.monotonic() + 10
+    assert impatient.process is not None
+    while any(
+        child.cpu_percent(0.2) > 50
+        for child in psutil.Process(impatient.process.pid).children(recursive=True)
+    ):
+        assert time.monotonic() < deadline, "a reader goes on computing"
+    assert impatient.post("sql", {"sql": "SELECT 1"})["rows"] == [[1]]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT length(repeat('x', 4000000000))",
+        "SELECT list(i) FROM range(1000000000) t(i)",
+        "SELECT string_agg(repeat('x', 1000000)) FROM range(100000)",
+        "SELECT repeat('x', 100000000) FROM range(100)",
+    ],
+)
+def test_sql_that_wants_all_memory_gets_none(impatient: Server, statement: str) -> None:
+    assert impatient.process is not None
+    answer = impatient.client.post("/api/sql", json={"sql": statement})
+    assert answer.status_code in {400, 413, 503}, answer.text[:200]
+    assert psutil.Process(impatient.process.pid).memory_info().rss < 400 << 20
+    assert impatient.post("sql", {"sql": "SELECT 1"})["rows"] == [[1]]
+
+
+def test_sql_answers_as_on_the_command_line(server: Server) -> None:
+    statement = "SET VARIABLE n = 3; SELECT checkpoint, getvariable('n') FROM checkpoints ORDER BY 1 LIMIT 2"
+    got = server.post("sql", {"sql": statement})
+    with connect(server.store) as db:
+        expected = execute(db, statement, server.store).fetchall()
+    assert [tuple(row) for row in got["rows"]] == expected
+    assert server.post("sql", {"sql": "SELECT getvariable('n')"})["rows"] == [[None]]
+
+
+def test_many_readers_at_once_get_all_their_answers(server: Server) -> None:
+    def read(place: int) -> int:
+        path = ("store", "queries/predictors", "checkpoints", "plots")[place % 4]
+        with httpx.Client(base_url=server.url, timeout=60) as client:
+            answer = client.get(f"/api/{path}")
+            return answer.status_code
+
+    with ThreadPoolExecutor(30) as pool:
+        codes = list(pool.map(read, range(60)))
+    assert codes == [200] * 60
+
+
+def test_the_document_describes_what_there_is(server: Server) -> None:
+    document = server.get("openapi.json")
+    assert document["openapi"].startswith("3.1")
+    assert {"/api/store", "/api/sql", "/api/runs", "/api/runs/{id}/events", "/api/text"} <= set(
+        document["paths"]
+    )
+    examples = json.dumps(document)
+    assert '"examples"' in examples
+    assert "1.2m@1001" in examples
+
+
+def test_read_only(tmp_path: Path) -> None:
+    store = mini_store(tmp_path / "store", 50)
+    before = fingerprints(store)
+    with serving(store, "--read-only") as server:
+        assert server.get("store")["read_only"] is True
+        assert server.get("runs") == []
+        assert "read-only" in server.post("runs", {"suite": "mini"}, 403)["error"]
+        assert "read-only" in server.get("runs/1", 403)["error"]
+    assert fingerprints(store) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "code"),
+    [
+        (("--host", "0.0.0.0"), "token", 3),
+        (("--suites", "nowhere"), "not a folder", 3),
+        (("--read-only",), "no store", 4),
+        (("--token-file", "nowhere"), "can't be read", 3),
+    ],
+)
+def test_what_is_refused_at_the_start(cli: Cli, arguments: tuple[str, ...], said: str, code: int) -> None:
+    assert said in cli("serve", "store", *arguments, code=code).stderr
+
+
+def test_a_port_that_is_taken_is_said(server: Server, cli: Cli) -> None:
+    result = cli("serve", server.store, "--port", str(server.port), code=3)
+    assert "can't be listened on" in result.stderr
+    assert "s3" in cli("serve", "s3://bucket/store", code=3).stderr
+
+
+def test_short_and_open_tokens_are_refused(cli: Cli, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("short\n")
+    os.chmod(token, 0o600)
+    assert "16" in cli("serve", "store", "--token-file", token, code=3).stderr
+    os.chmod(token, 0o644)
+    assert "chmod 600" in cli("serve", "store", "--token-file", token, code=3).stderr
