@@ -203,7 +203,7 @@ def fit(observations: Sequence[Observation], measure: Measure, terms: int = len(
     largest = max((o.target_flops for o, _, _ in kept), default=1.0)
     x = np.array([_terms(o.compute_ratio, o.size_ratio, o.target_flops / largest) for o, _, _ in kept])
     x = x.reshape(-1, len(TERMS))[:, :terms]
-    if np.linalg.matrix_rank(x) < terms:
+    if kept and np.linalg.matrix_rank(x) < terms:
         x = x[:, :-1]
     if len(models) < SIZES or len(groups) < x.shape[1] + 2:
         raise BadInput(

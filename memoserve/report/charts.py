@@ -684,6 +684,131 @@ def _versus_paper(rows: Sequence[Row], look: Look) -> Spec:
     }
 
 
+def _recommended(rows: Sequence[Row], look: Look) -> Spec:
+    x = {
+        "field": "budget_share",
+        "type": "quantitative",
+        "title": "budget, share of the target's compute",
+        "scale": {"type": "log", "padding": 18, "nice": False},
+        "axis": {"format": "~%", "tickCount": 5},
+    }
+    y = g.share("recall_corpus", "recall, of all that the target memorized")
+    names, colours = ["any rule", "the paper's rule alone"], [g.BLUE, g.ORANGE]
+    colour = {"field": "kind", "type": "nominal", **g.by_name(look, names, colours)}
+    line = g.curve(x, y, colour)
+    line["mark"]["interpolate"] = "step-after"
+    spec = g.panels(
+        look,
+        "unit",
+        [
+            line,
+            g.interval(x, "recall_corpus_low", "recall_corpus_high", colour, y),
+            {
+                "transform": [{"filter": f"datum.kind == '{names[0]}' && datum.changes"}],
+                "mark": {
+                    "type": "text",
+                    "align": "left",
+                    "angle": 315,
+                    "dx": 4,
+                    "dy": -6,
+                    "fontSize": 10,
+                    "color": g.GREY,
+                },
+                "encoding": {"x": x, "y": {"value": 0}, "text": {"field": "predictors"}},
+            },
+        ],
+    )
+    spec["facet"]["header"] = {"labelPadding": 52}
+    return spec
+
+
+def _scaling(rows: Sequence[Row], look: Look) -> Spec:
+    x = {
+        "field": "compute_ratio",
+        "type": "quantitative",
+        "title": "predictor's training compute, share of the target's",
+        "scale": {"type": "log", "padding": 18, "nice": False},
+        "axis": {"format": "~%", "tickCount": 5},
+    }
+    y = g.share("recall_corpus", "recall, of all that the target memorized")
+    colour = {**g.by_model(look, "target_model"), "title": "target"}
+    shape = {
+        "field": "own",
+        "type": "nominal",
+        "title": "predictor",
+        "scale": {"domain": ["smaller model", "its own earlier step"], "range": ["circle", "triangle-up"]},
+        "legend": g.legend(look),
+    }
+    return g.panels(
+        look,
+        "unit",
+        [
+            {
+                "mark": {"type": "point", "size": 40, "opacity": 0.85},
+                "encoding": {"x": x, "y": y, "color": colour, "shape": shape},
+            }
+        ],
+        transform=[
+            _on_log("compute_ratio"),
+            {
+                "calculate": "datum.target_model == datum.predictor_model ? 'its own earlier step' "
+                ": 'smaller model'",
+                "as": "own",
+            },
+        ],
+    )
+
+
+def _difference(rows: Sequence[Row], look: Look) -> Spec:
+    names = {"recall_difference": "recall", "precision_difference": "precision"}
+    layers: list[Spec] = [
+        {
+            "mark": {"type": "rule", "strokeDash": [4, 3], "color": g.GREY},
+            "encoding": {"x": {"datum": 0, "type": "quantitative"}},
+        }
+    ]
+    y = {"field": "named", "type": "nominal", "title": None, "sort": list(names.values())}
+    for column, label in names.items():
+        x = {
+            "field": column,
+            "type": "quantitative",
+            "title": "difference",
+            "axis": {"format": "~%", "tickCount": 6},
+        }
+        layers += _named(
+            label,
+            {
+                "mark": {"type": "rule", "color": g.BLUE, "strokeWidth": 1.6},
+                "encoding": {"x": {**x, "field": f"{column}_low"}, "x2": {"field": f"{column}_high"}, "y": y},
+            },
+            {"mark": {"type": "point", "color": g.BLUE, "size": 60}, "encoding": {"x": x, "y": y}},
+        )
+    return g.panels(
+        look,
+        "drawn",
+        layers,
+        transform=[
+            {
+                "calculate": "datum.predictor + ' less ' + datum.other + ', ' + datum.unit",
+                "as": "drawn",
+            }
+        ],
+        height=90,
+    )
+
+
+RECOMMENDED = Chart(
+    "recommended",
+    "recommend_candidates",
+    "What each budget buys",
+    "Recall of the best rule for each budget, and of the best by the paper's rule alone. Above: where the "
+    "best run changes.",
+    ("recall_corpus", "budget_share"),
+    _recommended,
+    ("budget_share",),
+)
+"""Drawn from what memoserve recommend --grid answers, not from a query alone."""
+
 CHARTS: tuple[Chart, ...] = (
     Chart(
         "predictors",
@@ -783,6 +908,24 @@ CHARTS: tuple[Chart, ...] = (
         "orange point is the highest threshold that reaches the wanted recall.",
         ("recall_corpus", "precision"),
         _thresholds,
+    ),
+    Chart(
+        "difference",
+        "difference",
+        "Is the one predictor really better?",
+        "The paired difference of two predictors on the same sequences, with its 95% interval, equal windows "
+        "as one cluster: right of the dashed line the first is better.",
+        ("recall_difference",),
+        _difference,
+    ),
+    Chart(
+        "scaling",
+        "scaling",
+        "Recall by compute, every model as target",
+        "What the scaling law is fitted to: each model in turn as target, predicted by what cost less.",
+        ("recall_corpus", "compute_ratio"),
+        _scaling,
+        ("compute_ratio",),
     ),
     Chart(
         "distribution",

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from memoserve.catalog import explained
 from memoserve.errors import BadInput
-from memoserve.report.charts import CHARTS, Chart
+from memoserve.report.charts import CHARTS, RECOMMENDED, Chart
 from memoserve.report.grammar import Look
-from memoserve.report.page import answer_of, figure, page, table
+from memoserve.report.page import answer_of, drawing, figure, page, table
 from memoserve.report.rows import Table, ask, models_of, parameters_for
 from memoserve.store import Store
 
@@ -21,9 +21,15 @@ if TYPE_CHECKING:
     import duckdb
 
     from memoserve.memorized import Piece
+    from memoserve.recommend.recommendation import Recommended
+    from memoserve.recommend.rules import Share
 
 _ROWS = 5000
 """A figure with more rows than this doesn't go on a page, whose links hold them all."""
+
+
+_BESIDE = {"position": "position_test"}
+"""Queries without a picture of their own, by the figure that they stand below."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,10 @@ def report(
         elif len(its.rows) > _ROWS:
             left_out.append((chart, f"{len(its.rows):,} rows are too many for a page"))
         else:
-            figures.append((chart, figure(chart, its, look)))
+            drawn = figure(chart, its, look)
+            if chart.name in _BESIDE:
+                drawn += answer_of(answer(_BESIDE[chart.name]), unfolded=True)
+            figures.append((chart, drawn))
     title = f"Memorization in {suite}: what cheaper runs say about {wanted}"
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return page(
@@ -100,13 +109,14 @@ def report(
             "</header>",
             _contents([chart for chart, _ in figures], texts is not None),
             "<main>",
-            _answer(predictors, wanted),
-            _recommendation(connection, store.path, suite, wanted),
             _run(store, suite, cells, answer("counts")),
+            _answer(predictors, wanted),
+            _recommendation(connection, store.path, suite, wanted, look if only is None else None),
             '<section id="figures"><h2>Figures</h2>',
             "<p>Each with its table, its SQL and its data. Shares are of sequences (every occurrence "
             "counts) or "
             "of windows (equal sequences count once).</p>",
+            '<p class="onpaper">On paper without them: they are in the file that this was printed from.</p>',
             *(drawn for _, drawn in figures),
             _left_out(left_out),
             "</section>",
@@ -163,9 +173,9 @@ def _in_a_line(store: Store, suite: str, cells: Sequence[Mapping[str, Any]]) -> 
 
 def _contents(charts: Sequence[Chart], texts: bool) -> str:
     links = [
+        ("run", "What was run"),
         ("answer", "The answer"),
         ("recommendation", "The recommendation"),
-        ("run", "What was run"),
         ("figures", "Figures"),
     ]
     links += [(chart.name, chart.title) for chart in charts]
@@ -235,35 +245,91 @@ def _answer(predictors: Table, target: str) -> str:
     return "\n".join(parts)
 
 
-def _recommendation(connection: duckdb.DuckDBPyConnection, store: str | Path, suite: str, target: str) -> str:
-    """What memoserve recommend --grid says, with its default bound on precision."""
-    from memoserve.recommend import Advisor, Bounds, find_target, grid_answers
+def _recommendation(
+    connection: duckdb.DuckDBPyConnection, store: str | Path, suite: str, target: str, look: Look | None
+) -> str:
+    """What memoserve recommend --grid says, with its default bound on precision, and how forecasts fared.
 
-    head = '<section id="recommendation"><h2>The recommendation</h2>'
-    try:
-        chosen = find_target(connection, suite, target)
-        advisor = Advisor(connection, store, chosen, Bounds(0.8, None), unit="sequences")
+    Without a `look` nothing is drawn.
+    """
+    from memoserve.recommend import Advisor, Bounds, find_target, grid_answers, rehearse_largest, said_of
+
+    parts = ['<section id="recommendation"><h2>The recommendation</h2>']
+    drawn: list[dict[str, Any]] = []
+    for unit in ("sequences", "windows"):
+        try:
+            chosen = find_target(connection, suite, target)
+            advisor = Advisor(connection, store, chosen, Bounds(0.8, None), unit=unit)
+        except BadInput as error:
+            if unit == "sequences":
+                parts.append(f"<p>None: {escape(str(error))}</p>")
+            break
         answers, said = grid_answers(advisor)
-    except BadInput as error:
-        return f"{head}<p>None: {escape(str(error))}</p></section>"
-    rows = []
-    for one in answers:
-        shares = (
-            f"{_percent(share.value)} ({_percent(share.low)} to {_percent(share.high)})"
-            for share in (one.precision, one.recall)
+        shares = [(one.budget_share or 0.0) for one in answers]
+        papers = [advisor.papers(share * chosen.training_flops) for share in shares]
+        rows = []
+        for one, paper in zip(answers, papers, strict=True):
+            rows.append(
+                (one.answer, one.predictors, one.rule, _percent(one.flops_share), one.flagged,
+                 _share(one.precision), _share(one.recall),
+                 "" if paper is None else paper.predictors, "" if paper is None else _share(paper.recall))
+            )  # fmt: skip
+        parts += [f"<h3>In {unit}</h3>", *(f"<p>{escape(line)}</p>" for line in said)]
+        if rows:
+            parts.append(
+                table(
+                    f"The best run for each budget, a share of the training compute of {target}, in {unit} "
+                    f"(memoserve recommend --grid --unit {unit}; {answers[0].basis})",
+                    ("budget", "run", "flag what has", "costs", "flagged", "precision", "recall",
+                     "by the paper's rule", "its recall"),
+                    rows,
+                )
+            )  # fmt: skip
+        before = None
+        kinds: tuple[tuple[str, Sequence[Recommended | None]], ...] = (
+            ("any rule", answers),
+            ("the paper's rule alone", papers),
         )
-        rows.append(
-            (one.answer, one.predictors, one.rule, _percent(one.flops_share), one.flagged, *shares, one.basis)
+        for kind, its in kinds:
+            for best in its:
+                if best is not None:
+                    drawn.append(
+                        {
+                            "unit": unit, "kind": kind, "budget_share": best.budget_share,
+                            "predictors": best.predictors, "rule": best.rule,
+                            "changes": best.predictors != before, "recall_corpus": best.recall.value,
+                            "recall_corpus_low": best.recall.low, "recall_corpus_high": best.recall.high,
+                        }
+                    )  # fmt: skip
+                    before = best.predictors
+    if look is not None and RECOMMENDED.drawable(drawn):
+        parts += [
+            f'<div class="figure"><h3>{escape(RECOMMENDED.title)}</h3>',
+            f'<p class="soft">{escape(RECOMMENDED.reading)}</p>',
+            drawing(RECOMMENDED, drawn, look),
+            "</div>",
+        ]
+    try:
+        rehearsal = rehearse_largest(connection, store, suite, "sequences")
+    except BadInput:
+        rehearsal = None
+    if rehearsal is not None:
+        parts.append(
+            "<h3>Before anything is known of the target</h3><p>What smaller models alone recommend, "
+            "beside what was then measured (in sequences, at a precision of at least 0.8):</p><ul>"
+            + "".join(
+                f"<li>{escape(said_of(rehearsal.choose(share, Bounds(0.8, None))))}</li>"
+                for share in (0.1, 0.2, 0.5)
+            )
+            + "</ul>"
         )
-    listed = table(
-        f"The best run for each budget, a share of the training compute of {target}, in sequences "
-        "(memoserve recommend --grid)",
-        ("budget", "run", "flag what has", "costs", "flagged", "precision", "recall", "basis"),
-        rows,
-    )
-    return "\n".join(
-        [head, *(f"<p>{escape(line)}</p>" for line in said), listed if rows else "", "</section>"]
-    )
+    return "\n".join([*parts, "</section>"])
+
+
+def _share(share: Share) -> str:
+    if share.value is None:
+        return "not defined"
+    return f"{_percent(share.value)} ({_percent(share.low)} to {_percent(share.high)})"
 
 
 def _run(store: Store, suite: str, cells: Sequence[Mapping[str, Any]], counts: Table) -> str:

@@ -12,7 +12,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -74,21 +74,26 @@ def cell(value: Any) -> str:
     return str(value)
 
 
-def figure(chart: Chart, answer: Table, look: Look, level: int = 3) -> str:
-    """A chart with what it says, its table, its SQL and both as links to save."""
+def drawing(chart: Chart, rows: Sequence[Mapping[str, Any]], look: Look) -> str:
+    """The picture alone, once for wide pages and once for telephones."""
     bare = Look(look.models, look.panel, look.columns, title=False)
     label = f"{chart.title}. {chart.reading} The table below has the numbers."
     drawn = []
     for kind, its in (("wide", bare), ("narrow", narrow(bare))):
-        svg = _embedded(to_svg(chart.spec(answer.rows, its)), f"{chart.name}-{kind}", label)
+        svg = _embedded(to_svg(chart.spec(rows, its)), f"{chart.name}-{kind}", label)
         drawn.append(f'<div class="{kind}">{svg}</div>')
+    return f"<figure>{''.join(drawn)}</figure>"
+
+
+def figure(chart: Chart, answer: Table, look: Look, level: int = 3) -> str:
+    """A chart with what it says, its table, its SQL and both as links to save."""
     spec = chart.spec(answer.rows, look, chart.reading)
     return "\n".join(
         [
-            f'<section id="{escape(chart.name)}">',
+            f'<section class="figure" id="{escape(chart.name)}">',
             f"<h{level}>{escape(chart.title)}</h{level}>",
             f'<p class="soft">{escape(chart.reading)}</p>',
-            f"<figure>{''.join(drawn)}</figure>",
+            drawing(chart, answer.rows, look),
             answer_of(answer),
             '<p class="links">',
             _link(
@@ -101,14 +106,14 @@ def figure(chart: Chart, answer: Table, look: Look, level: int = 3) -> str:
     )
 
 
-def answer_of(answer: Table) -> str:
-    """A query's rows and its SQL, each folded away."""
+def answer_of(answer: Table, *, unfolded: bool = False) -> str:
+    """A query's rows and its SQL, each folded away; the rows not if `unfolded`."""
     rows = [[row[name] for name in answer.columns] for row in answer.rows]
     caption = f"memoserve query {answer.query.name}: {answer.query.question}"
     if len(rows) > _SHOWN:
         caption += f" The first {_SHOWN} of {len(rows):,} rows; all of them are in the CSV."
     return (
-        f"<details><summary>Table ({len(rows):,} rows)</summary>"
+        f"<details{' open' if unfolded else ''}><summary>Table ({len(rows):,} rows)</summary>"
         f"{table(caption, answer.columns, rows[:_SHOWN])}</details>"
         f"<details><summary>SQL ({escape(answer.query.path.name)})</summary>"
         f'<pre tabindex="0"><code>{escape(answer.query.sql)}</code></pre></details>'
