@@ -11,6 +11,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
 
+EXTRAS = ("forecast", "report", "serve")
+
 project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
 for line in project["optional-dependencies"]["cuda"]:
     needed = Requirement(line)
@@ -24,5 +26,8 @@ for distribution in importlib.metadata.distributions():
     with suppress(AttributeError, InvalidVersion):
         # The first one found is the one that Python imports.
         pins.setdefault(distribution.metadata["Name"].lower(), Version(distribution.version))
-Path("requirements.txt").write_text("".join(f"{line}\n" for line in project["dependencies"]))
+extras = project["optional-dependencies"]
+# The image answers too. Not `remote`: s3fs wants an fsspec of its own version, and the image pins another.
+wanted = [*project["dependencies"], *(line for name in EXTRAS for line in extras[name])]
+Path("requirements.txt").write_text("".join(f"{line}\n" for line in wanted))
 Path("constraints.txt").write_text("".join(f"{name}=={pins[name]}\n" for name in sorted(pins)))

@@ -326,6 +326,30 @@ class TestRedaction:
             assert "y = 2" in said
 
 
+def test_emergent_windows_with_their_text(world: World) -> None:
+    """Those that the query names, as text; a search looks through all of them."""
+    last = "1.2m@1001"
+    for below in (14.0, 20.0):
+        answers = json.loads(
+            call("query", "emergent", world.path, "--threshold", str(below), "--rows", "100000", "-f", "json")
+        )
+        expected = [row["sequence_id"] for row in answers]
+        shown = show(world, "--cell", "emergent", "--below", str(below), "-n", "100000")
+        assert [row["sequence_id"] for row in shown] == expected
+        assert all(row["context"] + row["continuation"] == world.text(row["sequence_id"]) for row in shown)
+        assert [
+            r["sequence_id"] for r in show(world, "--cell", "emergent", "--below", str(below), "-n", "2")
+        ] == (expected[:2])
+    assert len(expected) > 3
+    word = world.text(expected[-1]).split()[-1]
+    found = show(world, "--cell", "emergent", "--below", "20", "--search", word, "-n", "100000")
+    assert [row["sequence_id"] for row in found] == [
+        i for i in expected if word.casefold() in world.text(i).casefold()
+    ]
+    said = call("show", world.path, "--cell", "emergent", "--below", "20", "-n", "1")
+    assert said.startswith(f"memorized by {last}, though every smaller model scores below 20 of 32")
+
+
 class TestExport:
     def test_rows_and_evidence(self, world: World, tmp_path: Path) -> None:
         file = tmp_path / "list.parquet"
@@ -363,6 +387,52 @@ class TestExport:
         assert len(expected) > len(world.memorized(PREDICTOR))
         assert [int(row["sequence_id"]) for row in rows] == sorted(expected)
         assert "target_memorized" not in rows[0]
+
+    def test_a_signal_of_ones_own(self, world: World, tmp_path: Path) -> None:
+        file = tmp_path / "list.csv"
+        seen = [i for i in world.masks[PREDICTOR] if i < SEEN[PREDICTOR]]
+        for signal, threshold, expected in (
+            ("matched_prefix", "2", [i for i in seen if prefix_of(world.masks[PREDICTOR][i]) >= 2]),
+            ("matches", "20", [i for i in seen if world.masks[PREDICTOR][i].bit_count() >= 20]),
+            ("continuation_ll", "-700.5", [i for i in seen if -i >= -700.5]),
+        ):
+            arguments = ("--signal", signal, "--threshold", threshold)
+            call("export", world.path, "--predictor", PREDICTOR, *arguments, "-o", file)
+            rows = list(csv.DictReader(file.open()))
+            assert [int(row["sequence_id"]) for row in rows] == sorted(expected)
+            assert 0 < len(expected) < len(seen)
+
+    def test_a_union(self, world: World, tmp_path: Path) -> None:
+        file = tmp_path / "list.parquet"
+        one, other = world.memorized(PREDICTOR), world.memorized(TARGET)
+        for arguments in (
+            ("--predictor", f"{PREDICTOR} + {TARGET}"),
+            ("--predictor", PREDICTOR, "--predictor", TARGET, "--predictor", PREDICTOR),
+        ):
+            said = call("export", world.path, *arguments, "-o", file)
+            rows = pq.read_table(file).to_pylist()
+            assert [row["sequence_id"] for row in rows] == sorted(one | other)
+            assert f"{len(one | other):,} sequences that {PREDICTOR} or {TARGET} predict" in said
+            for row in rows:
+                i = row["sequence_id"]
+                names = [name for name, its in ((PREDICTOR, one), (TARGET, other)) if i in its]
+                assert row["predictor"] == " + ".join(names)
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (("--signal", "matches"), "needs a --threshold"),
+            (("--threshold", "33"), "0 to 32"),
+            (("--threshold", "nan"), "takes a number"),
+            (("--signal", "matched_prefix", "--threshold", "-1"), "0 to 32"),
+        ],
+    )
+    def test_lines_that_are_none(
+        self, world: World, tmp_path: Path, arguments: tuple[str, ...], says: str
+    ) -> None:
+        file = tmp_path / "list.txt"
+        assert says in call("export", world.path, "--predictor", TARGET, *arguments, "-o", file, code=3)
+        assert not file.exists()
 
     def test_text_is_one_id_a_line(self, world: World, tmp_path: Path) -> None:
         file = tmp_path / "list.txt"

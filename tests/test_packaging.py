@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "imports": {"suites", "store"},
     "catalog": {"store"},
     "queries": {"store", "catalog"},
-    "memorized": {"suites", "sequences", "store", "catalog"},
+    "memorized": {"suites", "sequences", "store", "catalog", "queries"},
     "recommend": {"catalog", "queries"},
     "report": {"store", "catalog", "queries", "memorized", "recommend"},
     "serve": {

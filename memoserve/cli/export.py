@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from memoserve.errors import BadInput
 
 
 def export(
     predictor: Annotated[
-        str, typer.Option("--predictor", help="The checkpoint that predicts.", show_default=False)
+        list[str],
+        typer.Option(
+            "--predictor",
+            help="The checkpoint that predicts; repeated, or 'a + b', for what any of them predicts.",
+            show_default=False,
+        ),
     ],
     output: Annotated[
         Path,
@@ -20,14 +28,21 @@ def export(
         str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
     ] = "memoserve-out",
     threshold: Annotated[
-        int,
+        float | None,
         typer.Option(
             "--threshold",
-            min=0,
-            max=32,
-            help="Predicted from so many matching tokens of 32 on; 32: memorized.",
+            help="Predicted from this signal on. Default: what is memorized, all 32 tokens.",
+            show_default=False,
         ),
-    ] = 32,
+    ] = None,
+    signal: Annotated[
+        Literal["matches", "matched_prefix", "continuation_ll"] | None,
+        typer.Option(
+            "--signal",
+            help="What the threshold is of. Default: matches, or matched_prefix in extract runs.",
+            show_default=False,
+        ),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option("--target", help="Say of each whether this one memorized it.", show_default=False),
@@ -38,10 +53,17 @@ def export(
 ) -> None:
     """Write the sequences that a checkpoint predicts to be memorized: what one takes out of the data.
 
-    One row a sequence with the evidence: the predictor's matches, matched prefix and continuation
-    log-likelihood, the window and how often it occurs among the rows. Parquet carries the store's
-    fingerprint and the predictor in its metadata. The file is written whole or not at all.
+    By the rule that memoserve recommend names: a checkpoint or several, memorized or a threshold. One row a
+    sequence with the evidence: which predict it, matches, matched prefix and continuation log-likelihood,
+    the window and how often it occurs among the rows. Parquet carries the store's fingerprint and the rule in
+    its metadata. The file is written whole or not at all.
     """
+    if signal is not None and threshold is None:
+        raise BadInput(f"--signal {signal} needs a --threshold")
+    if threshold is not None and not math.isfinite(threshold):
+        raise BadInput(f"--threshold takes a number, not {threshold}")
+    if threshold is not None and signal != "continuation_ll" and not 0 <= threshold <= 32:
+        raise BadInput(f"--threshold {threshold:g}: it is a number of the 32 tokens, 0 to 32")
     from memoserve.catalog import connect
     from memoserve.memorized import choose
     from memoserve.memorized import export as write
@@ -50,7 +72,14 @@ def export(
     store = Store.open(directory)
     # Without the sandbox, which forbids to write outside the store: every statement is memoserve's own.
     with connect(directory, sandbox=False) as connection:
-        pair = choose(connection, store, suite, target, predictor)
-        done = write(connection, store, pair, target is not None, threshold, output)
+        names = [name.strip() for one in predictor for name in one.split(" + ")]
+        pairs = [choose(connection, store, suite, target, name) for name in dict.fromkeys(names)]
+        predictors = [one.predictor for one in pairs if one.predictor is not None]
+        done = write(
+            connection, store, predictors, None if target is None else pairs[0].target, output,
+            signal=signal, threshold=threshold,
+        )  # fmt: skip
     found = "" if target is None else f"; {target} memorized {done.hits:,} of them, {done.false_alarms:,} not"
-    typer.echo(f"{output}: {done.rows:,} sequences that {predictor} predicts{found}")
+    said = " or ".join(map(str, predictors))
+    verb = "predicts" if len(predictors) == 1 else "predict"
+    typer.echo(f"{output}: {done.rows:,} sequences that {said} {verb}{found}")

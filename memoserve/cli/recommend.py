@@ -12,6 +12,7 @@ from memoserve.errors import BadInput
 
 if TYPE_CHECKING:
     from memoserve.queries import Answer
+    from memoserve.recommend.recommendation import Recommended
 
 _Format = Literal["table", "csv", "json", "markdown"]
 _Unit = Literal["sequences", "windows"]
@@ -122,9 +123,22 @@ def recommend(
     if grid:
         rows, more = grid_answers(advisor)
         answers, said = [*answers, *rows], list(dict.fromkeys([*said, *more]))
+    if flops is not None and answers[0].flagged is not None:
+        said.append(f"To list what it flags: memoserve export {_export_of(answers[0], directory)}")
     columns, table = as_rows(answers, chosen, unit)
     title = f"What to run to know what {chosen.checkpoint} memorizes"
     _write(Answer(columns, table), form, output, title, said)
+
+
+def _export_of(answer: Recommended, directory: str) -> str:
+    """The arguments of memoserve export for a recommended rule."""
+    import shlex
+
+    words = [directory, "--predictor", answer.predictors]
+    signal, line, tau = answer.rule.partition(" >= ")
+    if line:
+        words += ["--signal", signal, "--threshold", tau]
+    return shlex.join([*words, "-o", "to-remove.parquet"])
 
 
 def scaling(

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from memoserve.memorized import Cell, Pair, Piece, Shown
 
 
+_EVERY = 1_000_000_000
+"""More windows than anyone has: a search looks at all of them."""
+
+
 def show(
     directory: Annotated[
         str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
@@ -28,13 +32,16 @@ def show(
         typer.Option("--predictor", help="A checkpoint to compare it with.", show_default=False),
     ] = None,
     cell: Annotated[
-        Literal["memorized", "hit", "miss", "false-alarm"],
+        Literal["memorized", "hit", "miss", "false-alarm", "emergent"],
         typer.Option(
             "--cell",
             help="Memorized by the target; by both (hit); by the target alone (miss); by the predictor alone "
-            "(false-alarm).",
+            "(false-alarm); by the target though every smaller model scores below --below (emergent).",
         ),
     ] = "memorized",
+    below: Annotated[
+        float, typer.Option("--below", help="Of --cell emergent: the score, of 32, that none reaches.")
+    ] = 16,
     search: Annotated[
         str | None,
         typer.Option("--search", help="Only windows with this text, in any case.", show_default=False),
@@ -69,7 +76,15 @@ def show(
     such as names.
     """
     from memoserve.catalog import connect
-    from memoserve.memorized import choose, containing, open_text_of, rows_of, shown_texts, suite_name
+    from memoserve.memorized import (
+        choose,
+        containing,
+        emergent_rows,
+        open_text_of,
+        rows_of,
+        shown_texts,
+        suite_name,
+    )
     from memoserve.store import Store
 
     store = Store.open(directory)
@@ -79,15 +94,20 @@ def show(
         if decoder is None and (search is not None or redact):
             raise BadInput(f"--{'search' if search is not None else 'redact'} needs text: name a --tokenizer")
         context = int(store.fingerprint(pair.target.suite).get("context") or 32)
+        if cell == "emergent":
+            few = limit if search is None else _EVERY
+            every = iter(emergent_rows(connection, store, pair.target, below, few))
+        else:
+            every = rows_of(connection, store, pair, cell, limit if search is None else None)
         if search is None:
-            rows = list(rows_of(connection, store, pair, cell, limit))
+            rows = list(every)
         else:
             assert decoder is not None
-            every = rows_of(connection, store, pair, cell, None)
             rows = list(islice(containing(every, source, decoder, context, search), limit))
-        shown = shown_texts(connection, store, pair, cell, rows, source, decoder, context, redact)
+        drawn_from: Cell = "memorized" if cell == "emergent" else cell
+        shown = shown_texts(connection, store, pair, drawn_from, rows, source, decoder, context, redact)
         if form == "table":
-            _print_all(shown, pair, cell)
+            _print_all(shown, _heading(pair, cell, below))
         else:
             _write(shown, form)
 
@@ -97,7 +117,18 @@ def warn(message: str) -> None:
     typer.echo(f"warning: {message}", err=True)
 
 
-def _print_all(shown: Iterator[Shown], pair: Pair, cell: Cell) -> None:
+def _heading(pair: Pair, cell: str, below: float) -> str:
+    t, p = pair.target, pair.predictor
+    return {
+        "memorized": f"memorized by {t}",
+        "hit": f"memorized by {t}, and by {p}",
+        "miss": f"memorized by {t}, not by {p}",
+        "false-alarm": f"memorized by {p}, not by {t}",
+        "emergent": f"memorized by {t}, though every smaller model scores below {below:g} of 32",
+    }[cell]
+
+
+def _print_all(shown: Iterator[Shown], heading: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
@@ -116,15 +147,7 @@ def _print_all(shown: Iterator[Shown], pair: Pair, cell: Cell) -> None:
             text.append(safe, style="reverse red" if piece.mismatch else style)
         console.print(text)
 
-    t, p = pair.target, pair.predictor
-    console.print(
-        {
-            "memorized": f"memorized by {t}",
-            "hit": f"memorized by {t}, and by {p}",
-            "miss": f"memorized by {t}, not by {p}",
-            "false-alarm": f"memorized by {p}, not by {t}",
-        }[cell]
-    )
+    console.print(heading)
     count = 0
     for one in shown:
         count += 1

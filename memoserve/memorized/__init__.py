@@ -1,9 +1,19 @@
 """Memorized sequences: which they are, what they say, and lists of the predicted ones for a trainer.
 
-Stands on the catalog (which ids) and on the suite's sequences and tokenizer (what they say).
+Stands on the catalog and the queries (which ids) and on the suite's sequences and tokenizer (what they say).
 """
 
-from memoserve.memorized.cells import CELLS, Cell, Pair, Row, choose, count_rows, matches_of, rows_of
+from memoserve.memorized.cells import (
+    CELLS,
+    Cell,
+    Pair,
+    Row,
+    choose,
+    count_rows,
+    emergent_rows,
+    matches_of,
+    rows_of,
+)
 from memoserve.memorized.export import Export, export
 from memoserve.memorized.redaction import Redaction, find_private
 from memoserve.memorized.shown import Shown, containing, open_text_of, shown_texts, suite_name
@@ -22,6 +32,7 @@ __all__ = [
     "choose",
     "containing",
     "count_rows",
+    "emergent_rows",
     "export",
     "find_private",
     "matches_of",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from memoserve.catalog import explained
 from memoserve.errors import BadInput
+from memoserve.queries import find_query, run_query
 from memoserve.store import Store
 
 if TYPE_CHECKING:
@@ -115,6 +116,20 @@ def rows_of(
         result = connection.execute(f"{sql} OFFSET {offset:d}", values)
         while rows := result.fetchmany(1024):
             yield from (Row(*row) for row in rows)
+
+
+def emergent_rows(
+    connection: duckdb.DuckDBPyConnection, store: Store, target: Checkpoint, threshold: float, limit: int
+) -> list[Row]:
+    """What the target memorized though every smaller model scores below `threshold`: the query emergent."""
+    values = {
+        "suite": target.suite, "target": str(target), "threshold": repr(threshold), "rows": str(limit),
+    }  # fmt: skip
+    result = run_query(connection, find_query("emergent"), values, store.path)
+    with explained(store.path):
+        columns = [column[0] for column in result.description or ()]
+        found = [dict(zip(columns, row, strict=True)) for row in result.fetchall()]
+    return [Row(row["sequence_id"], row["window_id"], row["occurrences"] or 1) for row in found]
 
 
 def count_rows(connection: duckdb.DuckDBPyConnection, store: Store, pair: Pair, cell: Cell) -> int:

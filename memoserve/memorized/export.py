@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from memoserve.catalog import explained
 from memoserve.catalog.connection import quoted
 from memoserve.errors import BadInput
-from memoserve.memorized.cells import Pair
+from memoserve.memorized.cells import Checkpoint
 from memoserve.store import Store, writing
 
 if TYPE_CHECKING:
     import duckdb
 
+Signal = Literal["matches", "matched_prefix", "continuation_ll"]
 SUFFIXES = (".parquet", ".csv", ".txt")
 
 
@@ -31,65 +33,67 @@ class Export:
 def export(
     connection: duckdb.DuckDBPyConnection,
     store: Store,
-    pair: Pair,
-    with_target: bool,
-    threshold: int,
+    predictors: Sequence[Checkpoint],
+    target: Checkpoint | None,
     output: Path,
+    *,
+    signal: Signal | None = None,
+    threshold: float | None = None,
 ) -> Export:
-    """Write the sequences that `pair.predictor` has seen and matches in `threshold` tokens or more.
+    """Write the sequences that a predictor has seen and memorized, or any of several (their union).
 
-    Below 32 the number of matching tokens decides, or the matched prefix where the store has no more
-    (extract runs). One row a sequence, in order of ids: sequence_id, predictor, matches, matched_prefix,
-    continuation_ll, window_id, occurrences (rows with that window; NULL if windows aren't numbered), and
-    with `with_target` target_memorized (NULL where the target has not seen it or was not evaluated on it).
-    Parquet carries fingerprint, predictor and threshold under the key `memoserve`; .txt is one id a line.
-    `connection` must be allowed to write. Whole or not at all. Raises BadInput for another ending, or a
-    threshold that the scores can't answer, StorageFailed if the file system refuses.
+    With `threshold` what has a `signal` of at least that: matches, matched_prefix, continuation_ll; by
+    default matches, or the matched prefix where the store has no more (extract runs), and 32 is memorized.
+    One row a sequence, in order of ids: sequence_id, predictor (all that predict it, joined by +), their
+    highest matches, matched_prefix and continuation_ll, window_id, occurrences (rows with that window; NULL
+    if windows aren't numbered), and with a `target` target_memorized (NULL where it has not seen it or was
+    not evaluated on it). Parquet carries fingerprint, predictor and line under the key `memoserve`; .txt is
+    one id a line. `connection` must be allowed to write. Whole or not at all. Raises BadInput for another
+    ending, or a line that the scores can't answer, StorageFailed if the file system refuses.
     """
-    p, t = pair.predictor, pair.target
-    assert p is not None
     suffix = output.suffix.lower()
     if suffix not in SUFFIXES:
         raise BadInput(f"{output}: name a file that ends in {', '.join(SUFFIXES)}")
-    if not 0 <= threshold <= 32:
-        raise BadInput(f"--threshold {threshold}: it is a number of the 32 tokens, 0 to 32")
-    scores = f"scores WHERE suite = {quoted(p.suite)} AND model = {quoted(p.model)} AND step = {p.step:d}"
-    unknown = f"SELECT count(*) FROM (FROM {scores} AND coalesce(matches, matched_prefix) IS NULL LIMIT 1)"
-    if threshold < 32 and _one(connection, store, unknown):
-        raise BadInput(
-            f"--threshold {threshold}: of {p} the store knows only what it memorized, not how many tokens of "
-            "the others matched; leave it at 32"
-        )
-    is_predicted = (
-        "(matched_prefix = 32 OR (matched_prefix IS NULL AND matches = 32))"
-        if threshold == 32
-        else f"coalesce(matches, matched_prefix) >= {threshold:d}"
-    )
+    suite, names = predictors[0].suite, " + ".join(map(str, predictors))
+    parts = [_predicted(connection, store, one, signal, threshold) for one in predictors]
     outcome = ""
-    if with_target:
-        its = f"suite = {quoted(t.suite)} AND model = {quoted(t.model)} AND step = {t.step:d}"
+    if target is not None:
+        its = _where(target)
         outcome = f""",
-            CASE WHEN sequence_id < {t.seen:d}
+            CASE WHEN sequence_id < {target.seen:d}
                  AND sequence_id IN (SELECT sequence_id FROM scores WHERE {its})
                  THEN sequence_id IN (SELECT sequence_id FROM memorized WHERE {its})
             END AS target_memorized"""
     predicted = f"""
-        SELECT sequence_id, {quoted(str(p))} AS predictor, matches, matched_prefix, continuation_ll,
-        window_id, CASE WHEN window_id IS NOT NULL THEN count(*) OVER (PARTITION BY window_id) END AS
-        occurrences{outcome} FROM (SELECT sequence_id, matches, matched_prefix, continuation_ll FROM
-        {scores} AND {is_predicted} AND sequence_id < {p.seen:d}) LEFT JOIN (SELECT sequence_id, window_id
-        FROM sequences WHERE suite = {quoted(p.suite)}) USING (sequence_id)
-        """
+        SELECT sequence_id, predictor, matches, matched_prefix, continuation_ll, window_id,
+            CASE WHEN window_id IS NOT NULL THEN count(*) OVER (PARTITION BY window_id) END
+            AS occurrences{outcome}
+        FROM (
+            SELECT sequence_id, string_agg(predictor, ' + ' ORDER BY place) AS predictor,
+                max(matches) AS matches, max(matched_prefix) AS matched_prefix,
+                max(continuation_ll) AS continuation_ll
+            FROM (
+                SELECT {quoted(str(predictors[0]))} AS predictor, 0 AS place, * FROM ({parts[0]})
+                {"".join(
+                    f"UNION ALL SELECT {quoted(str(one))}, {place:d}, * FROM ({part})"
+                    for place, (one, part) in enumerate(zip(predictors, parts, strict=True)) if place
+                )}
+            ) GROUP BY sequence_id
+        )
+        LEFT JOIN (SELECT sequence_id, window_id FROM sequences WHERE suite = {quoted(suite)})
+        USING (sequence_id)
+        """  # fmt: skip
     with explained(store.path):
         connection.execute(f"CREATE OR REPLACE TEMP TABLE predicted AS {predicted} ORDER BY sequence_id")
     rows = _one(connection, store, "SELECT count(*) FROM predicted")
     said = json.dumps(
         {
-            "fingerprint": store.fingerprint(p.suite),
-            "suite": p.suite,
-            "predictor": str(p),
+            "fingerprint": store.fingerprint(suite),
+            "suite": suite,
+            "predictor": names,
+            "signal": signal,
             "threshold": threshold,
-            "target": str(t) if with_target else None,
+            "target": None if target is None else str(target),
             "rows": rows,
         },
         sort_keys=True,
@@ -104,12 +108,45 @@ def export(
             f"COPY (SELECT {columns} FROM predicted ORDER BY sequence_id) "
             f"TO {quoted(str(temporary))} ({options})"
         )
-    if not with_target:
+    if target is None:
         return Export(rows, None, None)
     return Export(
         rows,
         _one(connection, store, "SELECT count(*) FROM predicted WHERE target_memorized"),
         _one(connection, store, "SELECT count(*) FROM predicted WHERE NOT target_memorized"),
+    )
+
+
+def _where(one: Checkpoint) -> str:
+    return f"suite = {quoted(one.suite)} AND model = {quoted(one.model)} AND step = {one.step:d}"
+
+
+def _predicted(
+    connection: duckdb.DuckDBPyConnection,
+    store: Store,
+    predictor: Checkpoint,
+    signal: Signal | None,
+    threshold: float | None,
+) -> str:
+    """SQL of what one predictor flags. Raises BadInput where its scores can't tell."""
+    scores = f"scores WHERE {_where(predictor)}"
+    value = signal or "coalesce(matches, matched_prefix)"
+    if threshold is None or (threshold == 32 and signal is None):
+        flagged = "(matched_prefix = 32 OR (matched_prefix IS NULL AND matches = 32))"
+    else:
+        unknown = f"SELECT count(*) FROM (FROM {scores} AND {value} IS NULL LIMIT 1)"
+        if _one(connection, store, unknown):
+            raise BadInput(
+                f"--threshold {threshold:g}: of {predictor} the store knows only what it memorized, not how "
+                "many tokens of the others matched; leave the threshold out"
+                if signal is None
+                else f"--signal {signal}: the store has none for some scores of {predictor}"
+                + (": run with --loglik" if signal == "continuation_ll" else "")
+            )
+        flagged = f"{value} >= {threshold!r}::DOUBLE"
+    return (
+        f"SELECT sequence_id, matches, matched_prefix, continuation_ll FROM {scores} AND {flagged} "
+        f"AND sequence_id < {predictor.seen:d}"
     )
 
 

@@ -105,8 +105,7 @@ def shown_texts(
     known = matches_of(connection, store, compared, ids) if compared is not None else {}
     for first in range(0, len(rows), _SEARCHED):
         block = rows[first : first + _SEARCHED]
-        windows = source.take(np.array([row.sequence_id for row in block], dtype=np.int64), length)
-        for row, tokens in zip(block, windows.tolist(), strict=True):
+        for row, tokens in zip(block, _windows(source, block, length), strict=True):
             said: Words = words(tokens, context, decoder)
             matches, prefix, mask = known.get(row.sequence_id, (None, None, None))
             marked = mismatches(said, context, mask)
@@ -127,7 +126,14 @@ def containing(
     """Those of the rows whose windows hold the text `search`, in any case."""
     wanted = search.casefold()
     while block := list(islice(rows, _SEARCHED)):
-        ids = np.array([row.sequence_id for row in block], dtype=np.int64)
-        windows = source.take(ids, context + CONTINUATION)
-        texts = decoder.decode_batch(windows.tolist(), skip_special_tokens=False)
+        windows = _windows(source, block, context + CONTINUATION)
+        texts = decoder.decode_batch(windows, skip_special_tokens=False)
         yield from (row for row, text in zip(block, texts, strict=True) if wanted in text.casefold())
+
+
+def _windows(source: SequenceSource, rows: Sequence[Row], length: int) -> list[list[int]]:
+    """The rows' tokens, in their order; a source reads in that of the ids."""
+    ids = np.array([row.sequence_id for row in rows], dtype=np.int64)
+    order = np.argsort(ids)
+    found = source.take(ids[order], length)
+    return [list(window) for window in found[np.argsort(order)].tolist()]
