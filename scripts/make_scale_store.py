@@ -130,7 +130,9 @@ def make_store(directory: Path, world: World, processes: int | None = None) -> i
     tasks = [(directory, world, first, stop) for first, stop in cells]
     # spawn: DuckDB and Arrow have threads that don't survive a fork.
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        return sum(pool.imap_unordered(_write_cell, tasks))
+        rows = sum(pool.imap_unordered(_write_cell, tasks))
+    store.index_repeats(suite.name)
+    return rows
 
 
 # What it is called

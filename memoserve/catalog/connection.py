@@ -23,7 +23,16 @@ HERE = Path(__file__).parent
 
 # In the order of parts.sql and empty.sql: what the view needs at least one of.
 _SCORES, _SEQUENCES = "scores/*/*/*/part-*.parquet", "sequences/*/part-*.parquet"
-_GLOBS = (_SCORES, _SCORES, _SEQUENCES, "suites/*/checkpoints.parquet")
+_REPEATS = "sequences/*/repeats-*.parquet"
+_GLOBS = (
+    _SCORES,
+    _SCORES,
+    _SEQUENCES,
+    _SEQUENCES,
+    _REPEATS,
+    _REPEATS,
+    "suites/*/checkpoints.parquet",
+)
 
 
 def connect(

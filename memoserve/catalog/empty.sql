@@ -1,4 +1,4 @@
--- The same four views, in the same order, for a store that has no such files yet (a glob without a match
+-- The same views, in the same order, for a store that has no such files yet (a glob without a match
 -- is an error in DuckDB).
 
 CREATE VIEW score_parts AS
@@ -13,6 +13,18 @@ WHERE false;
 
 CREATE VIEW sequence_parts AS
 SELECT ''::VARCHAR AS suite, 0::BIGINT AS sequence_id, 0::BIGINT AS window_id
+WHERE false;
+
+CREATE VIEW sequence_listings AS
+SELECT ''::VARCHAR AS suite, ''::VARCHAR AS listing
+WHERE false;
+
+CREATE VIEW repeat_listings AS
+SELECT ''::VARCHAR AS suite, ''::VARCHAR AS listing
+WHERE false;
+
+CREATE VIEW repeat_parts AS
+SELECT ''::VARCHAR AS suite, ''::VARCHAR AS listing, 0::BIGINT AS sequence_id, 0::BIGINT AS window_id
 WHERE false;
 
 CREATE VIEW checkpoint_parts AS

@@ -1,4 +1,4 @@
--- The files of a store as four views. @STORE@ is the store's path inside a string literal of a glob.
+-- The files of a store as views. @STORE@ is the store's path inside a string literal of a glob.
 -- hive_types: a model may be named "12", and must stay text.
 
 CREATE VIEW score_parts AS
@@ -19,6 +19,25 @@ FROM (SELECT file_name AS path, num_rows::BIGINT AS rows
 CREATE VIEW sequence_parts AS
 SELECT suite, sequence_id, window_id
 FROM read_parquet('@STORE@/sequences/*/part-*.parquet', hive_partitioning = true, hive_types = {'suite': VARCHAR});
+
+-- Which parts there are and with how many rows, as one digest a suite.
+CREATE VIEW sequence_listings AS
+SELECT suite, md5(string_agg(name || ' ' || rows, ',' ORDER BY name)) AS listing
+FROM (SELECT regexp_extract(file_name, 'suite=([^/]*)/[^/]*$', 1) AS suite,
+             regexp_extract(file_name, '[^/]*$') AS name, num_rows AS rows
+      FROM parquet_file_metadata('@STORE@/sequences/*/part-*.parquet'))
+GROUP BY suite;
+
+-- Lists of the sequences whose window occurs more than once, each with the digest of the parts it was made from.
+CREATE VIEW repeat_listings AS
+SELECT regexp_extract(file_name, 'suite=([^/]*)/[^/]*$', 1) AS suite,
+       regexp_extract(file_name, 'repeats-([^/]*)[.]parquet$', 1) AS listing
+FROM parquet_file_metadata('@STORE@/sequences/*/repeats-*.parquet');
+
+CREATE VIEW repeat_parts AS
+SELECT suite, regexp_extract(filename, 'repeats-([^/]*)[.]parquet$', 1) AS listing, sequence_id, window_id
+FROM read_parquet('@STORE@/sequences/*/repeats-*.parquet', hive_partitioning = true,
+                  hive_types = {'suite': VARCHAR}, filename = true);
 
 CREATE VIEW checkpoint_parts AS
 SELECT suite, model, step, model_order, parameters, parameters_without_embeddings, sequences_seen, tokens_seen,

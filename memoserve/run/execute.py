@@ -93,6 +93,7 @@ def _index(
             check_tokens(windows, ids, vocabulary, source.description)
         store.write_sequences(plan.suite.name, first, stop, ids, window_ids(windows))
         progress.indexing(stop - first)
+    store.index_repeats(plan.suite.name)
 
 
 def _vocabulary(plan: Plan, settings: EngineSettings) -> int | None:

@@ -389,6 +389,17 @@ class Store:
             dictionary=[],
         )
 
+    def index_repeats(self, suite: str) -> None:
+        """List the sequences whose window occurs more than once, if the list there is not of these parts.
+
+        Queries don't need it and are right without it, but much slower on many sequences. Raises like
+        read_scores.
+        """
+        from memoserve.store.repeats import index_repeats
+
+        if parts := self.sequence_parts(suite):
+            index_repeats(self.files, sequences_folder(suite), parts)
+
     def read_sequences(
         self, suite: str, first: int, stop: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -41,6 +41,8 @@ _READ_BY_QUERIES = re.compile(
     r"^(?:scores/suite=([^/]*)/[^/]*/[^/]*|sequences/suite=([^/]*))/part-[^/]*\.parquet$"
 )
 
+_REPEATS = re.compile(r"^sequences/suite=[^/]*/repeats-[^/]*\.parquet$")
+
 _COLUMNS = {
     "scores": {
         "sequence_id": "INT64",
@@ -85,6 +87,11 @@ def verify(path: str) -> Verified:
         owner = temporary_owner(name)
         if owner is not None and not _alive(owner):
             damages.append(Damage(name, "left behind by a writer that was killed"))
+        if _REPEATS.match(name):
+            try:
+                checksum.check(files.read(name))
+            except ValueError as error:
+                damages.append(Damage(name, str(error)))
         if match := _READ_BY_QUERIES.match(name):
             part = part_named(files, name, entry.size)
             if part is None:
