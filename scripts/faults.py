@@ -1,0 +1,533 @@
+#!/usr/bin/env python3
+"""Break real runs at random moments, and see that nothing is lost, doubled or wrong.
+
+    python scripts/faults.py --faults 200 --seed 1 [--engine vllm] [--executor ray] [--kinds flip,truncate]
+
+A chain of runs fills one store: on a small file system of its own (a tmpfs, where this user may mount one) or
+in a bucket of an S3-compatible server on loopback. Before each run some of its parts are damaged, and while it
+works something happens to it: its driver, its engine or a Ray worker is killed with SIGKILL, the disk fills, a
+second driver is started on the same store, the server is gone, answers 503 or denies access. After each run,
+`memoserve verify` must name exactly the files that were damaged, and every row in every whole part must be that
+of an undisturbed run. At the end of a chain one more run has to finish: it must make exactly the parts that are
+missing or damaged, leave all others as they are, and the store must equal the undisturbed one row by row.
+
+Prints one line a fault, JSON lines into --log, and a table by kind. Exit code 1 if anything was found. Needs
+the packages of the extra `dev`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from memoserve.store import Store
+from memoserve.store.parts import Part, part_name
+
+CHECKPOINTS = ("116k@161", "116k@301", "116k@441")
+SEQUENCES, PART = 1024, 64
+PARTS = SEQUENCES // PART * (len(CHECKPOINTS) + 1)
+SECONDS = 900
+"""After which a run that does not end counts as one that hangs."""
+
+DAMAGES = ("truncate", "flip", "zero", "footer", "misplace", "foreign", "overlap", "stray")
+STRIKES = ("driver", "engine", "worker", "disk", "second", "gone", "busy", "denied", "lease")
+REMOTE_ONLY, LOCAL_ONLY = {"gone", "busy", "denied", "lease"}, {"disk", "stray"}
+GOES_ON = {"second", "gone", "busy", "lease"}
+"""After these a run may well end as if nothing had happened, so that another one can follow."""
+
+
+class Bucket:
+    """An S3-compatible server in this process, that can be taken away, and keeps what it holds."""
+
+    def __init__(self) -> None:
+        from moto.server import DomainDispatcherApplication, create_backend_app
+
+        self._app = DomainDispatcherApplication(create_backend_app)
+        self.answers = "yes"
+        self.port = 0
+        self.start()
+        os.environ |= {
+            "AWS_ACCESS_KEY_ID": "faults",
+            "AWS_SECRET_ACCESS_KEY": "faults",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
+        }
+        import fsspec
+
+        fsspec.filesystem("s3").mkdir("bucket")
+
+    def start(self) -> None:
+        """Listen, again on the same port."""
+        from werkzeug.serving import make_server
+
+        self._server = make_server("127.0.0.1", self.port, self._gate, threaded=True)
+        self.port = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        """Refuse connections."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _gate(self, environ: dict[str, Any], respond: Any) -> Any:
+        refusals = {"busy": ("503 Slow Down", "SlowDown"), "denied": ("403 Forbidden", "AccessDenied")}
+        if self.answers in refusals:
+            status, code = refusals[self.answers]
+            respond(status, [("Content-Type", "application/xml")])
+            return [f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()]
+        return self._app(environ, respond)
+
+
+@dataclass
+class Harness:
+    """What all chains share, and what was found so far."""
+
+    options: argparse.Namespace
+    folder: Path
+    bucket: Bucket
+    dice: random.Random
+    reference: dict[int, Any] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    made_again: int = 0
+    damaged: int = 0
+    runs: int = 0
+    rows: int = 0
+
+    def command(self, *arguments: str) -> list[str]:
+        """A command line of memoserve."""
+        return [sys.executable, "-m", "memoserve", *arguments]
+
+    def run(self, place: str, part: int = PART) -> subprocess.Popen[bytes]:
+        """Start the job on a store."""
+        self.runs += 1
+        executor = ["--executor", self.options.executor] if self.options.executor else []
+        return subprocess.Popen(
+            self.command(
+                *("run", "--checkpoints", ",".join(CHECKPOINTS), "--sequences", f"0:{SEQUENCES}"),
+                *("--part-size", str(part), "--mode", "extract", "--engine", self.options.engine),
+                *("--out", place, *executor),
+            ),
+            stdout=subprocess.DEVNULL,
+            stderr=self.errors.open("ab"),
+        )
+
+    @property
+    def errors(self) -> Path:
+        """What the runs wrote to standard error."""
+        return self.folder / "errors.txt"
+
+    def fault(self, kind: str, place: str, **said: Any) -> None:
+        """Count and print one fault."""
+        self.counts[kind] += 1
+        remote = "s3" if "://" in place else "local"
+        line = {"fault": sum(self.counts.values()), "kind": kind, "where": remote, **said}
+        print(" ".join(f"{key}={value}" for key, value in line.items()), flush=True)
+        if self.options.log:
+            with self.options.log.open("a") as log:
+                log.write(json.dumps(line) + "\n")
+
+    def bad(self, what: str) -> None:
+        """Something that must not be."""
+        self.wrong.append(what)
+        print(f"WRONG: {what}", flush=True)
+
+
+def main() -> int:
+    """Run the harness."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--faults", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--engine", choices=("transformers", "vllm"), default="transformers")
+    parser.add_argument("--executor", choices=("local", "ray"))
+    parser.add_argument("--kinds", default=",".join((*DAMAGES, *STRIKES)), help="which faults")
+    parser.add_argument("--place", choices=("local", "s3"), help="only stores of this kind")
+    parser.add_argument("--log", type=Path, help="append a JSON object a fault to this file")
+    options = parser.parse_args()
+    kinds = set(options.kinds.split(",")) - (set() if options.executor == "ray" else {"worker"})
+    with tempfile.TemporaryDirectory(prefix="memoserve-faults-") as folder:
+        harness = Harness(options, Path(folder), Bucket(), random.Random(options.seed))
+        began = time.monotonic()
+        if harness.run(f"{folder}/undisturbed").wait(SECONDS):
+            print(harness.errors.read_text(), file=sys.stderr)
+            return 1
+        harness.reference = contents(Store.open(f"{folder}/undisturbed"))
+        while sum(harness.counts.values()) < options.faults and len(harness.wrong) < 20:
+            with place(harness) as where:
+                chain(harness, where, kinds)
+        print(f"\n{'fault':<12}{'times':>6}")
+        for kind, times in sorted(harness.counts.items(), key=lambda item: -item[1]):
+            print(f"{kind:<12}{times:>6}")
+        print(
+            f"{sum(harness.counts.values())} faults in {harness.runs} runs, {harness.damaged} damaged files found,"
+            f" {harness.made_again} parts made again, {harness.rows:,} rows compared,"
+            f" {len(harness.wrong)} things wrong, {time.monotonic() - began:.0f} s"
+        )
+    return 1 if harness.wrong else 0
+
+
+@contextmanager
+def place(harness: Harness) -> Iterator[str]:
+    """A new, empty place for a store."""
+    remote = harness.dice.random() < 0.4 if not harness.options.place else harness.options.place == "s3"
+    name = f"{harness.runs}-{harness.dice.getrandbits(32):08x}"
+    if remote:
+        yield f"s3://bucket/{name}"
+        return
+    folder = harness.folder / name
+    folder.mkdir()
+    mounted = not subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True, check=False
+    ).returncode
+    try:
+        yield f"{folder}/store"
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+        shutil.rmtree(folder)
+
+
+def chain(harness: Harness, where: str, kinds: set[str]) -> None:
+    """Several disturbed runs of one store, and one that has to finish."""
+    remote = "://" in where
+    strikes = sorted(kinds & set(STRIKES) - (LOCAL_ONLY if remote else REMOTE_ONLY))
+    damages = sorted(kinds & set(DAMAGES) - (LOCAL_ONLY if remote else set()))
+    for _ in range(harness.dice.randint(1, 3) if strikes else 0):
+        strike(harness, where, strikes)
+        check(harness, where, set())
+        damage_some(harness, where, damages)
+    store = Store.create(where)
+    before = snapshot(store)
+    if harness.run(where).wait(SECONDS):
+        harness.bad(f"{where}: the last run failed: {harness.errors.read_text()[-400:]}")
+        return
+    after = snapshot(store)
+    for name, content in before.items():
+        if after.get(name) != content:
+            harness.bad(f"{name} was whole and is another one after the run")
+    harness.made_again += len(after) - len(before)
+    check(harness, where, set())
+    found = contents(store)
+    for step, rows in harness.reference.items():
+        if not (step in found and all(map(np.array_equal, found[step], rows))):
+            harness.bad(f"{where}: step {step} is not that of the undisturbed run")
+        harness.rows += len(rows[0])
+    # The finished store is damaged once more, and mended by a run that starts an engine for just that.
+    if damages and harness.dice.random() < 0.5:
+        damage_some(harness, where, damages, at_least=4)
+        before = snapshot(store)
+        if harness.run(where).wait(SECONDS):
+            harness.bad(f"{where}: the mending run failed: {harness.errors.read_text()[-400:]}")
+        after = snapshot(store)
+        if any(after.get(name) != content for name, content in before.items()) or len(after) != PARTS:
+            harness.bad(f"{where}: {len(after)} parts after mending, some made again without a need")
+        harness.made_again += len(after) - len(before)
+        check(harness, where, set())
+        found = contents(store)
+        if any(not all(map(np.array_equal, found[step], rows)) for step, rows in harness.reference.items()):
+            harness.bad(f"{where}: the mended store is not the undisturbed one")
+
+
+def strike(harness: Harness, where: str, strikes: list[str]) -> None:
+    """One run with one thing that happens to it, or several."""
+    dice = harness.dice
+    run = harness.run(where)
+    try:
+        for _ in range(3):
+            kind = dice.choice(strikes)
+            if not wait_for_a_moment(harness, where, run, kind):
+                break
+            at = len(list(all_parts(Store(where)))) if harness.bucket.answers == "yes" else -1
+            said = STRIKE[kind](harness, where, run)
+            if said is not None:
+                harness.fault(kind, where, parts=at, **said)
+            if kind not in GOES_ON or run.poll() is not None:
+                break
+        run.wait(SECONDS)
+    except subprocess.TimeoutExpired:
+        harness.bad(f"{where}: a run hung")
+        run.kill()
+        run.wait()
+    finally:
+        harness.bucket.answers = "yes"
+
+
+def wait_for_a_moment(harness: Harness, where: str, run: subprocess.Popen[bytes], kind: str) -> bool:
+    """Wait until some time has passed or some more parts are there; False if the run ended before."""
+    dice = harness.dice
+    seconds = dice.uniform(0, 15) if dice.random() < 0.3 else SECONDS
+    parts = dice.randrange(PARTS)
+    deadline = time.monotonic() + seconds
+    there = 0
+    while time.monotonic() < deadline and there <= parts:
+        if run.poll() is not None:
+            return False
+        with suppress(Exception):
+            there = len(list(all_parts(Store(where))))
+        time.sleep(0.05)
+    time.sleep(dice.uniform(0, 0.2))
+    return run.poll() is None
+
+
+def kill_driver(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """Kill the driver; what it started has to end by itself."""
+    started = descendants(run)
+    run.kill()
+    run.wait()
+    _, alive = psutil.wait_procs(started, timeout=120)
+    for process in alive if harness.options.executor != "ray" else []:
+        harness.bad(f"process {process.pid} outlived its driver: {' '.join(process.cmdline())[:200]}")
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    return {"processes": len(started)}
+
+
+def kill_engine(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> dict[str, Any] | None:
+    """Kill one of the processes of the engine."""
+    started = descendants(run)
+    if not started:
+        return None
+    chosen = harness.dice.choice(started)
+    with suppress(psutil.NoSuchProcess):
+        chosen.kill()
+    return {"exit": run.wait(SECONDS)}
+
+
+def kill_worker(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> dict[str, Any] | None:
+    """Kill one of Ray's workers, or all that a node of it consists of."""
+    workers = [process for process in descendants(run) if "ray::" in "".join(process.cmdline())]
+    if not workers:
+        return None
+    with suppress(psutil.NoSuchProcess):
+        harness.dice.choice(workers).kill()
+    return {"exit": run.wait(SECONDS)}
+
+
+def fill_disk(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> dict[str, Any] | None:
+    """Leave some KiB, or none, until the run has ended."""
+    folder = Path(where).parent
+    if not os.path.ismount(folder):
+        return None
+    free = shutil.disk_usage(folder).free
+    left = harness.dice.choice([0, 0, 1, 3, 6, 12]) << 10
+    with suppress(OSError):
+        (folder / "ballast").write_bytes(bytes(max(0, free - left)))
+    code = run.wait(SECONDS)
+    (folder / "ballast").unlink()
+    return {"exit": code}
+
+
+def second_driver(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """Start another run on the same store, with the same grid of parts or another one."""
+    other = harness.run(where, harness.dice.choice([PART, PART, 48]))
+    code = other.wait(SECONDS)
+    if code != 4 and run.poll() is None:
+        harness.bad(f"{where}: a second driver ended with {code} beside the first one")
+    return {"exit": code}
+
+
+def take_server(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """Refuse connections for a while."""
+    seconds = harness.dice.choice([0.3, 1.0, 3.0, 30.0])
+    harness.bucket.stop()
+    with suppress(subprocess.TimeoutExpired):
+        run.wait(seconds)
+    harness.bucket.start()
+    return {"seconds": seconds, "exit": run.poll()}
+
+
+def refuse(answer: str) -> Any:
+    """Answer every request so for a while, or until the run has ended."""
+
+    def strike(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> dict[str, Any]:
+        seconds = harness.dice.choice([0.3, 2.0, 30.0]) if answer == "busy" else 60.0
+        harness.bucket.answers = answer
+        with suppress(subprocess.TimeoutExpired):
+            run.wait(seconds)
+        harness.bucket.answers = "yes"
+        return {"seconds": seconds, "exit": run.poll()}
+
+    return strike
+
+
+def steal_lease(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """Remove the lease, so that a second driver works on the same store at the same time."""
+    files = Store(where).files
+    for name in files.names(".lease"):
+        files.remove(f".lease/{name}")
+    other = harness.run(where, harness.dice.choice([PART, 48]))
+    code = other.wait(SECONDS)
+    return {"second": code, "exit": run.wait(SECONDS)}
+
+
+STRIKE = {
+    "driver": kill_driver,
+    "engine": kill_engine,
+    "worker": kill_worker,
+    "disk": fill_disk,
+    "second": second_driver,
+    "gone": take_server,
+    "busy": refuse("busy"),
+    "denied": refuse("denied"),
+    "lease": steal_lease,
+}
+
+
+def damage_some(harness: Harness, where: str, damages: list[str], at_least: int = 0) -> None:
+    """Damage some parts, see that verify names them and no others, and move them away where a run doesn't."""
+    dice = harness.dice
+    store = Store(where)
+    parts = list(all_parts(store))
+    if not damages or not parts:
+        return
+    expected: set[str] = set()
+    chosen = dice.sample(parts, min(len(parts), dice.randint(at_least, 8)))
+    for part in chosen:
+        kind = dice.choice(damages)
+        name = damage(harness, store, part, kind)
+        if name is not None:
+            expected.add(name)
+            harness.fault(kind, where, part=name.rpartition("/")[2])
+    harness.damaged += len(expected)
+    check(harness, where, expected)
+    if "://" in where and expected:
+        # A run reads only the footers of a remote store.
+        subprocess.run(harness.command("verify", where, "--repair"), check=True, stdout=subprocess.DEVNULL)
+
+
+def damage(harness: Harness, store: Store, part: Part, kind: str) -> str | None:
+    """Damage a part, or put something beside it; the name of what verify has to find."""
+    dice, files = harness.dice, store.files
+    content = bytearray(files.read(part.name))
+    folder = part.name.rpartition("/")[0]
+    at = dice.randrange(len(content))
+    if kind == "truncate":
+        files.write(part.name, bytes(content[:at]))
+    elif kind in ("flip", "footer"):
+        start = len(content) - int.from_bytes(content[-8:-4], "little") - 8
+        at = at if kind == "flip" else dice.randrange(start, len(content))
+        content[at] ^= 1 << dice.randrange(8)
+        files.write(part.name, bytes(content))
+    elif kind == "zero":  # as a file system does that lost the blocks of a file and kept its size
+        files.write(part.name, bytes(content[:at]) + bytes(len(content) - at))
+    elif kind == "misplace":
+        far = part_name(part.first + (1 << 20), part.stop + (1 << 20))
+        files.write(f"{folder}/{far}", bytes(content))
+        return f"{folder}/{far}"
+    elif kind == "foreign":
+        # A part of another run in this one's place: the footer says so, and is whole.
+        with tempfile.TemporaryDirectory() as other:
+            copied = foreign(Path(other), part)
+        if copied is None:
+            return None
+        files.write(part.name, copied)
+    elif kind == "overlap":
+        name = f"{folder}/{part_name(part.first + 1, part.stop)}"
+        files.write(name, bytes(content))
+        return name
+    elif kind == "stray":
+        # Of a process that is not there any more.
+        name = f"{folder}/.{part.name.rpartition('/')[2]}.{1 << 22 | dice.randrange(1 << 20)}.tmp"
+        files.write(name, bytes(content[:at]))
+        return name
+    return part.name
+
+
+def foreign(folder: Path, part: Part) -> bytes | None:
+    """What a run with other settings would have written as this part."""
+    from types import SimpleNamespace
+
+    from memoserve.suites import load_suite
+
+    if not part.name.startswith("scores/"):
+        return None
+    suite = load_suite("mini")
+    step = int(part.name.split("/")[3].removeprefix("step="))
+    store = Store.create(folder / "store")
+    store.claim(suite, {"suite": "mini", "dtype": "float64"})
+    ids = np.arange(part.first, part.stop)
+    some = SimpleNamespace(matched_prefix=np.zeros(len(ids), np.uint8), match_mask=None, continuation_ll=None)
+    checkpoint = suite.checkpoint(suite.models[0], step)
+    return Path(store.write_scores(checkpoint, part.first, part.stop, ids, some, "x").path).read_bytes()
+
+
+def check(harness: Harness, where: str, expected: set[str]) -> None:
+    """What verify says is what was done, and what is whole is right."""
+    store = Store(where)
+    if not Store.is_at(where) or "memoserve.json" not in store.files.names(""):
+        return  # killed before it made one
+    said = subprocess.run(harness.command("verify", where), capture_output=True, text=True, check=False)
+    named = {line.partition(": ")[0] for line in said.stdout.splitlines()} if said.returncode == 3 else set()
+    if said.returncode not in (0, 3) or "Traceback" in said.stderr:
+        harness.bad(f"{where}: verify ended with {said.returncode}: {said.stderr[-300:]}")
+    # A writer that was killed leaves its temporary file, and says nothing else.
+    left = {name for name in named - expected if name.endswith(".tmp")}
+    if named - left != expected:
+        harness.bad(f"{where}: damaged {sorted(expected)}, verify named {sorted(named)}")
+    for part in all_parts(store):
+        if part.name in named or not part.name.startswith("scores/"):
+            continue
+        step = int(part.name.split("/")[3].removeprefix("step="))
+        found = store.read_scores("mini", "116k", step, part.first, part.stop)
+        ids, prefix = harness.reference[step]
+        harness.rows += len(found.sequence_id)
+        if not (
+            np.array_equal(found.sequence_id, ids[part.first : part.stop])
+            and np.array_equal(found.matched_prefix, prefix[part.first : part.stop])
+        ):
+            harness.bad(f"{where}: {part.name} is not what the undisturbed run says")
+
+
+def all_parts(store: Store) -> Iterator[Part]:
+    """The parts of a store, with those of windows."""
+    yield from store.sequence_parts("mini")
+    for checkpoint in CHECKPOINTS:
+        model, _, step = checkpoint.partition("@")
+        yield from store.parts("mini", model, int(step))
+
+
+def snapshot(store: Store) -> dict[str, bytes]:
+    """The whole parts of a store, by name."""
+    from memoserve.store.verify import verify
+
+    damaged = {one.name for one in verify(store.path).damages}
+    return {part.name: store.files.read(part.name) for part in all_parts(store) if part.name not in damaged}
+
+
+def contents(store: Store) -> dict[int, Any]:
+    """Ids and matched prefixes of every checkpoint, and the windows as step -1."""
+    found = {}
+    for checkpoint in CHECKPOINTS:
+        model, _, step = checkpoint.partition("@")
+        scores = store.read_scores("mini", model, int(step), 0, SEQUENCES)
+        found[int(step)] = (scores.sequence_id, scores.matched_prefix)
+    return {**found, -1: store.read_sequences("mini", 0, SEQUENCES)}
+
+
+def descendants(run: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Every process that a run started, directly or not."""
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(run.pid).children(recursive=True)
+    return []
+
+
+if __name__ == "__main__":
+    sys.exit(main())
