@@ -3,13 +3,14 @@
 
     python scripts/faults.py --faults 200 --seed 1 [--engine vllm] [--executor ray] [--kinds flip,truncate]
 
-A chain of runs fills one store: on a small file system of its own (a tmpfs, where this user may mount one) or
-in a bucket of an S3-compatible server on loopback. Before each run some of its parts are damaged, and while it
-works something happens to it: its driver, its engine or a Ray worker is killed with SIGKILL, the disk fills, a
-second driver is started on the same store, the server is gone, answers 503 or denies access. After each run,
-`memoserve verify` must name exactly the files that were damaged, and every row in every whole part must be that
-of an undisturbed run. At the end of a chain one more run has to finish: it must make exactly the parts that are
-missing or damaged, leave all others as they are, and the store must equal the undisturbed one row by row.
+A chain of runs fills one store: on a small file system of its own (a tmpfs, where this user may mount one)
+or in a bucket of an S3-compatible server on loopback. Before each run some of its parts are damaged, and
+while it works something happens to it: its driver, its engine or a Ray worker is killed with SIGKILL, the
+disk fills, a second driver is started on the same store, the server is gone, answers 503 or denies access.
+After each run, `memoserve verify` must name exactly the files that were damaged, and every row in every whole
+part must be that of an undisturbed run. At the end of a chain one more run has to finish: it must make
+exactly the parts that are missing or damaged, leave all others as they are, and the store must equal the
+undisturbed one row by row.
 
 Prints one line a fault, JSON lines into --log, and a table by kind. Exit code 1 if anything was found. Needs
 the packages of the extra `dev`.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import random
 import shutil
@@ -59,6 +61,7 @@ class Bucket:
     def __init__(self) -> None:
         from moto.server import DomainDispatcherApplication, create_backend_app
 
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self._app = DomainDispatcherApplication(create_backend_app)
         self.answers = "yes"
         self.port = 0
@@ -176,8 +179,8 @@ def main() -> int:
         for kind, times in sorted(harness.counts.items(), key=lambda item: -item[1]):
             print(f"{kind:<12}{times:>6}")
         print(
-            f"{sum(harness.counts.values())} faults in {harness.runs} runs, {harness.damaged} damaged files found,"
-            f" {harness.made_again} parts made again, {harness.rows:,} rows compared,"
+            f"{sum(harness.counts.values())} faults in {harness.runs} runs, {harness.damaged} damaged files"
+            f" found, {harness.made_again} parts made again, {harness.rows:,} rows compared,"
             f" {len(harness.wrong)} things wrong, {time.monotonic() - began:.0f} s"
         )
     return 1 if harness.wrong else 0
@@ -281,7 +284,7 @@ def wait_for_a_moment(harness: Harness, where: str, run: subprocess.Popen[bytes]
             return False
         with suppress(Exception):
             there = len(list(all_parts(Store(where))))
-        time.sleep(0.05)
+        time.sleep(0.3 if "://" in where else 0.05)
     time.sleep(dice.uniform(0, 0.2))
     return run.poll() is None
 
