@@ -162,16 +162,18 @@ def main() -> int:
     parser.add_argument("--executor", choices=("local", "ray"))
     parser.add_argument("--kinds", default=",".join((*DAMAGES, *STRIKES)), help="which faults")
     parser.add_argument("--place", choices=("local", "s3"), help="only stores of this kind")
+    parser.add_argument("--undisturbed", type=Path, help="store to compare with, made if it isn't there")
     parser.add_argument("--log", type=Path, help="append a JSON object a fault to this file")
     options = parser.parse_args()
     kinds = set(options.kinds.split(",")) - (set() if options.executor == "ray" else {"worker"})
     with tempfile.TemporaryDirectory(prefix="memoserve-faults-") as folder:
         harness = Harness(options, Path(folder), Bucket(), random.Random(options.seed))
         began = time.monotonic()
-        if harness.run(f"{folder}/undisturbed").wait(SECONDS):
+        undisturbed = str(options.undisturbed or f"{folder}/undisturbed")
+        if harness.run(undisturbed).wait(SECONDS):
             print(harness.errors.read_text(), file=sys.stderr)
             return 1
-        harness.reference = contents(Store.open(f"{folder}/undisturbed"))
+        harness.reference = contents(Store.open(undisturbed))
         while sum(harness.counts.values()) < options.faults and len(harness.wrong) < 20:
             with place(harness) as where:
                 chain(harness, where, kinds)

@@ -1,0 +1,40 @@
+"""The harness of scripts/faults.py, for a few faults; the long run is started by hand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HARNESS = Path(__file__).parents[1] / "scripts" / "faults.py"
+
+
+def harness(tmp_path: Path, *options: str) -> tuple[str, list[dict[str, object]]]:
+    log = tmp_path / "log.jsonl"
+    result = subprocess.run(
+        [sys.executable, HARNESS, "--log", log, *options], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert " 0 things wrong" in result.stdout
+    return result.stdout, [json.loads(line) for line in log.read_text().splitlines()]
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_a_killed_driver_and_damaged_parts(tmp_path: Path, place: str) -> None:
+    kinds = "driver,flip,truncate,footer,overlap"
+    said, faults = harness(tmp_path, "--faults", "5", "--seed", "3", "--place", place, "--kinds", kinds)
+    assert len(faults) >= 5
+    assert {fault["where"] for fault in faults} == {place}
+    assert "parts made again" in said
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+def test_every_kind(tmp_path: Path, engine: str) -> None:
+    _, faults = harness(tmp_path, "--faults", "30", "--seed", "4", "--engine", engine)
+    assert len(faults) >= 30
