@@ -40,5 +40,7 @@ USER 10001
 # As that user: the installed files are whole and can be read.
 RUN memoserve --version && memoserve suite list && memoserve query --list
 VOLUME ["/cache", "/out"]
+# For memoserve serve --host 0.0.0.0, which wants MEMOSERVE_TOKEN.
+EXPOSE 8000
 ENTRYPOINT ["memoserve"]
 CMD ["--help"]
