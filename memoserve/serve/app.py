@@ -17,7 +17,6 @@ from starlette.responses import JSONResponse, Response
 from memoserve import __version__
 from memoserve.errors import BadInput, EngineFailed, MemoserveError, StorageFailed, StoreConflict
 from memoserve.serve import pages, reading, runs
-from memoserve.serve.guard import Guard
 from memoserve.serve.queue import Queue
 from memoserve.serve.readers import Busy, Forbidden, NotThere, Readers, TooLong, TooMuch
 from memoserve.serve.remembered import Remembered
@@ -73,7 +72,6 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.settings = settings
-    app.add_middleware(Guard, settings=settings)
     app.include_router(reading.router)
     app.include_router(runs.router)
     app.include_router(pages.router)

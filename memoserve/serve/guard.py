@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import json
 from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
 
 from memoserve.serve.settings import Settings
 
@@ -41,10 +43,13 @@ _HEADERS = (
 )
 
 
-class _Refused(Exception):
+class _Refused(HTTPException):
+    """Of this kind, since it may be raised inside the application, while that reads the body."""
+
     def __init__(self, status: int, error: str, **headers: str) -> None:
-        super().__init__(error)
-        self.status, self.error, self.headers = status, error, headers
+        # The rest of the request is not read.
+        named = {name.replace("_", "-"): value for name, value in headers.items()} | {"connection": "close"}
+        super().__init__(status, error, named)
 
 
 def session(token: str) -> str:
@@ -93,21 +98,8 @@ class Guard:
         except _Refused as refused:
             if began:
                 raise
-            body = json.dumps({"error": refused.error}).encode()
-            await guarded_send(
-                {
-                    "type": "http.response.start",
-                    "status": refused.status,
-                    "headers": [
-                        (b"content-type", b"application/json"),
-                        (b"content-length", str(len(body)).encode()),
-                        # The rest of the request is not read.
-                        (b"connection", b"close"),
-                        *((k.replace("_", "-").encode(), v.encode()) for k, v in refused.headers.items()),
-                    ],
-                }
-            )
-            await guarded_send({"type": "http.response.body", "body": body})
+            response = JSONResponse({"error": refused.detail}, refused.status_code, refused.headers)
+            await response(scope, receive, guarded_send)
 
     def _check_host(self, headers: Mapping[str, str]) -> None:
         """Against DNS rebinding: a page of evil.example whose name was led here says so in Host."""
@@ -130,7 +122,7 @@ class Guard:
         if safe:
             return
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+        if origin is not None and origin.partition("://")[2] != headers.get("host"):
             raise _Refused(403, f"pages of {origin} may not use this service")
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         # A form of another site can't send JSON without asking first.

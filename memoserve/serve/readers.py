@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
+import psutil
+
 from memoserve.errors import MemoserveError
 from memoserve.serve.settings import Settings
 
@@ -29,6 +31,8 @@ P = ParamSpec("P")
 
 # Address space beside what the answer itself may use: the interpreter, the libraries, their threads' stacks.
 _BASE = 4 << 30
+
+_PREFIX = "memoserve-serve-"
 
 
 class TooLong(MemoserveError):
@@ -83,7 +87,8 @@ class Readers:
 
         self._settings = settings
         self._limiter = anyio.CapacityLimiter(settings.readers)
-        self._scratch = Path(tempfile.mkdtemp(prefix="memoserve-serve-"))
+        _remove_abandoned()
+        self._scratch = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         self._threads = max(1, (os.cpu_count() or 2) // settings.readers)
 
     def close(self) -> None:
@@ -136,6 +141,14 @@ class Readers:
             self._limiter.release_on_behalf_of(borrower)
             if reply is None or reply.file is None:
                 shutil.rmtree(place.scratch, ignore_errors=True)
+
+
+def _remove_abandoned() -> None:
+    """The scratch folders of this user's servers that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        number = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _within(place: Place, task: Callable[..., Reply], *args: Any, **kwargs: Any) -> Reply:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 from memoserve.errors import BadInput
+from memoserve.serve.queue import Queue
 from memoserve.serve.settings import Settings
 
 _CONNECTIONS = 512
@@ -16,8 +18,11 @@ def serve(settings: Settings, say: Callable[[str], None]) -> None:
     import uvicorn
 
     from memoserve.serve.app import create_app
+    from memoserve.serve.guard import Guard
     from memoserve.serve.protocol import ImpatientProtocol
 
+    if not settings.read_only:
+        Queue(settings.store)  # what can't be written is said before anybody is told an address
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -32,7 +37,7 @@ def serve(settings: Settings, say: Callable[[str], None]) -> None:
     port = listening.getsockname()[1]
     host = f"[{settings.host}]" if family == socket.AF_INET6 else settings.host
     config = uvicorn.Config(
-        create_app(settings),
+        Guard(create_app(settings), settings),
         http=ImpatientProtocol,
         ws="none",
         lifespan="on",
@@ -46,4 +51,5 @@ def serve(settings: Settings, say: Callable[[str], None]) -> None:
     with listening:
         listening.listen(_CONNECTIONS)
         say(f"{settings.store} at http://{host}:{port}/")
-        uvicorn.Server(config).run(sockets=[listening])
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listening])
