@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from memoserve.errors import BadInput
 from memoserve.serve.files import file_of_suite, suite_files
-from memoserve.serve.formats import Format, names_and_rows, reply_json, value, write
+from memoserve.serve.formats import MOST_ROWS, Format, names_and_rows, reply_json, value, write
 from memoserve.serve.readers import NotThere, Place, Reply, catalog
 
 Unit = Literal["sequences", "windows"]
@@ -74,7 +74,10 @@ def checkpoints(place: Place, suite: str | None) -> Reply:
                     + (", ".join(name for (name,) in names) or "none")
                 )
             connection.execute("SET VARIABLE suite = ?", [suite])
-        return write(place, execute(connection, CHECKPOINTS, place.store), "json", None, "checkpoints")
+        result = execute(connection, CHECKPOINTS, place.store)
+        values = {} if suite is None else {"suite": suite}
+        # Of all suites together at most some thousands.
+        return write(place, result, "json", MOST_ROWS, "checkpoints", sql=CHECKPOINTS.strip(), values=values)
 
 
 CHECKPOINTS = """

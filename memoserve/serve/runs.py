@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import anyio
 from fastapi import APIRouter, Header, Path, Query, Request
-from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from memoserve.engines import require
 from memoserve.errors import BadInput, EngineFailed, MemoserveError, StorageFailed, StoreConflict
@@ -122,7 +122,7 @@ def cancel(request: Request, id: _Id) -> Any:
 
 @router.get(
     "/{id}/log",
-    response_class=PlainTextResponse,
+    response_class=Response,
     responses=errors(404) | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 def log(request: Request, id: _Id) -> PlainTextResponse:
@@ -147,7 +147,7 @@ _EVENTS = (
 
 @router.get(
     "/{id}/events",
-    response_class=StreamingResponse,
+    response_class=Response,
     responses=errors(404)
     | {200: {"description": _EVENTS, "content": {"text/event-stream": {"schema": {"type": "string"}}}}},
 )
