@@ -41,7 +41,7 @@ def parts(store: Path) -> list[Path]:
     return sorted(store.glob("scores/**/*.parquet"))
 
 
-def ended(server: Server, id_: int, seconds: float = 240) -> dict[str, Any]:
+def ended(server: Server, id_: int, seconds: float = 480) -> dict[str, Any]:
     def found() -> dict[str, Any] | None:
         run = server.get(f"runs/{id_}")
         return run if run["state"] not in {"queued", "running"} else None
@@ -81,7 +81,7 @@ def evaluated(store: Path) -> list[tuple[Any, ...]]:
 REFERENCE = {
     "suite": "mini",
     "checkpoints": "116k@*",
-    "sequences": "0:3000",
+    "sequences": "0:1000",
     "mode": "extract",
     "engine": "transformers",
 }
@@ -177,9 +177,10 @@ def test_a_run_with_vllm_is_submitted_and_watched_to_its_end(server: Server) -> 
 
 @pytest.mark.engine
 def test_kill_nine_of_server_worker_and_run_loses_nothing(server: Server) -> None:
-    id_ = server.post("runs", {**REFERENCE, "checkpoints": "116k@*,281k@*"}, 201)["id"]
+    id_ = server.post("runs", REFERENCE, 201)["id"]
     begun(server, id_)
     working = the_run(server.store)
+    working.suspend()  # so that it is in the middle of its work, however fast the machine is
 
     server.kill()
     assert working.is_running()
@@ -191,18 +192,37 @@ def test_kill_nine_of_server_worker_and_run_loses_nothing(server: Server) -> Non
     former.kill()
     former.wait()
     until(lambda: [p for p in workers(server.store) if p not in (former, working)])
-    if working.is_running():  # else it was faster, and there is nothing to take over
-        assert server.get(f"runs/{id_}")["attempts"] == 1, "the next worker has taken the run over"
+    before = len(parts(server.store))
+    assert before < 7
+    working.resume()
+    until(lambda: len(parts(server.store)) > before)
+    now = server.get(f"runs/{id_}")
+    assert now["attempts"] == 1, "the next worker has not begun the run again, but taken it over"
 
+    if now["state"] == "running":
         working.kill()
         until(lambda: server.get(f"runs/{id_}")["attempts"] == 2)
     last = ended(server, id_)
     assert last["state"] == "done", last
-    assert last["progress"]["checkpoints_done"] == last["progress"]["checkpoints_total"] == 14
+    assert last["progress"]["checkpoints_done"] == last["progress"]["checkpoints_total"] == 7
     steps = (161, 301, 441, 581, 721, 861, 1001)
-    names = [f"{model}@{step}" for model in ("116k", "281k") for step in steps]
-    assert evaluated(server.store) == sorted((name, 3000, 3000) for name in names)
+    assert evaluated(server.store) == sorted((f"116k@{step}", 1000, 1000) for step in steps)
     assert not list(server.store.rglob("*.tmp"))
+
+
+@pytest.mark.engine
+def test_a_run_that_is_killed_is_begun_again_three_times(server: Server) -> None:
+    id_ = server.post("runs", {**REFERENCE, "checkpoints": "116k@161"}, 201)["id"]
+    for attempt in (1, 2, 3):
+        until(lambda n=attempt: server.get(f"runs/{id_}")["attempts"] == n and _is_there(server))
+        the_run(server.store).kill()
+    last = ended(server, id_)
+    assert last["state"] == "failed"
+    assert "killed by SIGKILL, 3 times" in last["message"]
+
+
+def _is_there(server: Server) -> bool:
+    return any("memoserve.serve.worker" not in " ".join(p.cmdline()) for p in workers(server.store))
 
 
 @pytest.mark.engine
@@ -221,7 +241,7 @@ def test_an_engine_that_is_killed_costs_an_attempt(server: Server) -> None:
     last = ended(server, id_)
     assert last["state"] == "done", last
     assert last["attempts"] == 2
-    assert evaluated(server.store) == [("116k@1001", 3000, 3000), ("116k@161", 3000, 3000)]
+    assert evaluated(server.store) == [("116k@1001", 1000, 1000), ("116k@161", 1000, 1000)]
 
 
 @pytest.mark.engine
@@ -238,7 +258,7 @@ def test_cancelling(server: Server) -> None:
     assert "whole parts are kept" in last["message"]
     assert [event["event"] for event in events_of(server, first)] == ["progress", "end"]
     until(lambda: not any(process.is_running() for process in processes), 30)
-    assert all(rows == distinct == 3000 for _, rows, distinct in evaluated(server.store))
+    assert all(rows == distinct == 1000 for _, rows, distinct in evaluated(server.store))
     assert server.post(f"runs/{first}/cancel")["state"] == "cancelled"
     # What was there stays, and can be gone on with.
     shorter = {**REFERENCE, "checkpoints": "116k@161"}
