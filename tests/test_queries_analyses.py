@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 from collections import Counter, defaultdict
@@ -30,7 +31,7 @@ Z = 1.959963984540054
 ANALYSES = (
     "checkpoint_correlation", "confusion", "difference", "emergent", "emergent_counts", "ensembles",
     "extractable", "extractibility", "first_memorized", "first_memorized_counts", "forgetting", "position",
-    "position_qq", "position_test", "rates", "thresholds", "top_correlation", "training",
+    "position_qq", "position_test", "rates", "threshold_bands", "thresholds", "top_correlation", "training",
 )  # fmt: skip
 
 
@@ -536,6 +537,73 @@ def test_thresholds(world: World, read: Read) -> None:
                     same(row, read.share("precision", hits, flagged))
                     same(row, read.share("recall_seen", hits, t_seen))
                     same(row, read.share("recall_corpus", hits, t))
+
+
+def poisson_weight(block: int, replicate: int, seed: int) -> int:
+    """How often a block is drawn: the quantile of a Poisson variable of mean 1, of an MD5 as a number."""
+    digest = hashlib.md5(f"{block} {replicate} {seed}".encode()).digest()
+    return int(stats.poisson.ppf(int.from_bytes(digest[8:], "little") / 2**64, 1))
+
+
+def test_threshold_bands(world: World, read: Read) -> None:
+    """Replicate by replicate, every block as often as it is drawn."""
+    blocks, replicates, seed = 11, 30, 7
+    for target in read.targets()[:2]:
+        others = [n for n in read.order if n != target]
+        for predictor, signal in ((others[0], "matched_prefix"), (others[-1], "continuation_ll")):
+            if not signals(world, read, predictor, signal):
+                continue
+            rows = ask(
+                world, "threshold_bands", target=target, predictor=predictor, signal=signal,
+                blocks=str(blocks), replicates=str(replicates), seed=str(seed),
+            )  # fmt: skip
+            expected = 0
+            for unit in units(world):
+                bound = min(read.seen(predictor), read.seen(target))
+                truth = read.evaluated(target, unit)
+                pairs: dict[int, float] = {}
+                for i, value in signals(world, read, predictor, signal).items():
+                    if i < bound and i in world.scores[target]:
+                        key = i if unit == "sequences" else read.number(i)
+                        tau = max(math.floor(2 * value) / 2, -64) if signal == "continuation_ll" else value
+                        pairs[key] = max(pairs.get(key, -math.inf), tau)
+                unseen = [k for k in truth if truth[k] and k >= bound]
+                block = {k: read.number(k) * blocks // read.seen(target) for k in (*pairs, *unseen)}
+                taus = sorted(set(pairs.values()), reverse=True)
+                expected += len(taus)
+                curves: dict[float, list[tuple[float | None, float | None]]] = {tau: [] for tau in taus}
+                averages = []
+                for replicate in range(1, replicates + 1):
+                    weight = {b: poisson_weight(b, replicate, seed) for b in set(block.values())}
+                    t_seen = sum(weight[block[k]] for k in pairs if truth[k])
+                    t = t_seen + sum(weight[block[k]] for k in unseen)
+                    area, before = 0.0, 0
+                    for tau in taus:
+                        flagged = sum(weight[block[k]] for k, v in pairs.items() if v >= tau)
+                        hits = sum(weight[block[k]] for k, v in pairs.items() if v >= tau and truth[k])
+                        curves[tau].append((ratio(hits, flagged), ratio(hits, t)))
+                        area += (hits - before) * (hits / flagged if flagged else 0)
+                        before = hits
+                    averages.append(ratio(area, t_seen))
+                found = {r["tau"]: r for r in rows if r["unit"] == unit}
+                assert list(found) == taus
+                for tau, row in found.items():
+                    for column, values in (
+                        ("precision", [p for p, _ in curves[tau]]),
+                        ("recall_corpus", [r for _, r in curves[tau]]),
+                        ("average_precision", averages),
+                    ):
+                        there = [v for v in values if v is not None]
+                        low, high = np.quantile(there, (0.025, 0.975)) if there else (None, None)
+                        same(row, {f"{column}_low": low, f"{column}_high": high})
+                    flagged_keys = {k for k, v in pairs.items() if v >= tau}
+                    hit_keys = {k for k in flagged_keys if truth[k]}
+                    all_true = sum(truth[k] for k in pairs) + len(unseen)
+                    same(row, {"flagged": len(flagged_keys), "hits": len(hit_keys)})
+                    same(row, {"precision": ratio(len(hit_keys), len(flagged_keys))})
+                    same(row, {"recall_corpus": ratio(len(hit_keys), all_true)})
+                    same(row, {"blocks": len(set(block.values()))})
+            assert len(rows) == expected
 
 
 def emergent_scores(

@@ -242,6 +242,33 @@ def _thresholds(rows: Sequence[Row], look: Look) -> Spec:
     )
 
 
+def _threshold_bands(rows: Sequence[Row], look: Look) -> Spec:
+    signal = {
+        "continuation_ll": "log-likelihood of the continuation (nats)",
+        "matches": "matching tokens, of 32",
+        "matched_prefix": "tokens that match before the first miss",
+    }[str(rows[0]["signal"])]
+    x = {
+        "field": "tau",
+        "type": "quantitative",
+        "title": f"threshold: {signal}",
+        "scale": {"zero": False, "nice": False, "reverse": True},
+        "axis": {"tickCount": 6},
+    }
+    columns = {"precision": ("precision", g.BLUE), "recall_corpus": ("recall", g.ORANGE)}
+    names, colours = [label for label, _ in columns.values()], [colour for _, colour in columns.values()]
+    layers = []
+    for column, (label, _) in columns.items():
+        colour = {"field": "named", "type": "nominal", **g.by_name(look, names, colours)}
+        y = g.share(column, "precision, recall")
+        layers += _named(
+            label,
+            g.band(x, f"{column}_low", f"{column}_high", colour, y),
+            g.curve(x, y, colour, points=False),
+        )
+    return g.panels(look, "unit", layers)
+
+
 def _distribution(rows: Sequence[Row], look: Look) -> Spec:
     measured = {row["measure"] for row in rows if row["share"]}
     measure = "matches" if "matches" in measured else "matched_prefix"
@@ -908,6 +935,15 @@ CHARTS: tuple[Chart, ...] = (
         "orange point is the highest threshold that reaches the wanted recall.",
         ("recall_corpus", "precision"),
         _thresholds,
+    ),
+    Chart(
+        "threshold_bands",
+        "threshold_bands",
+        "How sure the thresholds are",
+        "Precision and recall by threshold, lower ones to the right. Bands: 95% of a bootstrap over blocks "
+        "of the training order.",
+        ("precision", "recall_corpus"),
+        _threshold_bands,
     ),
     Chart(
         "difference",
