@@ -79,7 +79,8 @@ def sql(store: Path, statement: str) -> list[dict[str, Any]]:
 
 
 def tokens_of(index: int) -> list[int]:
-    rng = random.Random(index)
+    # Neighbours are the same window.
+    rng = random.Random(index // 2)
     return [rng.randrange(50_000) for _ in range(64)]
 
 
@@ -128,6 +129,10 @@ class TestPublished:
         # The root of the data set will do as well as its data folder.
         said = call("import", "pythia-memorized-evals", data.parent, "--suite", suite, "--out", store)
         assert "deduped" not in said
+        for name, ids in memorized.items():
+            distinct = {tuple(tokens_of(i)) for i in ids}
+            assert f"{name}: " in said
+            assert f"{len(ids):,} memorized ({len(distinct):,} distinct)" in said
         counts = {row["checkpoint"]: row for row in ask("counts", store)}
         assert counts.keys() == memorized.keys()
         for name, ids in memorized.items():
@@ -191,7 +196,7 @@ class TestPublished:
         (file,) = publish(tmp_path, "duped.12b.50", [1, 1999, 2000, 5000])
         store = tmp_path / "store"
         said = call("import", "pythia-memorized-evals", file, "--suite", suite, "--out", store)
-        assert "12b@50: 2,000 sequences, 2 memorized; 2 listed ones it had not seen left out" in said
+        assert "2,000 sequences, 2 memorized (2 distinct); 2 listed ones it had not seen left out" in said
         (row,) = ask("counts", store)
         assert (row["sequences"], row["sequences_memorized"], row["unseen"]) == ("2000", "2", "0")
 

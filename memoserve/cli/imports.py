@@ -50,7 +50,9 @@ def pythia_memorized_evals(
     """Import EleutherAI's published lists of memorized sequences (hub dataset pythia-memorized-evals).
 
     Every sequence that a checkpoint had seen gets a row: memorized if it is listed, else not, its score
-    unknown. Windows can't be numbered, since tokens are published for memorized sequences only.
+    unknown. Windows are not numbered, since tokens are published for memorized sequences only: intervals take
+    each sequence as a cluster of its own and are too narrow where windows repeat. How many distinct ones the
+    memorized sequences are is said.
     """
     from memoserve.imports import fetched, import_split, published_splits
     from memoserve.store import Store
@@ -78,7 +80,7 @@ def pythia_memorized_evals(
                 was = "" if done.written else " (was here already)"
                 typer.echo(
                     f"{one.name} -> {its.name} {done.checkpoint}: {done.evaluated:,} sequences, "
-                    f"{done.memorized:,} memorized{left_out}{was}"
+                    f"{done.memorized:,} memorized ({done.windows:,} distinct){left_out}{was}"
                 )
     typer.echo(f"{out}: memoserve status {out} says what it holds; memoserve query asks it")
 

@@ -72,11 +72,15 @@ class Split:
 
 @dataclass(frozen=True)
 class SplitImport:
-    """What an import of a split did. `beyond` were listed, but the checkpoint had not seen them."""
+    """What an import of a split did. `beyond` were listed, but the checkpoint had not seen them.
+
+    `windows`: how many distinct token sequences the memorized ones are.
+    """
 
     checkpoint: Checkpoint
     evaluated: int
     memorized: int
+    windows: int
     beyond: int
     written: int
 
@@ -204,8 +208,9 @@ def import_split(store: Store, suite: Suite, split: Split) -> SplitImport:
         )
     fingerprint = imported_fingerprint(suite, ENGINE, MODE)
     store.refuse_unlike(suite.name, fingerprint)
-    listed = _memorized(split, suite.sequences.trained)
+    listed, tokens = _memorized(split, suite.sequences.trained)
     memorized = listed[listed < seen]
+    windows = len(np.unique(tokens[listed < seen]))
     store.claim(suite, fingerprint)
 
     def rows(first: int, stop: int) -> ImportedScores:
@@ -217,11 +222,13 @@ def import_split(store: Store, suite: Suite, split: Split) -> SplitImport:
 
     digest = hashlib.sha256(memorized.astype("<i8").tobytes()).hexdigest()
     written = write_imported(store, checkpoint, (0, seen), rows, f"{ENGINE} {split.name} sha256:{digest}")
-    return SplitImport(checkpoint, seen, len(memorized), len(listed) - len(memorized), written)
+    return SplitImport(checkpoint, seen, len(memorized), windows, len(listed) - len(memorized), written)
 
 
-def _memorized(split: Split, trained: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The listed sequence ids, int64[n], ascending, each once."""
+def _memorized(
+    split: Split, trained: int
+) -> tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.uint64]]]:
+    """The listed sequence ids, int64[n], ascending, each once, and a hash of each one's tokens, uint64[n]."""
     import duckdb
 
     with duckdb.connect() as db:
@@ -262,8 +269,10 @@ def _memorized(split: Split, trained: int) -> np.ndarray[Any, np.dtype[np.int64]
                 f"split {split.name} lists sequence {unlike[0]} more than once with unlike tokens: "
                 "its files are of different versions of the dataset"
             )
-        found = db.execute("SELECT DISTINCT id FROM listed ORDER BY id").fetchnumpy()["id"]
-    return np.asarray(found, dtype=np.int64)
+        found = db.execute(
+            "SELECT id, any_value(tokens) AS tokens FROM listed GROUP BY id ORDER BY id"
+        ).fetchnumpy()
+    return np.asarray(found["id"], dtype=np.int64), np.asarray(found["tokens"], dtype=np.uint64)
 
 
 def _check_columns(db: duckdb.DuckDBPyConnection, file: Path) -> None:

@@ -430,6 +430,11 @@ def _limits(store: Store, suite: str, cells: Sequence[Mapping[str, Any]], predic
         "batch shape: where the two most likely tokens are closer than that, another machine may decide "
         "otherwise.",
     ]
+    if str(fingerprint.get("engine", "")).startswith("imported"):
+        said.append(
+            "Imported scores: windows are not numbered, so each sequence counts as a cluster of its own. "
+            "Where windows repeat, intervals are too narrow."
+        )
     if fingerprint.get("mode") == "extract":
         said.append("Extract mode: only the matched prefix was measured, so there are no scores below it.")
     items = "".join(f"<li>{escape(one)}</li>" for one in said)
