@@ -245,7 +245,6 @@ class TestSandbox:
             "SET VARIABLE target = 'l-x@3'; SELECT getvariable('target')",
             "PIVOT checkpoints ON model IN ('s') USING count(*)",
             "SELECT 'copy' AS \"insert\", 1 AS update_count -- DROP\n",
-            "FROM read_parquet('{store}/suites/*/checkpoints.parquet')",
         ],
     )
     def test_allowed(self, store: Path, statement: str) -> None:

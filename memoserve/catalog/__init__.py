@@ -2,6 +2,16 @@
 
 from memoserve.catalog.connection import connect, create_views, explained
 from memoserve.catalog.file import DEFAULT_CATALOG, write_catalog
+from memoserve.catalog.limits import default_memory, limited
 from memoserve.catalog.sandbox import execute
 
-__all__ = ["DEFAULT_CATALOG", "connect", "create_views", "execute", "explained", "write_catalog"]
+__all__ = [
+    "DEFAULT_CATALOG",
+    "connect",
+    "create_views",
+    "default_memory",
+    "execute",
+    "explained",
+    "limited",
+    "write_catalog",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -43,9 +44,9 @@ def connect(
     With `sandbox`, SQL on the connection reads no file outside the store, loads nothing and can't change
     settings. That alone doesn't stop it from writing *inside* the store: run what users wrote through
     `memoserve.catalog.execute`. `memory_limit` (such as "4GB") bounds memory; what doesn't fit spills to
-    the system's temporary directory. What a remote store holds is listed anew after some seconds. Raises
-    StoreConflict if there is no store, BadInput for a damaged part, StorageFailed if a remote one can't be
-    read.
+    the system's temporary directory, up to half of its free space. What a remote store holds is listed anew
+    after some seconds. Raises StoreConflict if there is no store, BadInput for a damaged part, StorageFailed
+    if a remote one can't be read.
     """
     import duckdb
 
@@ -75,6 +76,8 @@ def connect(
                 "autoload_known_extensions = false",
                 "autoinstall_known_extensions = false",
                 "allow_community_extensions = false",
+                # A query may spill, but not take the disk from everybody else.
+                f"max_temp_directory_size = '{shutil.disk_usage(temporary.parent).free // 2}B'",
                 "lock_configuration = true",
             ):
                 connection.execute(f"SET {setting}")

@@ -1,9 +1,13 @@
-"""SQL that users wrote: reading only.
+"""SQL that users wrote: reading the catalog, and nothing else.
 
 DuckDB's own limits (see `connect`) keep a query away from every file outside the store, but a directory
 that may be read may be written too: COPY, EXPORT and ATTACH work inside it, and since DuckDB 2.0 a SELECT
-can carry a COPY in its WITH clause. So a statement runs only if its kind reads, and if the plan that the
-engine made of it (EXPLAIN plans, and runs nothing) holds no operator that writes.
+can carry a COPY in its WITH clause. So a statement runs only if its kind reads, if what it names is the
+catalog's (no file, not even one of the store: the views have what is in them; no table or function that tells
+paths or settings), and if the plan that the engine made of it (EXPLAIN plans, and runs nothing) holds no
+operator that writes.
+
+What a statement may use up is limited by memoserve.catalog.limits.
 """
 
 from __future__ import annotations
@@ -29,7 +33,23 @@ _ACTS = re.compile(r"EXECUTE_SERIALIZED|LOGGING|PROFILING|EXTERNAL_RESOURCE")
 
 _EXPLAIN = "EXPLAIN (FORMAT json) "
 
+LONGEST, MOST_BRACKETS, MOST_DOTS = 50_000, 1_000, 1_000
+"""Characters of SQL, and of those that nest. DuckDB's parser takes a time that grows with the square of what
+is opened and not closed, and nothing interrupts it."""
+
+_MADE_UP = frozenset({"range", "generate_series", "unnest", "repeat", "repeat_row", "query_table"})
+"""Table functions whose rows come from their arguments, or from what the catalog has by this name."""
+
+# Settings hold paths, logs hold other people's questions. `getenv` is the shell's, but who knows.
+_TELLTALE = frozenset(
+    {"current_setting", "getenv", "write_log", "parse_duckdb_log_message", "query", "which_secret"}
+)
+# DuckDB's tables about itself: the SQL of the views has the store's path in it.
+_ABOUT_ITSELF = re.compile(r"(duckdb|pragma|sqlite|pg)_", re.IGNORECASE)
+_HARMLESS_SCHEMA_VIEWS = frozenset({"tables", "columns"})
+
 _SET_LITERAL = re.compile(r"^\s*SET\s+VARIABLE\s+\w+\s*(?:=|\bTO\b)[^()]*$", re.IGNORECASE)
+_PLAIN_EXPLAIN = re.compile(r"\s*EXPLAIN\s+(?:\(\s*FORMAT\s+\w+\s*\)\s*)?(?!\()", re.IGNORECASE)
 _LOOKS_ONLY = (
     "memoserve sql only reads: SELECT, FROM, VALUES, WITH, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN, and "
     "SET VARIABLE with a plain value"
@@ -44,41 +64,133 @@ def execute(connection: duckdb.DuckDBPyConnection, sql: str, store: str | Path) 
     """
     import duckdb
 
-    try:
-        statements = duckdb.extract_statements(sql)
-    except duckdb.Error as error:
-        raise BadInput(readable(error)) from None
+    if len(sql) > LONGEST or sql.count("(") > MOST_BRACKETS or sql.count(".") > MOST_DOTS:
+        raise BadInput(
+            f"the SQL is too long: {LONGEST:,} characters, {MOST_BRACKETS:,} brackets and {MOST_DOTS:,} dots "
+            "are the most"
+        )
+    statements = _statements(sql)
     if not statements:
         raise BadInput('there is no statement to run: give one, such as "SELECT * FROM checkpoints"')
     for statement in statements:
         _check_kind(statement)
     with explained(store):
         for statement in statements:
-            if statement.type == duckdb.StatementType.SELECT:
+            if _kind(statement) == duckdb.StatementType.SELECT:
+                _check_names(connection, statement.query)
+            if _kind(statement) == duckdb.StatementType.EXPLAIN:
+                _check_names(connection, _explained(statement.query))
+        for statement in statements:
+            if _kind(statement) == duckdb.StatementType.SELECT:
                 _check_plan(connection, statement.query)
             connection.execute(statement)
     return connection
 
 
+def _statements(sql: str) -> list[duckdb.Statement]:
+    import duckdb
+
+    try:
+        return list(duckdb.extract_statements(sql))
+    except duckdb.Error as error:
+        raise BadInput(readable(error)) from None
+    except (TypeError, ValueError) as error:  # half of a surrogate pair
+        raise BadInput(f"this is no text that can be SQL: {error}") from None
+
+
+def _explained(query: str) -> str:
+    """What an EXPLAIN explains: planning evaluates what is constant, so it is looked at as if it ran."""
+    import duckdb
+
+    match = _PLAIN_EXPLAIN.match(query)
+    inner = _statements(query[match.end() :]) if match is not None else []
+    if len(inner) != 1 or _kind(inner[0]) != duckdb.StatementType.SELECT:
+        raise BadInput(f"only EXPLAIN SELECT ... (or FROM, VALUES, WITH) is explained here. {_LOOKS_ONLY}.")
+    return inner[0].query
+
+
+def _check_names(connection: duckdb.DuckDBPyConnection, query: str) -> None:
+    """Look at every table and function that a statement names, as the parser understood it."""
+    (serialized,) = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchone() or ("",)
+    try:
+        tree = json.loads(serialized)
+    except RecursionError:
+        raise BadInput("the statement is nested too deeply") from None
+    if tree.get("error"):
+        raise BadInput(f"the statement can't be looked through ({tree.get('error_message')}). {_LOOKS_ONLY}.")
+    macros = {
+        name
+        for (name,) in connection.execute(
+            "SELECT function_name FROM duckdb_functions() "
+            "WHERE function_type = 'table_macro' AND NOT internal"
+        ).fetchall()
+    }
+    nodes = [tree]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, list):
+            nodes.extend(node)
+            continue
+        if not isinstance(node, dict):
+            continue
+        nodes.extend(node.values())
+        kind = node.get("type")
+        if kind == "TABLE_FUNCTION":
+            function = node.get("function") or {}
+            name = str(function.get("function_name")).lower()
+            if name not in _MADE_UP and name not in macros:
+                raise BadInput(
+                    f"{name}() is refused: SQL here reads the views of the catalog. {_LOOKS_ONLY}."
+                )
+        elif kind == "BASE_TABLE":
+            _check_table(str(node.get("schema_name") or ""), str(node.get("table_name")))
+        name = str(node.get("function_name", "")).lower()
+        if name in _TELLTALE:
+            raise BadInput(f"{name}() is refused. {_LOOKS_ONLY}.")
+
+
+def _check_table(schema: str, name: str) -> None:
+    """Refuse files (DuckDB reads `FROM 'x.parquet'`) and DuckDB's tables about itself."""
+    if re.search(r"[./\\:*?\[]", name):
+        raise BadInput(f"{name!r} would be a file: SQL here reads the views of the catalog. {_LOOKS_ONLY}.")
+    if schema.lower() == "information_schema":
+        if name.lower() in _HARMLESS_SCHEMA_VIEWS:
+            return
+    elif schema.lower() != "pg_catalog" and not _ABOUT_ITSELF.match(name):
+        return
+    raise BadInput(
+        f"{name} is refused: it tells settings or paths. SHOW TABLES, DESCRIBE and "
+        "information_schema.columns say what there is."
+    )
+
+
 def _check_kind(statement: duckdb.Statement) -> None:
     import duckdb
 
-    kinds = duckdb.StatementType
-    if statement.type == kinds.SELECT:
+    kinds, kind = duckdb.StatementType, _kind(statement)
+    if kind == kinds.SELECT:
         return
-    if statement.type == kinds.EXPLAIN:
+    if kind == kinds.EXPLAIN:
         # EXPLAIN ANALYZE runs what it explains.
         if re.search(r"\banaly[sz]e\b", statement.query, re.IGNORECASE):
             raise BadInput(f"EXPLAIN ANALYZE runs its statement and is refused here. {_LOOKS_ONLY}.")
         return
-    if statement.type == kinds.SET and _SET_LITERAL.match(statement.query.strip().rstrip(";")):
+    if kind == kinds.SET and _SET_LITERAL.match(statement.query.strip().rstrip(";")):
         return
-    if statement.type == kinds.MULTI:
+    if kind == kinds.MULTI:
         raise BadInput(
             "this PIVOT needs a table of its own: list the values (ON column IN (...)), or use GROUP BY "
             "with FILTER"
         )
-    raise BadInput(f"{statement.type.name} is refused. {_LOOKS_ONLY}.")
+    raise BadInput(f"{kind.name if kind is not None else 'this statement'} is refused. {_LOOKS_ONLY}.")
+
+
+def _kind(statement: duckdb.Statement) -> duckdb.StatementType | None:
+    """None for a kind that DuckDB has and its Python package doesn't name (UPDATE EXTENSIONS in 2.0)."""
+    try:
+        return statement.type
+    except ValueError:
+        return None
 
 
 def _check_plan(connection: duckdb.DuckDBPyConnection, query: str) -> None:

@@ -53,7 +53,7 @@ def query(
     predictors answers which smaller model says best what a large one memorized, equicompute which one to
     run for a given budget.
     """
-    from memoserve.catalog import connect
+    from memoserve.catalog import connect, explained
     from memoserve.queries import find_query, run_query
     from memoserve.queries.output import write_answer
     from memoserve.store import DEFAULT_STORE
@@ -75,7 +75,7 @@ def query(
     if len(words) > 2:
         raise BadInput(f"one query and one store at a time, not {' '.join(words)}")
     store = words[1] if len(words) == 2 else os.environ.get("MEMOSERVE_OUT") or DEFAULT_STORE
-    with connect(store, memory_limit=memory) as connection:
+    with connect(store, memory_limit=memory) as connection, explained(store):
         result = run_query(connection, chosen, values, store)
         write_answer(result, form, output, chosen.question)
 
@@ -87,16 +87,28 @@ def sql(
     ] = "memoserve-out",
     form: _FormatOption = "table",
     output: _OutputOption = None,
-    memory: _MemoryOption = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory",
+            help="Memory it may use, such as 8GB. Default: 4 GiB, or half of what there is.",
+            show_default=False,
+        ),
+    ] = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="How long it may take.")] = 600.0,
 ) -> None:
-    """Ask a store your own question in SQL (DuckDB's), without a way to write or to read other files.
+    """Ask a store your own question in SQL (DuckDB's), without a way to write or to read files.
 
     The views are checkpoints, scores, memorized and sequences.
     """
-    from memoserve.catalog import connect, execute
+    from memoserve.catalog import connect, default_memory, execute, explained, limited
     from memoserve.queries.output import write_answer
 
-    with connect(directory, memory_limit=memory) as connection:
+    with (
+        connect(directory, memory_limit=memory or default_memory()) as connection,
+        limited(connection, seconds),
+        explained(directory),
+    ):
         write_answer(execute(connection, statement, directory), form, output)
 
 

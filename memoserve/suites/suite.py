@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from memoserve.errors import BadInput
 
+LARGEST = 1 << 20
+"""Bytes of a suite file; thousands of checkpoints take a tenth of it."""
+
 SHIPPED = Path(__file__).parent / "shipped"
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -244,6 +247,17 @@ def shipped_suites() -> dict[str, Path]:
     return dict(sorted((f.parent.name if f.name == "suite.toml" else f.stem, f) for f in files))
 
 
+def _read(file: Path) -> str:
+    """The text of a suite file. A pipe or a device has no size, and is not read."""
+    if file.exists() and not file.is_file():
+        raise BadInput(f"{file} is not a file")
+    with open(file, "rb") as opened:
+        content = opened.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise BadInput(f"{file} has more than {LARGEST:,} bytes: too large for a suite")
+    return content.decode("utf-8")
+
+
 def load_suite(name_or_file: str | Path) -> Suite:
     """Load a shipped suite by name, or a suite file by path.
 
@@ -254,7 +268,7 @@ def load_suite(name_or_file: str | Path) -> Suite:
     try:
         if file.is_dir():
             file = file / "suite.toml"
-        content: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+        content: dict[str, Any] = tomllib.loads(_read(file))
     except FileNotFoundError:
         raise BadInput(
             f"no suite {str(name_or_file)!r}: not a file,"
@@ -262,7 +276,8 @@ def load_suite(name_or_file: str | Path) -> Suite:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{file} can't be read as a suite: {error}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        # Nesting without end, and numbers of thousands of digits, are no TOMLDecodeError.
         raise BadInput(f"{file} is not valid TOML: {error}") from None
     try:
         return Suite(file, _SuiteTable.model_validate(content))
