@@ -236,7 +236,7 @@ def chain(harness: Harness, where: str, kinds: set[str]) -> None:
         harness.rows += len(rows[0])
     # The finished store is damaged once more, and mended by a run that starts an engine for just that.
     if damages and harness.dice.random() < 0.5:
-        damage_some(harness, where, damages, at_least=4)
+        damage_some(harness, where, damages, at_least=8)
         before = snapshot(store)
         if harness.run(where).wait(SECONDS):
             harness.bad(f"{where}: the mending run failed: {harness.errors.read_text()[-400:]}")
@@ -404,7 +404,7 @@ def damage_some(harness: Harness, where: str, damages: list[str], at_least: int 
     if not damages or not parts:
         return
     expected: set[str] = set()
-    chosen = dice.sample(parts, min(len(parts), dice.randint(at_least, 8)))
+    chosen = dice.sample(parts, min(len(parts), dice.randint(at_least, 20)))
     for part in chosen:
         kind = dice.choice(damages)
         name = damage(harness, store, part, kind)

@@ -23,7 +23,7 @@ def harness(tmp_path: Path, *options: str) -> tuple[str, list[dict[str, object]]
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("place", ["local", "s3"])
+@pytest.mark.parametrize("place", [pytest.param("local", marks=pytest.mark.slow), "s3"])
 def test_a_killed_driver_and_damaged_parts(tmp_path: Path, place: str) -> None:
     kinds = "driver,flip,truncate,footer,overlap"
     said, faults = harness(tmp_path, "--faults", "5", "--seed", "3", "--place", place, "--kinds", kinds)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 from memoserve.errors import StoreConflict
 from memoserve.store import checksum
@@ -35,6 +35,8 @@ ASIDE = "damaged"
 
 WHOLE_UP_TO = 1 << 30
 """Bytes of a local store that a run reads whole before it starts, in about two seconds."""
+
+Depth = Literal["footer", "bytes", "rows"]
 
 # What DuckDB's views read, whatever the end of its name says.
 _READ_BY_QUERIES = re.compile(
@@ -101,7 +103,7 @@ def verify(path: str) -> Verified:
     described = [name for name in found if name.startswith("suites/suite=")]
     suites = {name.split("/")[1].removeprefix("suite=") for name in described} | set(parts)
     for suite in sorted(suites):
-        damages += _suite(files, suite, parts.get(suite, []), whole=True)
+        damages += _suite(files, suite, parts.get(suite, []), "rows")
     checked = [*described, *(part.name for its in parts.values() for part in its)]
     return Verified(len(checked), sum(found[name].size for name in checked), tuple(damages))
 
@@ -115,7 +117,7 @@ def mend(store: Store, suite: str, checkpoints: Iterable[tuple[str, int]]) -> tu
     folders = [sequences_folder(suite), *(scores_folder(suite, model, step) for model, step in checkpoints)]
     parts = [part for folder in folders for part in parts_in(store.files, folder)]
     whole = isinstance(store.files, LocalFiles) and sum(part.size for part in parts) <= WHOLE_UP_TO
-    damages = tuple(_suite(store.files, suite, parts, whole))
+    damages = tuple(_suite(store.files, suite, parts, "bytes" if whole else "footer"))
     repair(store.files, damages)
     return damages
 
@@ -162,7 +164,7 @@ class _Looked:
     said: dict[str, Any] = field(default_factory=dict)
 
 
-def _suite(files: Files, suite: str, parts: list[Part], whole: bool) -> list[Damage]:
+def _suite(files: Files, suite: str, parts: list[Part], depth: Depth) -> list[Damage]:
     """What is wrong with the description of a suite and with the given parts of it."""
     damages = []
     fingerprint: dict[str, Any] | None = None
@@ -184,7 +186,7 @@ def _suite(files: Files, suite: str, parts: list[Part], whole: bool) -> list[Dam
         damages.append(Damage(checkpoints_name(suite), str(error)))
 
     with _pool(files) as pool:
-        looked = list(pool.map(lambda part: _look(files, part, whole), sorted(parts, key=_order)))
+        looked = list(pool.map(lambda part: _look(files, part, depth), sorted(parts, key=_order)))
     for _, group in groupby(looked, lambda one: _order(one.part)[0]):
         kept: _Looked | None = None
         for one in group:
@@ -200,18 +202,18 @@ def _order(part: Part) -> tuple[str, int, int]:
     return part.name.rpartition("/")[0], part.first, part.last
 
 
-def _look(files: Files, part: Part, whole: bool) -> _Looked:
-    """Check a part by itself: its footer, or every byte."""
+def _look(files: Files, part: Part, depth: Depth) -> _Looked:
+    """Check a part by itself: its footer, or every byte, or also what its rows say."""
     import pyarrow as pa
 
     try:
         footer = read_footer(files, part)
         said = metadata_in(footer)
         problem = _contradiction(part, footer, said)
-        if problem is None and whole:
+        if problem is None and depth != "footer":
             content = files.read(part.name)
             checksum.check(content)
-            problem = _disorder(part, content)
+            problem = _disorder(part, content) if depth == "rows" else None
     except (pa.ArrowException, ValueError) as error:
         return _Looked(part, (str(error).splitlines() or [repr(error)])[0])
     except FileNotFoundError:
@@ -279,7 +281,7 @@ def _said_by_parts(files: Files, suite: str) -> dict[str, Any] | None:
         if (part := part_named(files, name, entry.size)) is not None
     ]
     with _pool(files) as pool:
-        looked = pool.map(lambda part: _look(files, part, whole=False), parts)
+        looked = pool.map(lambda part: _look(files, part, "footer"), parts)
         said = [one.said.get("fingerprint") for one in looked if one.problem is None]
     return said[0] if said and all(one == said[0] for one in said) else None
 
