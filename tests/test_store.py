@@ -303,6 +303,8 @@ class TestLockAndCrashes:
         )
         assert writer.stdout is not None
         assert writer.stdout.readline() == "go\n"
+        while not store.parts("toy", "s", 7):
+            time.sleep(0.01)
         time.sleep(0.3)
         writer.send_signal(signal.SIGKILL)
         writer.wait()
