@@ -207,8 +207,9 @@ function submission(suites, suite, submitted) {
     h('div', { class: 'row' }, controls.suite.element, controls.checkpoints.element),
     h('div', { class: 'row' }, controls.sequences.element, controls.sample.element, controls.seed.element),
     h('div', { class: 'row' },
-      h('div', { class: 'field' }, mode.element, h('span', { class: 'hint' }, 'Score: how many of 32 tokens match. Extract: whether all do, faster.'), loglik.element),
+      h('div', { class: 'field' }, mode.element, h('span', { class: 'hint' }, 'Score: how many of 32 tokens match. Extract: whether all do, faster.')),
       controls.engine.element, controls.data.element),
+    loglik.element,
     problem,
     h('div', { class: 'buttons' }, button, h('span', { class: 'small soft' }, 'What is there already is not evaluated again.')));
   form.addEventListener('submit', async (event) => {

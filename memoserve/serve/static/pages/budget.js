@@ -95,8 +95,7 @@ export async function open(main, { store, select, link, values }) {
       ends.replaceChildren(h('span', {}, percent(10 ** (slider.min / STEPS))), h('span', {}, '100%'));
     }
     const asked = { suite: its.suite, target: its.target, unit, min_precision: its.min_precision, forecast: its.forecast };
-    // By default what something can be had for.
-    const budget = its.budget || asBudget(Math.max(0.1, Math.min(1, 2 * 10 ** (slider.min / STEPS))));
+    const budget = its.budget || '10%';
     const its_share = budget.endsWith('%') ? Number.parseFloat(budget) / 100 : Number(budget) / target?.training_flops;
     if (document.activeElement !== slider || toPosition(its_share) !== Number(slider.value)) slider.value = toPosition(its_share);
     tell();
@@ -105,8 +104,19 @@ export async function open(main, { store, select, link, values }) {
 
     const now = { frontier: [name, unit].join(), grid: JSON.stringify(asked), advice: JSON.stringify([asked, budget, its.recall]) };
     if (now.frontier !== before.frontier) curve.show({ suite: its.suite, target: its.target }, unit);
-    if (now.advice !== before.advice) advice.fill((signal) => get('recommend', { ...asked, budget, recall: its.recall }, signal), (answer) => recommended(answer, unit));
-    if (now.grid !== before.grid) grid.fill((signal) => get('recommend/grid', asked, signal), (answer) => gridTable(answer, unit));
+    const advise = () => advice.fill((signal) => get('recommend', { ...asked, budget, recall: its.recall }, signal), (answer) => recommended(answer, unit));
+    if (now.grid !== before.grid) {
+      grid.fill((signal) => get('recommend/grid', asked, signal), (answer) => {
+        // Nobody has said a budget: one that buys something.
+        const buys = records(answer).find((row) => row.budget_share >= 0.1);
+        if (!its.budget) {
+          if (buys && buys.budget_share > 0.1) select({ budget: asBudget(buys.budget_share) }, { replace: true });
+          else advise();
+        }
+        return gridTable(answer, unit);
+      });
+    }
+    if (its.budget && now.advice !== before.advice) advise();
     before = now;
   }
   return { update, leave: () => { clearTimeout(waiting); [curve, advice, grid].forEach((one) => one.stop()); } };

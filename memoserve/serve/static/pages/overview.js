@@ -67,7 +67,7 @@ function tilesOf(rows, its) {
     tile('Checkpoints evaluated', count(its.evaluated_checkpoints), `of ${count(its.checkpoints)}`),
     tile('Scores', h('span', { title: count(its.scores) }, compact(its.scores))),
     tile('Training sequences', compact(rows[0]?.trained)),
-    tile('Complete', wanted ? percent((wanted - missing) / wanted) : '–', 'of what they have seen'),
+    tile('Scored of what they have seen', wanted ? percent((wanted - missing) / wanted) : '–'),
     tile(['Mode', its.fingerprint.engine, its.fingerprint.dtype].filter(Boolean).join(', '), its.fingerprint.mode ?? '–'));
 }
 
