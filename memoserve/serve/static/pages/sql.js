@@ -107,7 +107,8 @@ export async function open(main, { store, select }) {
     const list = (value) => `[${value.split(/[\s,]+/).filter(Boolean).map(text).join(', ')}]`;
     const set = query.parameters.filter((one) => values[one.name]).map((one) =>
       `SET VARIABLE ${one.name} = ${/names|numbers/.test(one.type) ? list(values[one.name]) : text(values[one.name])};\n`);
-    editor.value = set.join('') + query.sql;
+    // Without its head of comments: the page shows it, and SET has to stand alone.
+    editor.value = set.join('') + query.sql.replace(/^(\s*--.*\n|\s*\n)+/, '');
     select({ ...cleared(), query: '', sql: editor.value, run: '' });
     editor.focus();
     editor.setSelectionRange(0, 0);
