@@ -2,8 +2,8 @@
 """Feed damaged files to memoserve for as long as you like: scripts/fuzz.py KIND [SECONDS] [SEED].
 
 KIND is one of those of tests/fuzz_targets.py, or `all`. With atheris installed (pip install atheris) one
-kind is guided by which lines an input reaches; without, inputs are changed at random. Whatever is no error in words ends it,
-with the input in a file. Address space is limited to 4 GiB, an input to 20 s.
+kind is guided by which lines an input reaches; without, inputs are changed at random. Whatever is no error
+in words ends it, with the input in a file. Address space is limited to 4 GiB, an input to 20 s.
 """
 
 from __future__ import annotations
