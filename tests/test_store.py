@@ -453,6 +453,9 @@ class TestVerify:
         assert found.pop(".part-1.parquet.99999999.tmp").startswith("left behind")
         assert found.pop(part_name(0, 100)).startswith("it was written as scores/suite=toy/model=s/step=7/")
         assert found == {}
+        # Nor does reading trust a name: the rows of a copy would be there twice.
+        with pytest.raises(BadInput, match="it was written as"):
+            filled.read_scores("toy", "s", 7, 500, 600)
 
     def test_rows_that_do_not_fit(self, filled: Store, checkpoint: Checkpoint) -> None:
         """Parts with a right checksum and wrong rows, as a defect of a writer would make them."""

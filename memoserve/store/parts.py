@@ -235,7 +235,10 @@ def read_part(files: Files, part: Part, fingerprint: Mapping[str, Any]) -> pa.Ta
     try:
         checksum.check(content)
         file = pq.ParquetFile(pa.BufferReader(content))
-        differing = differences(fingerprint, metadata_in(file.metadata).get("fingerprint") or {})
+        said = metadata_in(file.metadata)
+        if said.get("name") != part.name:
+            raise ValueError(f"it was written as {said.get('name')}")
+        differing = differences(fingerprint, said.get("fingerprint") or {})
         table = file.read()
     except (pa.ArrowException, ValueError) as error:
         raise damaged(part.path, error) from None
