@@ -290,7 +290,7 @@ def test_links_lead_to_what_they_say(tab: Tab) -> None:
     expect(page.get_by_label("Search in the text")).to_have_value("def")
     tab.go("correlation?kind=checkpoint_correlation&model=281k&unit=windows")
     expect(page.get_by_label("Model", exact=True)).to_have_value("281k")
-    expect(page.get_by_role("img", name=re.compile("Does a model agree with itself"))).to_be_visible()
+    expect(page.get_by_role("heading", name="Does a model agree with itself")).to_be_visible()
     tab.go("nonsense")
     expect(page.locator("h1")).to_have_text("Overview")
 

@@ -115,6 +115,8 @@ async function view(spec, options) {
 export async function draw(spec, element) {
   const drawn = await view(spec, { renderer: 'svg', container: element, hover: true });
   await drawn.runAsync();
+  // The picture around it has a name, and a table.
+  element.querySelector('svg')?.setAttribute('aria-hidden', 'true');
   return drawn;
 }
 
