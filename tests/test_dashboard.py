@@ -499,7 +499,8 @@ def test_a_run_from_the_form_to_the_table(browser: Browser, tmp_path: Path) -> N
         page = tab.go("texts")
         expect(page.locator(".texts > li").first).to_contain_text("Continuation")
         # One that is cancelled says so.
-        httpx.post(f"{server.url}/api/runs", json={"checkpoints": "all"}, timeout=60).raise_for_status()
+        again = {"checkpoints": "116k@*", "mode": "extract", "engine": "transformers"}
+        httpx.post(f"{server.url}/api/runs", json=again, timeout=60).raise_for_status()
         page = tab.go("overview")
         page.get_by_role("button", name="Cancel run 2").click()
         expect(page.locator("#run-2 .chip")).to_have_text("cancelled", timeout=60_000)

@@ -10,7 +10,7 @@ import { answerTable } from './table.js';
  * one. `adapt(spec)`: a page's own additions; `drawn(view)`: told of each drawing.
  */
 export function figure(name, { link, adapt = (spec) => spec, drawn = () => {}, parameters: fixed = {} }) {
-  const title = h('h2', { id: newId('figure') });
+  const title = h('h2', { id: newId('figure') }, 'Figure');
   const reading = h('p');
   const place = area('Drawing…');
   const files = h('div', { class: 'files' });
