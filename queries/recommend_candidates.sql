@@ -64,22 +64,45 @@ unit AS MATERIALIZED (
     UNION ALL
     SELECT 'windows' WHERE exists(SELECT 1 FROM sequences JOIN target USING (suite))
 ),
--- What the target made of each sequence and window. id: the sequence's, or that of the window's first occurrence.
-truth_sequence AS (
-    SELECT s.sequence_id AS id, coalesce(r.first_id, s.sequence_id) AS window_number,
-           coalesce(coalesce(s.matched_prefix, s.matches) = 32, false) AS hit
-    FROM scores s JOIN target t USING (suite, model, step) LEFT JOIN repeat r USING (sequence_id)
+-- Which of them were evaluated on everything that they have seen: what those have seen needs no looking up.
+complete AS MATERIALIZED (
+    SELECT checkpoint FROM (
+        SELECT c.checkpoint, c.seen, coalesce(sum(least(p.last + 1, c.seen) - p.first) FILTER (
+                   p.first < c.seen AND p.rows = p.last - p.first + 1), 0) AS evaluated
+        FROM (SELECT suite, model, step, checkpoint, seen FROM target
+              UNION ALL SELECT suite, model, step, checkpoint, seen FROM candidate) c
+        LEFT JOIN part_rows p USING (suite, model, step)
+        GROUP BY c.checkpoint, c.seen
+    ) WHERE evaluated = seen
+),
+-- What the target memorized and, if that isn't everything, what it was evaluated on. id: the sequence's, or that of the
+-- window's first occurrence.
+memorized_sequence AS MATERIALIZED (
+    SELECT m.sequence_id AS id, coalesce(r.first_id, m.sequence_id) AS window_number
+    FROM memorized m JOIN target t USING (suite, model, step) LEFT JOIN repeat r USING (sequence_id)
+    WHERE m.sequence_id < t.seen
+),
+memorized_truth AS MATERIALIZED (
+    SELECT 'sequences' AS unit, id, window_number FROM memorized_sequence
+    UNION ALL
+    SELECT DISTINCT 'windows', window_number, window_number FROM memorized_sequence
+    WHERE 'windows' IN (SELECT unit FROM unit)
+),
+scanned_target AS MATERIALIZED (FROM (FROM target ANTI JOIN complete USING (checkpoint)) LIMIT 1),
+evaluated_sequence AS (
+    SELECT s.sequence_id AS id, coalesce(r.first_id, s.sequence_id) AS window_number
+    FROM scores s JOIN scanned_target t USING (suite, model, step) LEFT JOIN repeat r USING (sequence_id)
     WHERE s.sequence_id < t.seen
 ),
-truth AS MATERIALIZED (
-    SELECT 'sequences' AS unit, id, window_number, hit FROM truth_sequence
+evaluated_truth AS MATERIALIZED (
+    SELECT 'sequences' AS unit, id FROM evaluated_sequence
     UNION ALL
-    SELECT 'windows', window_number, window_number, bool_or(hit) FROM truth_sequence
-    WHERE 'windows' IN (SELECT unit FROM unit) GROUP BY window_number
+    SELECT DISTINCT 'windows', window_number FROM evaluated_sequence WHERE 'windows' IN (SELECT unit FROM unit)
 ),
 -- What has a signal above the lowest lines. Whole numbers and half nats: exact, and few enough to try them all.
 scored AS (
-    SELECT c.place, s.sequence_id, coalesce(r.first_id, s.sequence_id) AS window_number, unnest([
+    SELECT c.place, s.sequence_id, coalesce(r.first_id, s.sequence_id) AS window_number, r.first_id IS NOT NULL AS repeated,
+           unnest([
                {signal: 'memorized', tau: CASE WHEN coalesce(s.matched_prefix, s.matches) = 32 THEN 32.0::DOUBLE END},
                {signal: 'matches', tau: CASE WHEN s.matches >= a.lowest THEN s.matches::DOUBLE END},
                {signal: 'matched_prefix', tau: CASE WHEN s.matched_prefix >= a.lowest THEN s.matched_prefix::DOUBLE END},
@@ -89,30 +112,40 @@ scored AS (
     WHERE s.sequence_id < c.seen
       AND (s.matches >= least(a.lowest, 32) OR s.matched_prefix >= least(a.lowest, 32) OR s.continuation_ll >= -32)
 ),
+-- Windows are clusters of their own, and so are sequences whose window occurs once.
 flagged AS (
-    SELECT 'sequences' AS unit, place, signal, tau, sequence_id AS id FROM scored WHERE tau IS NOT NULL
+    SELECT 'sequences' AS unit, place, signal, tau, sequence_id AS id, window_number, repeated FROM scored WHERE tau IS NOT NULL
     UNION ALL
-    SELECT 'windows', place, signal, max(tau), window_number FROM scored
-    WHERE tau IS NOT NULL AND 'windows' IN (SELECT unit FROM unit) GROUP BY place, signal, window_number
+    SELECT 'windows', place, signal, tau, sequence_id, window_number, false FROM scored
+    WHERE tau IS NOT NULL AND NOT repeated AND 'windows' IN (SELECT unit FROM unit)
+    UNION ALL
+    SELECT 'windows', place, signal, max(tau), window_number, window_number, false FROM scored
+    WHERE tau IS NOT NULL AND repeated AND 'windows' IN (SELECT unit FROM unit) GROUP BY place, signal, window_number
 ),
-cluster AS (
-    SELECT f.unit, f.place, f.signal, f.tau, h.window_number, count(*) AS n, count(*) FILTER (h.hit) AS hits
-    FROM flagged f JOIN truth h ON h.unit = f.unit AND h.id = f.id
-    GROUP BY ALL
+judged AS (
+    SELECT f.unit, f.place, f.signal, f.tau, f.window_number, f.repeated, h.id IS NOT NULL AS hit
+    FROM flagged f CROSS JOIN target t
+    LEFT JOIN memorized_truth h ON h.unit = f.unit AND h.id = f.id
+    LEFT JOIN evaluated_truth e ON e.unit = f.unit AND e.id = f.id
+    WHERE e.id IS NOT NULL OR (f.id < t.seen AND t.checkpoint IN (SELECT checkpoint FROM complete))
+),
+counted AS MATERIALIZED (
+    SELECT j.unit, j.place, j.signal, j.tau, j.window_number * a.blocks // t.seen AS block,
+           CASE WHEN j.repeated THEN j.window_number END AS cluster, count(*) AS n, count(*) FILTER (j.hit) AS hits
+    FROM judged j CROSS JOIN asked a CROSS JOIN target t GROUP BY ALL
 ),
 -- By how much the sum of squares of the clusters' sizes grows as the line comes down.
 grown AS (
-    SELECT *, sum(n) OVER (PARTITION BY unit, place, signal, window_number ORDER BY tau DESC) ** 2
-              - (sum(n) OVER (PARTITION BY unit, place, signal, window_number ORDER BY tau DESC) - n) ** 2 AS squares
-    FROM cluster
+    SELECT *, sum(n) OVER (PARTITION BY unit, place, signal, cluster ORDER BY tau DESC) ** 2
+              - (sum(n) OVER (PARTITION BY unit, place, signal, cluster ORDER BY tau DESC) - n) ** 2 AS squares
+    FROM counted WHERE cluster IS NOT NULL
+    UNION ALL
+    SELECT *, n::DOUBLE FROM counted WHERE cluster IS NULL
 ),
 bin AS MATERIALIZED (
-    SELECT g.unit, g.place, g.signal, g.tau, g.window_number * a.blocks // t.seen AS block, sum(g.n) AS n,
-           sum(g.hits) AS hits, sum(g.squares) AS squares
-    FROM grown g CROSS JOIN asked a CROSS JOIN target t GROUP BY ALL
+    SELECT unit, place, signal, tau, block, sum(n) AS n, sum(hits) AS hits, sum(squares) AS squares FROM grown GROUP BY ALL
 ),
 -- What the target memorized, for each candidate: but for what it has seen and was not evaluated on.
-memorized_truth AS MATERIALIZED (SELECT unit, id, window_number FROM truth WHERE hit),
 occurrence AS MATERIALIZED (
     SELECT 'sequences' AS unit, id AS sequence_id, id FROM memorized_truth WHERE unit = 'sequences'
     UNION ALL
@@ -120,10 +153,14 @@ occurrence AS MATERIALIZED (
     UNION
     SELECT 'windows', r.sequence_id, m.id FROM memorized_truth m JOIN repeat r ON r.first_id = m.id WHERE m.unit = 'windows'
 ),
+scanned AS MATERIALIZED (FROM (FROM candidate ANTI JOIN complete USING (checkpoint)) LIMIT 100000),
 known AS (
     SELECT DISTINCT o.unit, c.place, o.id
-    FROM scores s JOIN candidate c USING (suite, model, step) JOIN occurrence o USING (sequence_id)
+    FROM scores s JOIN scanned c USING (suite, model, step) JOIN occurrence o USING (sequence_id)
     WHERE s.sequence_id < c.seen
+    UNION
+    SELECT o.unit, c.place, o.id
+    FROM candidate c SEMI JOIN complete USING (checkpoint) JOIN occurrence o ON o.sequence_id < c.seen
 ),
 wanted AS MATERIALIZED (
     SELECT unit, place, window_number * a.blocks // t.seen AS block, sum(n) AS n, sum(n * n) AS squares

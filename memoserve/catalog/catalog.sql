@@ -238,6 +238,16 @@ its_chosen AS MATERIALIZED (
     SELECT c.suite, c.model, c.step, c.checkpoint, least(c.sequences_seen, c.trained) AS seen
     FROM checkpoints c JOIN its_asked a USING (suite) WHERE list_contains(a.names, c.checkpoint) LIMIT 100000
 ),
+-- Which of them were evaluated on everything that they have seen: what those have seen needs no looking up.
+its_complete AS MATERIALIZED (
+    SELECT checkpoint FROM (
+        SELECT c.checkpoint, c.seen, coalesce(sum(least(p.last + 1, c.seen) - p.first) FILTER (
+                   p.first < c.seen AND p.rows = p.last - p.first + 1), 0) AS evaluated
+        FROM its_chosen c LEFT JOIN part_rows p USING (suite, model, step)
+        GROUP BY c.checkpoint, c.seen
+    ) WHERE evaluated = seen
+),
+its_scanned AS MATERIALIZED (FROM (FROM its_chosen ANTI JOIN its_complete USING (checkpoint)) LIMIT 100000),
 its_repeat AS MATERIALIZED (FROM repeats((SELECT a.suite FROM its_asked a), false)),
 its_found AS MATERIALIZED (
     SELECT c.checkpoint, m.sequence_id
@@ -256,8 +266,11 @@ its_known AS MATERIALIZED (
            f.sequence_id IS NOT NULL AS memorized
     FROM (
         SELECT c.checkpoint, s.sequence_id
-        FROM scores s JOIN its_chosen c USING (suite, model, step)
+        FROM scores s JOIN its_scanned c USING (suite, model, step)
         WHERE s.sequence_id < c.seen AND s.sequence_id IN (SELECT w.sequence_id FROM its_wanted w)
+        UNION ALL
+        SELECT c.checkpoint, w.sequence_id
+        FROM its_chosen c SEMI JOIN its_complete USING (checkpoint) JOIN its_wanted w ON w.sequence_id < c.seen
     ) e
     LEFT JOIN its_found f ON f.checkpoint = e.checkpoint AND f.sequence_id = e.sequence_id
     LEFT JOIN its_repeat r ON r.sequence_id = e.sequence_id
