@@ -87,7 +87,7 @@ def measure_layouts(folder: Path) -> list[dict[str, Any]]:
     file = folder / "layout.parquet"
     found = []
     print(
-        f"{'column':16}{'encoding':20}{'level':>6}{'page':>8}{'bytes':>8}{'entropy':>9}{'write':>7}{'filter':>8}"  # noqa: E501
+        f"{'column':16}{'encoding':20}{'level':>6}{'page':>8}{'bytes':>8}{'entropy':>9}{'write':>7}{'filter':>8}"
     )
     for column, encodings in (
         ("sequence_id", ("DELTA_BINARY_PACKED",)),
