@@ -79,7 +79,10 @@ def read(kind: str, content: bytes) -> bool:
                 return True
             if kind == "tokenizer":
                 (folder / "tokenizer.json").write_bytes(content)
-                load_tokenizer(folder / "tokenizer.json").encode("w1 w2 and something else")
+                (folder / "d.jsonl").write_text('{"text": "w1 w2 and something else"}\n')
+                decoder = load_tokenizer(folder / "tokenizer.json")
+                decoder.decode([0, 5, 2**32 - 1], skip_special_tokens=False)
+                open_sequences(folder / "d.jsonl", folder / "tokenizer.json").read(0, 1, 2)
                 return True
             tokenizer = None
             path = folder / f"d.{'jsonl' if kind == 'text' else kind}"

@@ -487,7 +487,7 @@ class TestWeightsFromStrangers:
         )
         return folder
 
-    @pytest.mark.parametrize("engine", ["transformers", "vllm"])
+    @pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.slow)])
     def test_code_beside_the_weights_is_not_run(
         self, tmp_path: Path, stranger: Path, cli: Cli, engine: str
     ) -> None:
