@@ -70,7 +70,7 @@ class Store:
             format_ = content["format"]
         except FileNotFoundError:
             raise StoreConflict(no_store(files)) from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise StoreConflict(
                 f'{files.location(MARK)} is damaged: it should say {{"format": {FORMAT}}}; `memoserve verify '
                 "--repair` restores it"
