@@ -6,7 +6,8 @@ they need no scheduler, no paged cache and no request each. vLLM's worker holds 
 sharding, its packed matrix products), and gets a block of tokens as one array through `worker_extension_cls`.
 
 Between the rungs of the ladder the keys and values of the survivors are kept, so that no token of a window
-passes the model twice.
+passes the model twice. Where generations are wanted, those of the windows that differ are kept as well:
+decoding goes on from the first wrong token, all windows at the same position at once.
 
 Imported inside an engine process only. Works on memoserve.engines.neox.GPTNeoXForCausalLM.
 """
@@ -44,24 +45,48 @@ class WorkerExtension:
         continuation's log-likelihood in nats f64[n] if `loglik` (which wants the single rung 32).
         """
         with torch.inference_mode():
-            return _Block(self.model_runner.model, context, banned, loglik).run(windows, rungs)
+            block = _Block(self.model_runner.model, windows, context, banned)
+            prefix, wrong, likely = block.compare(rungs, loglik, keep_fallen=False)
+        return (
+            prefix.to(torch.uint8).cpu().numpy(),
+            wrong.cpu().numpy().astype(np.uint32),
+            None if likely is None else likely.cpu().numpy(),
+        )
+
+    def compare_and_generate(
+        self, windows: NDArray[np.uint32], context: int, banned: int | None, rungs: tuple[int, ...]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
+        """The matched prefix u8[n] and greedy generation u32[n, 32] of u32[n, context + 32] windows."""
+        with torch.inference_mode():
+            block = _Block(self.model_runner.model, windows, context, banned)
+            prefix, wrong, _ = block.compare(rungs, loglik=False, keep_fallen=True)
+            generation = block.generate(prefix, wrong)
+        return prefix.to(torch.uint8).cpu().numpy(), generation.cpu().numpy().astype(np.uint32)
 
 
 class _Block:
-    def __init__(self, model: Any, context: int, banned: int | None, loglik: bool) -> None:
+    """Windows on their way through the model.
+
+    `past` holds by layer the keys and values so far of the windows that still match, [windows, heads,
+    tokens, head size] each; `fallen` those of the others, in the order in which they fell, which is that of
+    their matched prefixes, with room for all positions.
+    """
+
+    def __init__(self, model: Any, windows: NDArray[np.uint32], context: int, banned: int | None) -> None:
         self.model = model
         self.context = context
         self.banned = banned
-        self.loglik = loglik
         self.device = next(model.parameters()).device
-        # Keys and values so far by layer, [windows, heads, tokens, head size] each.
+        self.tokens = torch.from_numpy(windows.astype(np.int64)).to(self.device)
         self.past: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.fallen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.fallen_rows = torch.empty(0, dtype=torch.int64, device=self.device)
 
-    def run(
-        self, windows: NDArray[np.uint32], rungs: tuple[int, ...]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint32], NDArray[np.float64] | None]:
-        tokens = torch.from_numpy(windows.astype(np.int64)).to(self.device)
-        n = len(tokens)
+    def compare(
+        self, rungs: tuple[int, ...], loglik: bool, keep_fallen: bool
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Matched prefix i64[n], best token at the first mismatch i64[n], log-likelihood f64[n] or None."""
+        tokens, n = self.tokens, len(self.tokens)
         prefix = torch.zeros(n, dtype=torch.int64, device=self.device)
         wrong = torch.zeros(n, dtype=torch.int64, device=self.device)
         sums = torch.zeros(n, dtype=torch.float64, device=self.device)
@@ -70,17 +95,11 @@ class _Block:
         for rung in rungs:
             # To check the tokens up to `rung` the model must read those before it, but not that one.
             begin, end = (self.context + done - 1 if done else 0), self.context + rung - 1
-            hidden = self._forward(tokens[alive, begin:end], begin, last=rung == rungs[-1])
+            last = rung == rungs[-1]
+            hidden = self._forward(tokens[alive, begin:end], begin, keep=keep_fallen or not last)
             hidden = hidden[:, self.context + done - 1 - begin :]
             truth = tokens[alive, self.context + done : self.context + rung]
-            best, likely = best_tokens(
-                self.model.compute_logits,
-                hidden.flatten(0, 1),
-                truth.flatten(),
-                self.model.config.vocab_size,
-                self.banned,
-                self.loglik,
-            )
+            best, likely = self._best(hidden.flatten(0, 1), truth.flatten() if loglik else None)
             best = best.view(truth.shape)
             matched = (best == truth).to(torch.int64).cumprod(dim=1).sum(dim=1)
             prefix[alive] = done + matched
@@ -89,50 +108,96 @@ class _Block:
             wrong[alive[fallen]] = best[fallen, matched[fallen]]
             if likely is not None:
                 sums[alive] += likely.view(truth.shape).sum(dim=1)
-            if rung == rungs[-1]:
+            if keep_fallen:
+                self._put_aside(fallen[torch.argsort(matched[fallen], stable=True)], alive)
+            if last:
                 break
             kept = torch.nonzero(survives)[:, 0]
             alive, done = alive[kept], rung
             if not len(alive):
                 break
             self.past = {layer: (key[kept], value[kept]) for layer, (key, value) in self.past.items()}
-        return (
-            prefix.to(torch.uint8).cpu().numpy(),
-            wrong.cpu().numpy().astype(np.uint32),
-            sums.cpu().numpy() if self.loglik else None,
-        )
+        return prefix, wrong, sums if loglik else None
 
-    def _forward(self, tokens: torch.Tensor, begin: int, last: bool) -> torch.Tensor:
+    def generate(self, prefix: torch.Tensor, wrong: torch.Tensor) -> torch.Tensor:
+        """Greedy generations i64[n, 32], after `compare` that kept what fell.
+
+        Up to the first mismatch a generation is the continuation itself; a memorized window costs nothing.
+        Windows join when the position of their first wrong token is reached, so all that are under way have
+        keys and values for the same positions.
+        """
+        generation = self.tokens[:, self.context :].clone()
+        rows = self.fallen_rows
+        prefix = prefix[rows]
+        under_way = generation[rows]
+        under_way[torch.arange(len(rows), device=self.device), prefix] = wrong[rows]
+        # How many have their first wrong token at or before each place; on the host, where it is a size.
+        joined = torch.bincount(prefix, minlength=under_way.shape[1]).cumsum(0).tolist()
+        for place in range(under_way.shape[1] - 1):
+            count = joined[place]
+            if count:
+                hidden = self._forward_one(under_way[:count, place], self.context + place)
+                under_way[:count, place + 1] = self._best(hidden)[0]
+        generation[rows] = under_way
+        return generation
+
+    def _best(
+        self, hidden: torch.Tensor, truth: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        vocabulary = self.model.config.vocab_size
+        return best_tokens(self.model.compute_logits, hidden, vocabulary, self.banned, truth)
+
+    def _put_aside(self, fallen: torch.Tensor, alive: torch.Tensor) -> None:
+        """Move keys and values of `fallen`, places in `alive`, out of `past`."""
+        before = len(self.fallen_rows)
+        self.fallen_rows = torch.cat([self.fallen_rows, alive[fallen]])
+        for layer, (key, value) in self.past.items():
+            n, heads, t, size = len(self.tokens), *key.shape[1:]
+            if layer not in self.fallen:
+                room = (n, heads, self.tokens.shape[1] - 1, size)
+                self.fallen[layer] = key.new_empty(room), value.new_empty(room)
+            for kept, held in zip(self.fallen[layer], (key, value), strict=True):
+                kept[before : before + len(fallen), :, :t] = held[fallen]
+
+    def _forward(self, tokens: torch.Tensor, begin: int, keep: bool) -> torch.Tensor:
         """Hidden states [n, t, hidden] of i64[n, t] tokens at positions from `begin` on.
 
-        Attention reads what `past` holds of the positions before; unless it is the last rung, their keys
-        and values are added to it.
+        Attention reads what `past` holds of the positions before; with `keep` their keys and values are
+        added to it.
         """
         n, t = tokens.shape
-        stack = self.model.gpt_neox
-        positions = torch.arange(begin, begin + t, device=self.device).repeat(n)
         mask = None
         if begin:
             mask = torch.ones(t, begin + t, dtype=torch.bool, device=self.device).tril(diagonal=begin)
-        states = stack.embed_in(tokens.flatten())
-        for number, layer in enumerate(stack.layers):
-            states = layer(positions, states, partial(self._attend, number, (n, t), mask, not last))
-        hidden: torch.Tensor = stack.final_layer_norm(states)
+        positions = torch.arange(begin, begin + t, device=self.device).repeat(n)
+        hidden = self._layers(tokens.flatten(), positions, partial(self._attend, (n, t), mask, keep))
         return hidden.view(n, t, -1)
+
+    def _forward_one(self, tokens: torch.Tensor, position: int) -> torch.Tensor:
+        """Hidden states [n, hidden] of i64[n] tokens at one position, of the first n that fell."""
+        positions = torch.full_like(tokens, position)
+        return self._layers(tokens, positions, partial(self._attend_one, position))
+
+    def _layers(self, tokens: torch.Tensor, positions: torch.Tensor, attend: Any) -> torch.Tensor:
+        stack = self.model.gpt_neox
+        states = stack.embed_in(tokens)
+        for number, layer in enumerate(stack.layers):
+            states = layer(positions, states, partial(attend, number))
+        hidden: torch.Tensor = stack.final_layer_norm(states)
+        return hidden
 
     def _attend(
         self,
-        layer: int,
         shape: tuple[int, int],
         mask: torch.Tensor | None,
         keep: bool,
+        layer: int,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
     ) -> torch.Tensor:
         """Causal attention within each window; without a mask, nothing came before."""
-        size = self.model.gpt_neox.layers[layer].attention.head_size
-        query, key, value = (x.reshape(*shape, -1, size).transpose(1, 2) for x in (query, key, value))
+        query, key, value = (self._by_head(x, *shape) for x in (query, key, value))
         if mask is not None:
             before_key, before_value = self.past[layer]
             key, value = torch.cat([before_key, key], dim=2), torch.cat([before_value, value], dim=2)
@@ -140,3 +205,20 @@ class _Block:
             self.past[layer] = key, value
         output = scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
         return output.transpose(1, 2).reshape(shape[0] * shape[1], -1)
+
+    def _attend_one(
+        self, position: int, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        """Attention of one token a window over all positions up to its own."""
+        n = len(query)
+        keys, values = self.fallen[layer]
+        query, key, value = (self._by_head(x, n, 1) for x in (query, key, value))
+        keys[:n, :, position : position + 1] = key
+        values[:n, :, position : position + 1] = value
+        output = scaled_dot_product_attention(query, keys[:n, :, : position + 1], values[:n, :, : position + 1])
+        return output.transpose(1, 2).reshape(n, -1)
+
+    def _by_head(self, projected: torch.Tensor, n: int, t: int) -> torch.Tensor:
+        """[n * t, heads * size] as [n, heads, t, size]."""
+        size = self.model.gpt_neox.layers[0].attention.head_size
+        return projected.reshape(n, t, -1, size).transpose(1, 2)

@@ -63,7 +63,11 @@ class MatchPooler(Pooler):
         flat = (rows[:, None] + positions - begins[:, None])[here].to(device)
         truth = tokens[:, self.context : int(lengths.max())][here].to(device=device, dtype=torch.int64)
         best, logliks = best_tokens(
-            self._compute_logits, hidden_states[flat], truth, self.vocabulary_size, self.banned, self.loglik
+            self._compute_logits,
+            hidden_states[flat],
+            self.vocabulary_size,
+            self.banned,
+            truth if self.loglik else None,
         )
         # What lies before `begins` matched; what lies behind the end must not.
         equal = positions.expand_as(here) < begins[:, None]

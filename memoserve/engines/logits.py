@@ -14,22 +14,21 @@ LOGITS_PER_SLICE = 1 << 22
 def best_tokens(
     compute_logits: Callable[[torch.Tensor], Any],
     hidden: torch.Tensor,
-    truth: torch.Tensor,
     vocabulary_size: int,
     banned: int | None,
-    loglik: bool,
+    truth: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Of [m, hidden] states the best token, i64[m], and the true token's log-probability, f64[m] or None.
+    """Of [m, hidden] states the best token, i64[m], and the log-probability of `truth`, f64[m] or None.
 
     truth: i64[m]. The banned token is never best; of equal logits the first index is, as in greedy decoding.
     """
-    best = torch.empty_like(truth)
-    likely = torch.empty(truth.shape, dtype=torch.float64, device=truth.device) if loglik else None
+    best = torch.empty(len(hidden), dtype=torch.int64, device=hidden.device)
+    likely = None if truth is None else torch.empty(len(hidden), dtype=torch.float64, device=hidden.device)
     step = max(1, LOGITS_PER_SLICE // vocabulary_size)
-    for start in range(0, len(truth), step):
+    for start in range(0, len(hidden), step):
         rows = slice(start, start + step)
         logits = compute_logits(hidden[rows])
-        if likely is not None:
+        if truth is not None and likely is not None:
             exact = logits.float()
             chosen = exact.gather(1, truth[rows, None])[:, 0]
             likely[rows] = (chosen - torch.logsumexp(exact, dim=1)).double()

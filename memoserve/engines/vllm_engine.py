@@ -36,6 +36,7 @@ _REQUEST_IN_TOKENS = 6.0
 """What one more rung costs a window beside its tokens, in tokens: copying kept keys and values, or a whole
 further request (0.3 ms measured, where a token takes 0.05 ms)."""
 
+_DECODE = int(os.environ.get("DEC", "512"))
 _FIXED_BATCH = 128
 """Windows in a batch when results must not depend on batches."""
 
@@ -93,7 +94,7 @@ class VllmEngine:
             seed=0,
             **options,
         )
-        self._forget()
+        self._arrived()
         self._reload_is_verifiable = self._holds(folder)
         if not self._reload_is_verifiable:
             log.warning("these weights can't be verified in place: each checkpoint starts an engine anew")
@@ -112,9 +113,9 @@ class VllmEngine:
         if not self._reload_is_verifiable:
             raise EngineFailed("weights can't be replaced in this engine")
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        self._arrived()
         if not self._holds(folder):
             raise EngineFailed(f"the weights of {folder} did not arrive in the engine")
-        self._forget()
 
     def evaluate(self, windows: NDArray[np.uint32]) -> Matches:
         """Matches of u32[n, context + 32] windows."""
@@ -135,8 +136,22 @@ class VllmEngine:
             prefix, _, likely = self._compare(windows)
             return Matches(prefix, None, None if likely is None else likely.astype(np.float32))
         if self._by_blocks and not self.settings.deterministic:
-            return matches_of(self._generate_rest(windows), windows[:, context:])
+            generate = self._generate_in_place if self.settings.device == "cpu" else self._generate_rest
+            return matches_of(generate(windows), windows[:, context:])
         return matches_of(self.generate(windows[:, :context]), windows[:, context:])
+
+    def _generate_in_place(self, windows: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """The greedy continuations u32[n, 32], decoded by blocks from where the comparison ends."""
+        parts = []
+        settings = self.settings
+        size = _DECODE
+        for start in range(0, len(windows), size):
+            block = windows[start : start + size]
+            arguments = (block, settings.context, settings.banned_token_id, self._rungs(1, _RUNG_IN_TOKENS))
+            prefix, generation = self._llm.collective_rpc("compare_and_generate", args=arguments)[0]
+            self._learn(prefix)
+            parts.append(generation)
+        return np.concatenate(parts)
 
     def _generate_rest(self, windows: NDArray[np.uint32]) -> NDArray[np.uint32]:
         """The greedy continuations u32[n, 32], of which only what follows the first mismatch is decoded.
@@ -221,8 +236,13 @@ class VllmEngine:
         self._survived += survival(prefix) * len(prefix)
         self._seen += len(prefix)
 
-    def _forget(self) -> None:
-        """Drop what belongs to the weights before: cached states, and how many windows survived."""
+    def _arrived(self) -> None:
+        """Make the engine ready for weights just loaded, and drop what belongs to those before: cached
+        states, and how many windows survived."""
+        if self.settings.device == "cpu" and self.settings.dtype != "float32":
+            from memoserve.engines.widened import widen
+
+            self._llm.apply_model(widen)
         if self._by_requests and self._has_ladder and not self._llm.reset_prefix_cache():
             raise EngineFailed("vLLM did not clear its prefix cache")
         self._survived = np.zeros(CONTINUATION + 1)
