@@ -14,7 +14,8 @@ Alternatives, each in a process of its own with all cores:
 
 Weights are random, which is all the same for speed. How many windows survive how many tokens is not: the
 continuations are made to match the model's own generation for as many tokens as windows of the mini suite
-match its largest model, measured at the start. Prints a table with ratios; -o writes JSON.
+match its largest model, measured at the start. Each alternative gets so many windows that a round takes about --seconds. Prints a
+table with ratios; -o writes JSON. On a GPU the same, with sizes such as 410m or 6.9b and float16.
 """
 
 from __future__ import annotations
@@ -35,7 +36,15 @@ from numpy.typing import NDArray
 
 CONTEXT, CONTINUATION = 32, 32
 # name: hidden, layers, heads, vocabulary
-SIZES = {"1m": (128, 5, 4, 1024), "6m": (256, 6, 8, 2048), "14m": (128, 6, 4, 50304)}
+SIZES = {
+    "1m": (128, 5, 4, 1024),
+    "6m": (256, 6, 8, 2048),
+    "14m": (128, 6, 4, 50304),
+    "70m": (512, 6, 8, 50304),
+    "410m": (1024, 24, 16, 50304),
+    "1.4b": (2048, 24, 16, 50304),
+    "6.9b": (4096, 32, 32, 50432),
+}
 NAMES = {
     "a": "HF generate, no cache",
     "b": "HF generate, cache",
@@ -46,8 +55,8 @@ NAMES = {
     "g": "memoserve extract, no ladder",
     "h": "memoserve extract --loglik",
 }
-FEWER = {"a": 8}
-"""Alternatives that get only one of so many windows: their rate doesn't depend on the number."""
+LEAST = 32
+"""Windows of the shortest round."""
 
 
 def make_model(size: str, folder: Path) -> None:
@@ -76,6 +85,12 @@ def parameters_and_flops(size: str) -> tuple[int, float]:
     )
 
 
+def the_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 # ------------------------------------------------------------------------------------ one alternative
 
 
@@ -84,24 +99,26 @@ def hugging_face(which: str, folder: Path, dtype: str) -> Callable[[NDArray[np.u
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     torch.set_num_threads(len(__import__("os").sched_getaffinity(0)))
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+    device = the_device()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).to(device).eval()
     model.generation_config = GenerationConfig()
     model.config.eos_token_id = None
     greedy = GenerationConfig(
         do_sample=False, max_new_tokens=CONTINUATION, use_cache=which == "b", pad_token_id=0
     )
-    batch = {"a": 64, "b": 256, "c": 64}[which]
+    batch = {"a": 64, "b": 256, "c": 64}[which] if device == "cpu" else 1024
 
     def run(windows: NDArray[np.uint32]) -> None:
         with torch.inference_mode():
             for start in range(0, len(windows), batch):
-                tokens = torch.from_numpy(windows[start : start + batch].astype(np.int64))
+                tokens = torch.from_numpy(windows[start : start + batch].astype(np.int64)).to(device)
                 if which == "c":
                     logits = model(tokens[:, :-1], logits_to_keep=CONTINUATION).logits
-                    (logits.argmax(-1) == tokens[:, CONTEXT:]).all(1)
+                    (logits.argmax(-1) == tokens[:, CONTEXT:]).all(1).cpu()
                 else:
                     prompt = tokens[:, :CONTEXT]
-                    model.generate(prompt, attention_mask=torch.ones_like(prompt), generation_config=greedy)
+                    ones = torch.ones_like(prompt)
+                    model.generate(prompt, attention_mask=ones, generation_config=greedy).cpu()
 
     return run
 
@@ -114,10 +131,13 @@ def plain_vllm(folder: Path, dtype: str) -> Callable[[NDArray[np.uint32]], Any]:
     )
     from vllm import LLM, SamplingParams
 
+    options: dict[str, Any] = {"max_num_seqs": 1024, "max_num_batched_tokens": 32768}
+    if the_device() == "cpu":
+        options = {"max_num_seqs": 256, "max_num_batched_tokens": 8192, "kv_cache_memory_bytes": 1 << 30}
+        options["enforce_eager"] = os.environ.get("BENCH_VLLM_COMPILED") is None
     llm = LLM(
-        model=str(folder), skip_tokenizer_init=True, dtype=dtype, max_model_len=64, enforce_eager=True,
-        enable_prefix_caching=False, kv_cache_memory_bytes=1 << 30, max_num_seqs=256,
-        max_num_batched_tokens=8192, disable_log_stats=True,
+        model=str(folder), skip_tokenizer_init=True, dtype=dtype, max_model_len=64,
+        enable_prefix_caching=False, disable_log_stats=True, **options,
     )  # fmt: skip
     greedy = SamplingParams(temperature=0, max_tokens=CONTINUATION, ignore_eos=True, detokenize=False)
 
@@ -135,7 +155,7 @@ def memoserve_engine(which: str, folder: Path, dtype: str, costs: dict[str, floa
     log = folder / f"{which}.log"
     settings = EngineSettings(
         engine="vllm", mode="score" if which == "e" else "extract", context=CONTEXT, dtype=dtype,
-        banned_token_id=None, device="cpu", ladder=which in "ef", loglik=which == "h",
+        banned_token_id=None, device=the_device(), ladder=which in "ef", loglik=which == "h",
     )  # fmt: skip
     began = time.perf_counter()
     engine = EngineProcess(settings, folder, log)
@@ -147,7 +167,9 @@ def memoserve_engine(which: str, folder: Path, dtype: str, costs: dict[str, floa
     return engine.evaluate
 
 
-def measure(which: str, folder: Path, dtype: str, windows: NDArray[np.uint32], rounds: int) -> dict[str, Any]:
+def measure(
+    which: str, folder: Path, dtype: str, windows: NDArray[np.uint32], rounds: int, seconds: float
+) -> dict[str, Any]:
     costs: dict[str, float] = {}
     if which in "abc":
         run = hugging_face(which, folder, dtype)
@@ -155,36 +177,58 @@ def measure(which: str, folder: Path, dtype: str, windows: NDArray[np.uint32], r
         run = plain_vllm(folder, dtype)
     else:
         run = memoserve_engine(which, folder, dtype, costs)
-    part = windows[:: FEWER.get(which, 1)]
+    run(windows[:LEAST])
+    began = time.perf_counter()
+    run(windows[:LEAST])
+    rate = LEAST / (time.perf_counter() - began)
+    part = windows[: max(LEAST, min(len(windows), int(rate * seconds)))]
     run(part)
-    seconds = []
+    taken = []
     for _ in range(rounds):
         began = time.perf_counter()
         run(part)
-        seconds.append(time.perf_counter() - began)
-    return {"windows_per_second": len(part) / statistics.median(seconds), **costs}
+        taken.append(time.perf_counter() - began)
+    rates = [len(part) / t for t in taken]
+    return {
+        "windows_per_second": len(part) / statistics.median(taken),
+        "lowest": min(rates),
+        "highest": max(rates),
+        "windows": len(part),
+        **costs,
+    }
 
 
 def ceiling(size: str, dtype: str) -> float:
-    """FLOP/s of matrix products: the best of square ones (NumPy's too) and of this model's shape."""
+    """FLOP/s of matrix products: the best of square ones and of this model's shape.
+
+    On a CPU of 16-bit matrices also by float32 products: a processor without 16-bit ones has those.
+    """
     import torch
 
     torch.set_num_threads(len(__import__("os").sched_getaffinity(0)))
-    wanted = getattr(torch, dtype)
-    hidden = SIZES[size][0]
-    shapes = [(1024, 1024, 1024), (2048, 2048, 2048), (1024, hidden, 4 * hidden), (4096, hidden, 4 * hidden)]
+    hidden, device = SIZES[size][0], the_device()
+    shapes = [(2048, 2048, 2048), (1024, hidden, 4 * hidden), (4096, hidden, 4 * hidden)]
     best = 0.0
     with torch.inference_mode():
-        for rows, inner, columns in shapes:
-            a, b = torch.randn(rows, inner), torch.randn(inner, columns)
-            products = [(a.to(wanted), b.to(wanted))]
-            if dtype == "float32":
-                products.append((a.numpy(), b.numpy()))
-            for left, right in products:
-                for _ in range(10):
-                    began = time.perf_counter()
-                    left @ right
-                    best = max(best, 2.0 * rows * inner * columns / (time.perf_counter() - began))
+        for rows, inner, columns in shapes if device == "cpu" else [(8192, 8192, 8192), *shapes]:
+            for precision in {dtype, "float32"} if device == "cpu" else {dtype}:
+                wanted = getattr(torch, precision)
+                a = torch.randn(rows, inner).to(device, wanted)
+                b = torch.randn(inner, columns).to(device, wanted)
+                repeated = 2.0 * rows * inner * columns * 10
+                products = [lambda a=a, b=b: a @ b]
+                if precision == "float32" and device == "cpu":
+                    x, y = a.numpy(), b.numpy()
+                    products.append(lambda x=x, y=y: x @ y)
+                for product in products:
+                    product()
+                    for _ in range(3):
+                        began = time.perf_counter()
+                        for _ in range(10):
+                            product()
+                        if device == "cuda":
+                            torch.cuda.synchronize()
+                        best = max(best, repeated / (time.perf_counter() - began))
     return best
 
 
@@ -204,7 +248,7 @@ def survival_of_mini() -> NDArray[np.uint8]:
     assert folder is not None
     with tempfile.TemporaryDirectory() as log:
         engine = EngineProcess(
-            EngineSettings("vllm", "extract", CONTEXT, "float32", 0, "cpu"), folder, Path(log) / "log"
+            EngineSettings("vllm", "extract", CONTEXT, "float32", 0, the_device()), folder, Path(log) / "log"
         )
         try:
             return engine.evaluate(windows).matched_prefix
@@ -221,7 +265,9 @@ def make_windows(
     rng = np.random.default_rng(0)
     contexts = rng.integers(1, vocabulary, (count, CONTEXT), dtype=np.uint32)
     reference = EngineProcess(
-        EngineSettings("transformers", "score", CONTEXT, "float32", None, "cpu"), folder, folder / "log"
+        EngineSettings("transformers", "score", CONTEXT, "float32", None, the_device()),
+        folder,
+        folder / "log",
     )
     try:
         continuations = reference.generate(contexts)
@@ -242,6 +288,7 @@ def main() -> None:
     parser.add_argument("--only", default="abcdefgh", help="letters of the alternatives")
     parser.add_argument("--windows", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of a round, about")
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -251,12 +298,14 @@ def main() -> None:
             print(json.dumps(ceiling(Path(folder).name, dtype)))
         else:
             windows = np.load(Path(folder) / "windows.npy")
-            print(json.dumps(measure(which, Path(folder), dtype, windows, arguments.rounds)))
+            print(
+                json.dumps(measure(which, Path(folder), dtype, windows, arguments.rounds, arguments.seconds))
+            )
         return
 
     def worker(which: str, folder: Path, dtype: str) -> Any:
         command = [sys.executable, __file__, "--worker", which, str(folder), dtype]
-        command += ["--rounds", str(arguments.rounds)]
+        command += ["--rounds", str(arguments.rounds), "--seconds", str(arguments.seconds)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{which} {folder.name} {dtype}: {done.stderr[-2000:]}")
@@ -284,7 +333,9 @@ def main() -> None:
                         f"{rate / rates[other]['windows_per_second']:7.2f}" if other in rates else " " * 7
                         for other in "acd"
                     ]
-                    costs = "  ".join(f"{k} {v:.2f} s" for k, v in found.items() if k != "windows_per_second")
+                    costs = "  ".join(
+                        f"{k} {found[k]:.2f} s" for k in ("cold start", "checkpoint switch") if k in found
+                    )
                     line = f"{which} {NAMES[which]:30} {rate:10.1f} {rate * flops / top:10.0%}"
                     print(f"{line} {' '.join(ratios)}  {costs}", flush=True)
                 results.append(

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from memoserve.engines.settings import Mode
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def doctor(
     quick: Annotated[
         bool, typer.Option("--quick", help="Look at what is installed, without importing the engines.")
     ] = False,
+    suite: Annotated[
+        str, typer.Option("--suite", help="The suite whose largest model here the settings are shown for.")
+    ] = "mini",
+    mode: Annotated[Mode, typer.Option("--mode", help="score or extract, for the settings.")] = "score",
 ) -> None:
-    """Say which engine this machine can run, and what stands in the way of the others.
+    """Say which engine this machine can run, what stands in the way of the others, and how vLLM is set up.
 
     Exit code 5 if none can run here.
     """
@@ -52,3 +61,38 @@ def doctor(
             "no engine can run here; stores can still be queried. On a CPU: pip install 'memoserve[cpu]';"
             " with an NVIDIA GPU: pip install 'memoserve[cuda]'"
         )
+    vllm = diagnose("vllm")
+    if vllm.usable:
+        _print_settings(console, suite, mode, vllm.device)
+
+
+def _print_settings(console: Console, suite: str, mode: Mode, device: str) -> None:
+    """How vLLM is set up for the largest model of a suite whose weights are in local folders."""
+    import json
+
+    from rich.table import Table
+
+    from memoserve.engines import EngineSettings, fetch_weights, tune
+    from memoserve.suites import load_suite, select
+
+    loaded = load_suite(suite)
+    local = [c for c in select(loaded, "final") if c.weights.folder is not None]
+    if not local:
+        console.print(f"settings for {suite} are known once its weights are in local folders", markup=False)
+        return
+    weights = fetch_weights(local[-1])
+    settings = EngineSettings(
+        engine="vllm",
+        mode=mode,
+        context=32,
+        dtype=weights.dtype,
+        banned_token_id=loaded.banned_token_id,
+        device=device,
+    )
+    config = json.loads((weights.folder / "config.json").read_text(encoding="utf-8"))
+    table = Table(title=f"vLLM for {local[-1]}, {mode} mode, {weights.dtype}", title_justify="left", box=None)
+    for column in ("setting", "value", "because"):
+        table.add_column(column, justify="right" if column == "value" else "left")
+    for setting in tune(settings, config).settings:
+        table.add_row(setting.name, setting.value, setting.reason)
+    console.print(table)

@@ -4,6 +4,7 @@ from memoserve.engines.diagnosis import Diagnosis, diagnose, gpus, require, try_
 from memoserve.engines.matches import CONTINUATION, Matches, concatenate, matches_of
 from memoserve.engines.process import EngineProcess
 from memoserve.engines.settings import EngineName, EngineSettings, Mode
+from memoserve.engines.tuning import Setting, Tuning, tune
 from memoserve.engines.weights import DTYPES, LocalWeights, fetch_weights
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "LocalWeights",
     "Matches",
     "Mode",
+    "Setting",
+    "Tuning",
     "concatenate",
     "diagnose",
     "fetch_weights",
@@ -23,4 +26,5 @@ __all__ = [
     "matches_of",
     "require",
     "try_import",
+    "tune",
 ]

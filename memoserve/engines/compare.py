@@ -152,9 +152,9 @@ class _Block:
         before = len(self.fallen_rows)
         self.fallen_rows = torch.cat([self.fallen_rows, alive[fallen]])
         for layer, (key, value) in self.past.items():
-            n, heads, t, size = len(self.tokens), *key.shape[1:]
+            t = key.shape[2]
             if layer not in self.fallen:
-                room = (n, heads, self.tokens.shape[1] - 1, size)
+                room = (len(self.tokens), key.shape[1], self.tokens.shape[1] - 1, key.shape[3])
                 self.fallen[layer] = key.new_empty(room), value.new_empty(room)
             for kept, held in zip(self.fallen[layer], (key, value), strict=True):
                 kept[before : before + len(fallen), :, :t] = held[fallen]
@@ -215,7 +215,9 @@ class _Block:
         query, key, value = (self._by_head(x, n, 1) for x in (query, key, value))
         keys[:n, :, position : position + 1] = key
         values[:n, :, position : position + 1] = value
-        output = scaled_dot_product_attention(query, keys[:n, :, : position + 1], values[:n, :, : position + 1])
+        output = scaled_dot_product_attention(
+            query, keys[:n, :, : position + 1], values[:n, :, : position + 1]
+        )
         return output.transpose(1, 2).reshape(n, -1)
 
     def _by_head(self, projected: torch.Tensor, n: int, t: int) -> torch.Tensor:

@@ -16,29 +16,16 @@ from memoserve.engines.ladder import choose_rungs, survival
 from memoserve.engines.matches import CONTINUATION, Matches, concatenate, matches_of
 from memoserve.engines.plugin import ENABLED, extracting, register
 from memoserve.engines.settings import EngineSettings
+from memoserve.engines.tuning import FIXED_BATCH, OURS, tune
 from memoserve.errors import EngineFailed
 
 log = logging.getLogger("memoserve.engines.vllm")
 
 _WHOLE = (CONTINUATION,)
-_OURS = "GPTNeoXForCausalLM"
-"""The architecture that memoserve.engines.neox has in vLLM's layers; others go through requests."""
-
-_CPU_KV_CACHE = 1 << 30
-"""Bytes of KV cache on a CPU. Windows are short, so that a full batch of the largest model that a CPU is used
-for fits; saying it also spares the start-up its profiling run."""
-
-_TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536}
-"""Tokens that one forward pass of the block comparison takes."""
-
 _RUNG_IN_TOKENS = 1.0
 _REQUEST_IN_TOKENS = 6.0
 """What one more rung costs a window beside its tokens, in tokens: copying kept keys and values, or a whole
 further request (0.3 ms measured, where a token takes 0.05 ms)."""
-
-_DECODE = int(os.environ.get("DEC", "512"))
-_FIXED_BATCH = 128
-"""Windows in a batch when results must not depend on batches."""
 
 
 class VllmEngine:
@@ -52,15 +39,16 @@ class VllmEngine:
         from memoserve.engines.request_compare import CACHED_BLOCK
 
         register()
-        cpu = settings.device == "cpu"
-        length = settings.context + CONTINUATION
-        architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
-        self._by_blocks = architecture == _OURS
-        self._by_requests = not self._by_blocks and settings.mode == "extract"
-        options: dict[str, Any] = {"kv_cache_memory_bytes": _CPU_KV_CACHE} if cpu else {}
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        architecture = config["architectures"][0]
+        self._tuning = tuning = tune(settings, config)
+        self._by_blocks = architecture == OURS
+        options: dict[str, Any] = {}
+        if tuning.kv_cache_bytes is not None:
+            options["kv_cache_memory_bytes"] = tuning.kv_cache_bytes
         if self._by_blocks:
             options["worker_extension_cls"] = "memoserve.engines.compare.WorkerExtension"
-        if self._by_requests:
+        if tuning.by_requests:
             options |= {
                 "runner": "pooling",
                 "hf_overrides": {"architectures": extracting(architecture)},
@@ -72,24 +60,19 @@ class VllmEngine:
                 "block_size": CACHED_BLOCK,
                 "enable_chunked_prefill": False,  # a window is compared whole
             }
-        sequences = 256 if cpu else 1024
-        tokens = 8192 if cpu else 32768
-        if settings.deterministic:
-            sequences, tokens = _FIXED_BATCH, _FIXED_BATCH * length
         self._llm: Any = LLM(
             model=str(folder),
             skip_tokenizer_init=True,
             dtype=settings.dtype,
-            max_model_len=length,
+            max_model_len=settings.context + CONTINUATION,
             tensor_parallel_size=settings.tensor_parallel,
             load_format="auto" if settings.allow_pickle else "safetensors",
             trust_remote_code=False,
-            # Compiling takes longer than a small model's whole evaluation; CUDA graphs pay on a GPU.
-            enforce_eager=cpu,
+            enforce_eager=tuning.eager,
             # A rung of requests finds its window's context there. Nothing else is ever asked twice.
-            enable_prefix_caching=self._by_requests and self._has_ladder,
-            max_num_seqs=sequences,
-            max_num_batched_tokens=tokens,
+            enable_prefix_caching=tuning.by_requests and self._has_ladder,
+            max_num_seqs=tuning.sequences,
+            max_num_batched_tokens=tuning.batched_tokens,
             disable_log_stats=True,
             seed=0,
             **options,
@@ -122,8 +105,8 @@ class VllmEngine:
         if not self.settings.deterministic:
             return self._evaluate(windows)
         # Rounding depends on the shape of a batch, so all batches have one shape.
-        padded = np.concatenate([windows, np.repeat(windows[-1:], -len(windows) % _FIXED_BATCH, axis=0)])
-        batches = [padded[i : i + _FIXED_BATCH] for i in range(0, len(padded), _FIXED_BATCH)]
+        padded = np.concatenate([windows, np.repeat(windows[-1:], -len(windows) % FIXED_BATCH, axis=0)])
+        batches = [padded[i : i + FIXED_BATCH] for i in range(0, len(padded), FIXED_BATCH)]
         return concatenate([self._evaluate(batch) for batch in batches]).take(np.arange(len(windows)))
 
     def generate(self, contexts: NDArray[np.uint32]) -> NDArray[np.uint32]:
@@ -136,7 +119,7 @@ class VllmEngine:
             prefix, _, likely = self._compare(windows)
             return Matches(prefix, None, None if likely is None else likely.astype(np.float32))
         if self._by_blocks and not self.settings.deterministic:
-            generate = self._generate_in_place if self.settings.device == "cpu" else self._generate_rest
+            generate = self._generate_in_place if self._tuning.decode_windows else self._generate_rest
             return matches_of(generate(windows), windows[:, context:])
         return matches_of(self.generate(windows[:, :context]), windows[:, context:])
 
@@ -144,7 +127,7 @@ class VllmEngine:
         """The greedy continuations u32[n, 32], decoded by blocks from where the comparison ends."""
         parts = []
         settings = self.settings
-        size = _DECODE
+        size = self._tuning.decode_windows
         for start in range(0, len(windows), size):
             block = windows[start : start + size]
             arguments = (block, settings.context, settings.banned_token_id, self._rungs(1, _RUNG_IN_TOKENS))
@@ -202,16 +185,14 @@ class VllmEngine:
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint32], NDArray[np.float64] | None]:
         """Matched prefixes, best tokens at the first mismatch (by blocks only), log-likelihoods."""
         settings = self.settings
-        if self._by_requests:
+        if self._tuning.by_requests:
             from memoserve.engines.request_compare import CACHED_BLOCK, climb
 
             rungs = self._rungs(CACHED_BLOCK, _REQUEST_IN_TOKENS)
             prefix, likely = climb(self._llm, windows, settings.context, rungs)
             self._learn(prefix)
             return prefix, np.zeros(len(windows), np.uint32), likely
-        size = max(1, _TOKENS_AT_ONCE[settings.device] // windows.shape[1])
-        if settings.deterministic:
-            size = _FIXED_BATCH
+        size = self._tuning.compare_windows
         parts = []
         for start in range(0, len(windows), size):
             rungs = self._rungs(1, _RUNG_IN_TOKENS)
@@ -237,13 +218,15 @@ class VllmEngine:
         self._seen += len(prefix)
 
     def _arrived(self) -> None:
-        """Make the engine ready for weights just loaded, and drop what belongs to those before: cached
-        states, and how many windows survived."""
+        """Prepare for weights just loaded; drop what belongs to those before.
+
+        That is cached states, and how many windows survived.
+        """
         if self.settings.device == "cpu" and self.settings.dtype != "float32":
             from memoserve.engines.widened import widen
 
             self._llm.apply_model(widen)
-        if self._by_requests and self._has_ladder and not self._llm.reset_prefix_cache():
+        if self._tuning.by_requests and self._has_ladder and not self._llm.reset_prefix_cache():
             raise EngineFailed("vLLM did not clear its prefix cache")
         self._survived = np.zeros(CONTINUATION + 1)
         self._seen = 0

@@ -1,0 +1,152 @@
+"""How an engine is set up, derived from the model and the machine; each choice with its reason.
+
+Nothing here imports torch: `memoserve doctor` shows it without starting an engine.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memoserve.engines.matches import CONTINUATION
+from memoserve.engines.settings import EngineSettings
+
+FIXED_BATCH = 128
+"""Windows in a batch when results must not depend on batches."""
+
+OURS = "GPTNeoXForCausalLM"
+"""The architecture that memoserve.engines.neox has in vLLM's layers; others go through requests."""
+
+_COMPARE_TOKENS = {"cpu": 4096, "cuda": 65536}
+_DECODE_WINDOWS = 256
+_DECODE_BYTES = 1 << 29
+_ITEM_SIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
+_INSTRUCTIONS = {
+    "bfloat16": ("avx512_bf16", "amx_bf16", "avx_ne_convert"),
+    "float16": ("avx512_fp16", "amx_fp16"),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One choice, as `memoserve doctor` prints it."""
+
+    name: str
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """compare_windows: windows of one comparing pass. decode_windows: windows whose generations are decoded
+    together after it, 0 where vLLM's scheduler decodes. by_requests: the comparison goes through vLLM's
+    scheduler, window by window. sequences, batched_tokens, kv_cache_bytes: vLLM's max_num_seqs,
+    max_num_batched_tokens, kv_cache_memory_bytes (None: vLLM measures). eager: neither compiled nor captured.
+    """
+
+    compare_windows: int
+    decode_windows: int
+    by_requests: bool
+    sequences: int
+    batched_tokens: int
+    kv_cache_bytes: int | None
+    eager: bool
+    settings: tuple[Setting, ...]
+
+
+def tune(settings: EngineSettings, config: Mapping[str, Any]) -> Tuning:
+    """The set-up for the model that `config` (its config.json) describes. Raises KeyError if it doesn't."""
+    text = config.get("text_config") or config
+    length = settings.context + CONTINUATION
+    cpu = settings.device == "cpu"
+    ours = (config.get("architectures") or [""])[0] == OURS
+    notes: list[Setting] = []
+
+    def note(name: str, value: object, reason: str) -> None:
+        notes.append(Setting(name, f"{value:,}" if type(value) is int else str(value), reason))
+
+    if cpu:
+        note("threads", len(os.sched_getaffinity(0)), "every core computes; vLLM would keep one for itself")
+        note("products", *_products(settings.dtype))
+    by_requests = not ours and settings.mode == "extract"
+    compare_windows = max(1, _COMPARE_TOKENS[settings.device] // length)
+    if settings.deterministic:
+        compare_windows = FIXED_BATCH
+        note(
+            "windows a pass",
+            compare_windows,
+            "--deterministic: rounding depends on a batch's shape, so all have one",
+        )
+    elif by_requests:
+        note(
+            "comparison",
+            "by requests",
+            "this architecture runs through vLLM's scheduler, one request a window",
+        )
+    elif ours:
+        note(
+            "windows a pass",
+            compare_windows,
+            f"{_COMPARE_TOKENS[settings.device]:,} tokens: enough rows for full speed of the products"
+            + (", whose results stay in the processor's cache" if cpu else ""),
+        )
+    decode_windows = 0
+    if settings.mode == "score":
+        cache = (
+            2 * text["num_hidden_layers"] * text["hidden_size"] * (length - 1) * _ITEM_SIZE[settings.dtype]
+        )
+        if cpu and ours and not settings.deterministic:
+            decode_windows = max(1, min(_DECODE_WINDOWS, _DECODE_BYTES // cache))
+            note(
+                "windows decoded together",
+                decode_windows,
+                f"one step reads all weights once; keys and values take {cache / 1e6:.1f} MB a window, "
+                f"{_DECODE_BYTES >> 20} MiB at most",
+            )
+        else:
+            note(
+                "decoding",
+                "vLLM's scheduler",
+                "--deterministic, another architecture, or a GPU with captured graphs",
+            )
+    # What vLLM's own scheduler gets. Saying the size of its cache spares the start-up a profiling run.
+    sequences, tokens = (256, 8192) if cpu else (1024, 32768)
+    if settings.deterministic:
+        sequences, tokens = FIXED_BATCH, FIXED_BATCH * length
+    note("max_num_seqs", sequences, "requests in flight in vLLM's scheduler, where it is used")
+    note("max_num_batched_tokens", tokens, "so many fit one step; more adds latency, not speed")
+    kv_cache_bytes = 1 << 30 if cpu else None
+    if kv_cache_bytes:
+        note(
+            "kv_cache_memory_bytes",
+            kv_cache_bytes,
+            "windows are short; saying it spares a profiling run at the start",
+        )
+    note(
+        "enforce_eager",
+        cpu,
+        "compiling takes longer than a small model's whole evaluation"
+        if cpu
+        else "captured graphs pay on a GPU",
+    )
+    return Tuning(
+        compare_windows, decode_windows, by_requests, sequences, tokens, kv_cache_bytes, cpu, tuple(notes)
+    )
+
+
+def _products(dtype: str) -> tuple[str, str]:
+    """In which precision a CPU multiplies, and why."""
+    wanted = _INSTRUCTIONS.get(dtype)
+    if wanted is None:
+        return dtype, "as the weights are stored"
+    cpu = Path("/proc/cpuinfo")
+    flags = cpu.read_text(errors="replace").split() if cpu.exists() else []
+    if any(flag in flags for flag in wanted):
+        return dtype, "this processor has the instructions"
+    return (
+        "float32",
+        f"this processor has no {dtype} products; multiplied in float32, rounded to {dtype} once",
+    )
