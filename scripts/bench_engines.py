@@ -14,8 +14,9 @@ Alternatives, each in a process of its own with all cores:
 
 Weights are random, which is all the same for speed. How many windows survive how many tokens is not: the
 continuations are made to match the model's own generation for as many tokens as windows of the mini suite
-match its largest model, measured at the start. Each alternative gets so many windows that a round takes about --seconds. Prints a
-table with ratios; -o writes JSON. On a GPU the same, with sizes such as 410m or 6.9b and float16.
+match its largest model, measured at the start. Each alternative gets so many windows that a round takes about
+--seconds. Prints a table with ratios; -o writes JSON. On a GPU the same, with sizes such as 410m or 6.9b and
+float16.
 """
 
 from __future__ import annotations
