@@ -2,7 +2,7 @@
 
 Without AVX-512 BF16 or FP16 (or AMX) a product of 16-bit matrices falls back to a loop that reaches a
 twentieth of the processor's speed. Multiplied in float32 and rounded once at the end it is what the missing
-instructions do too: they add up in float32. Costs two more copies' worth of memory for the weights.
+instructions do too: they add up in float32. The weights themselves stay, for vLLM to replace and the checksum to see.
 
 Imported inside an engine process only.
 """
@@ -40,8 +40,6 @@ def widen(model: nn.Module) -> int:
             continue
         module.cpu_linear = _product(weight.data.float(), weight.dtype)
         widened += 1
-        if isinstance(module, LinearBase):  # an output layer may share its weight with the embedding
-            module.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
     return widened
 
 
