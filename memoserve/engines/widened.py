@@ -2,7 +2,8 @@
 
 Without AVX-512 BF16 or FP16 (or AMX) a product of 16-bit matrices falls back to a loop that reaches a
 twentieth of the processor's speed. Multiplied in float32 and rounded once at the end it is what the missing
-instructions do too: they add up in float32. The weights themselves stay, for vLLM to replace and the checksum to see.
+instructions do too: they add up in float32. The weights themselves stay, for vLLM to replace and the checksum
+to see.
 
 Imported inside an engine process only.
 """
