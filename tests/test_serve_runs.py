@@ -22,7 +22,7 @@ def events_of(server: Server, id_: int, last: str | None = None) -> Iterator[dic
     """The events of a run as dicts of their fields, the data read."""
     headers = {"accept": "text/event-stream"} | ({} if last is None else {"last-event-id": last})
     url = f"{server.url}/api/runs/{id_}/events"
-    with httpx.stream("GET", url, headers=headers, timeout=120) as answer:
+    with httpx.stream("GET", url, headers=headers, timeout=600) as answer:
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/event-stream")
         event: dict[str, Any] = {}
