@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-
-from memoserve.engines.settings import Mode
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +17,9 @@ def doctor(
     suite: Annotated[
         str, typer.Option("--suite", help="The suite whose largest model here the settings are shown for.")
     ] = "mini",
-    mode: Annotated[Mode, typer.Option("--mode", help="score or extract, for the settings.")] = "score",
+    mode: Annotated[
+        Literal["score", "extract"], typer.Option("--mode", help="The mode that the settings are shown for.")
+    ] = "score",
 ) -> None:
     """Say which engine this machine can run, what stands in the way of the others, and how vLLM is set up.
 
@@ -66,7 +66,7 @@ def doctor(
         _print_settings(console, suite, mode, vllm.device)
 
 
-def _print_settings(console: Console, suite: str, mode: Mode, device: str) -> None:
+def _print_settings(console: Console, suite: str, mode: Literal["score", "extract"], device: str) -> None:
     """How vLLM is set up for the largest model of a suite whose weights are in local folders."""
     import json
 
@@ -81,16 +81,17 @@ def _print_settings(console: Console, suite: str, mode: Mode, device: str) -> No
         console.print(f"settings for {suite} are known once its weights are in local folders", markup=False)
         return
     weights = fetch_weights(local[-1])
+    dtype = "float32" if device == "cpu" else weights.dtype  # as memoserve run has it
     settings = EngineSettings(
         engine="vllm",
         mode=mode,
         context=32,
-        dtype=weights.dtype,
+        dtype=dtype,
         banned_token_id=loaded.banned_token_id,
         device=device,
     )
     config = json.loads((weights.folder / "config.json").read_text(encoding="utf-8"))
-    table = Table(title=f"vLLM for {local[-1]}, {mode} mode, {weights.dtype}", title_justify="left", box=None)
+    table = Table(title=f"vLLM for {local[-1]}, {mode} mode, {dtype}", title_justify="left", box=None)
     for column in ("setting", "value", "because"):
         table.add_column(column, justify="right" if column == "value" else "left")
     for setting in tune(settings, config).settings:
