@@ -444,12 +444,12 @@ def test_the_menu_of_a_telephone(browser: Browser, served: str) -> None:
     tab = Tab(browser, served, width=390)
     page = tab.go("overview")
     menu = page.get_by_role("button", name="Menu")
-    expect(page.get_by_role("link", name="Budget")).to_be_hidden()
+    expect(page.get_by_role("link", name="Budget", exact=True)).to_be_hidden()
     menu.click()
     expect(menu).to_have_attribute("aria-expanded", "true")
-    page.get_by_role("link", name="Budget").click()
+    page.get_by_role("link", name="Budget", exact=True).click()
     expect(page.locator("h1")).to_have_text("Budget")
-    expect(page.get_by_role("link", name="Budget")).to_be_hidden()
+    expect(page.get_by_role("link", name="Budget", exact=True)).to_be_hidden()
     tab.context.close()
     assert tab.wrong == []
 
