@@ -9,7 +9,9 @@ import signal
 import subprocess
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import duckdb
@@ -23,7 +25,8 @@ from numpy.typing import NDArray
 
 from memoserve.engines import Matches
 from memoserve.run import make_plan, part_size_for
-from memoserve.run.plan import wanted_ranges
+from memoserve.run.plan import CheckpointPlan, wanted_ranges
+from memoserve.run.schedule import Schedule
 from memoserve.run.windows import KnownWindows, distinct, window_ids
 from memoserve.sequences import Selection
 from memoserve.suites import Suite, load_suite, select
@@ -122,20 +125,90 @@ def test_distinct_windows_keep_order_and_lose_nothing(rows: list[list[int]]) -> 
             assert (ids[a] == ids[b]) == (first == second)
 
 
-def test_what_is_known_is_not_asked_again_and_memory_is_bounded() -> None:
-    known = KnownWindows(limit=3)
-    windows = np.arange(8, dtype=np.uint32).reshape(4, 2)
+@given(st.integers(1, 30), st.lists(st.lists(st.integers(0, 40), max_size=25, unique=True), max_size=12))
+def test_what_is_known_is_not_asked_again_and_memory_is_bounded(limit: int, blocks: list[list[int]]) -> None:
+    """Against a plain dictionary; what a window's results are, its only token says."""
+    known = KnownWindows(limit)
+    order: list[int] = []
+    for block in blocks:
+        windows = np.array(block, dtype=np.uint32).reshape(-1, 1)
+        slots, rows = known.ask(windows)
+        assert [block[row] for row in rows] == [token for token in block if token not in order]
+        fresh = windows[rows, 0]
+        known.tell(slots[rows], Matches(fresh.astype(np.uint8), fresh + 100))
+        found = known.of(slots)
+        np.testing.assert_array_equal(found.matched_prefix, windows[:, 0])
+        if len(block):
+            np.testing.assert_array_equal(found.match_mask, windows[:, 0] + 100)
+        order = [*order, *fresh.tolist()][-limit:]
+        assert len(known) == len(order) <= limit
 
-    def answers(values: list[int]) -> Matches:
-        return Matches(np.array(values, np.uint8), np.array(values, np.uint32))
 
-    known.add(windows[:2], answers([1, 2]))
-    np.testing.assert_array_equal(known.unknown(windows), [2, 3])
-    merged = known.merge(windows, np.array([2, 3]), answers([7, 8]))
-    np.testing.assert_array_equal(merged.matched_prefix, [1, 2, 7, 8])
-    known.add(windows[2:], answers([7, 8]))
-    assert len(known) == 3
-    np.testing.assert_array_equal(known.unknown(windows), [0])
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 5)), min_size=1, max_size=6),
+    st.integers(1, 4),
+    st.randoms(),
+)
+def test_every_part_is_handed_out_once_and_again_if_it_is_given_back(
+    shapes: list[tuple[str, int]], lanes: int, random: Random
+) -> None:
+    suite = load_suite("mini")
+    models = dict(zip("abc", suite.models, strict=False))
+    todo = tuple(
+        CheckpointPlan(
+            replace(select(suite, "final")[0], model=models[name], step=step),
+            tuple((10 * i, 10 * i + 10) for i in range(parts)),
+            10 * parts,
+            10 * parts,
+        )
+        for step, (name, parts) in enumerate(shapes)
+    )
+    schedule = Schedule(todo)
+    made: list[tuple[CheckpointPlan, tuple[int, int]]] = []
+    whole = []
+    held: list[tuple[str, CheckpointPlan, tuple[int, int]]] = []
+    last: dict[str, CheckpointPlan] = {}
+    losses = 0
+    while not (schedule.empty and not held):
+        lane = str(random.randrange(lanes))
+        if random.random() < 0.5 and (given := schedule.next(lane)):
+            item, span = given
+            if lane in last and last[lane] != item:
+                handed_out = [s for i, s in made if i == last[lane]]
+                handed_out += [s for _, i, s in held if i == last[lane]]
+                assert len(handed_out) == len(last[lane].missing), "it left a checkpoint with parts to give"
+            last[lane] = item
+            held.append((lane, item, span))
+        elif held:
+            lane, item, span = held.pop(random.randrange(len(held)))
+            if losses < 5 and random.random() < 0.2:
+                losses += 1
+                schedule.give_back(item, span)
+                schedule.leave(lane)
+                last.pop(lane, None)
+                continue
+            made.append((item, span))
+            if schedule.done(item):
+                whole.append(item)
+    assert Counter(made) == Counter((item, span) for item in todo for span in item.missing)
+    assert Counter(whole) == Counter(todo)
+
+
+def test_sizes_run_side_by_side_and_lanes_share_what_is_left() -> None:
+    suite = load_suite("mini")
+    todo = make_plan(suite, select(suite, "116k@*,1.2m@1001"), Selection(0, 4000), None, 2000).todo
+    schedule = Schedule(todo)
+
+    def take(lane: str) -> str:
+        given = schedule.next(lane)
+        return str(given[0].checkpoint) if given else ""
+
+    assert [take("x") for _ in range(3)] == ["116k@161", "116k@161", "116k@301"]
+    assert [take("y") for _ in range(3)] == ["1.2m@1001", "1.2m@1001", "116k@441"]
+    assert take("z") == "116k@581"
+    rest = [take(lane) for lane in ["x", "y", "z"] * 4]
+    assert rest[:3] == ["116k@301", "116k@441", "116k@581"]
+    assert Counter(rest)[""] == len(rest) - (2 * 8 - 7)
 
 
 # -------------------------------------------------------------------------------------- real runs
@@ -248,10 +321,12 @@ def test_an_engine_killed_in_mid_run_costs_one_checkpoint(
     while not list((tmp_path / "out").glob("scores/**/*.parquet")):
         assert process.poll() is None
         time.sleep(0.02)
+    # Engines are forked from a process that has imported what they need.
     (engine,) = [
-        child
+        grandchild
         for child in psutil.Process(process.pid).children()
-        if "memoserve.engines" in str(child.cmdline())
+        if "forkserver" in str(child.cmdline())
+        for grandchild in child.children()
     ]
     engine.kill()
     output, _ = process.communicate()

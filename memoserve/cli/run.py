@@ -116,6 +116,23 @@ def run(
     tensor_parallel: Annotated[
         int, typer.Option(min=1, help="GPUs that share one model.", rich_help_panel=_HOW)
     ] = 1,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            help="GPUs to use, such as 0,1,2,3 (default: all). On a CPU: cores for an engine each, such as"
+            " 0-15,16-31 (default: all for one).",
+            rich_help_panel=_HOW,
+            show_default=False,
+        ),
+    ] = None,
+    executor: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="ray: on all nodes of a Ray cluster.", rich_help_panel=_HOW),
+    ] = "local",
+    address: Annotated[
+        str,
+        typer.Option(help="The Ray cluster's, if not this machine's.", rich_help_panel=_HOW),
+    ] = "auto",
     part_size: Annotated[
         int | None,
         typer.Option(min=1, help="Sequence ids in a part.", rich_help_panel=_HOW, show_default=False),
@@ -152,12 +169,17 @@ def run(
 
     from memoserve.engines import EngineSettings, diagnose, fetch_weights, require
     from memoserve.run import (
+        Cluster,
         Events,
         Outcome,
+        Work,
+        devices_for,
         estimate,
         execute,
+        execute_on,
         fingerprint_of,
         make_plan,
+        on_every_node,
         part_size_for,
         reporting,
     )
@@ -176,10 +198,15 @@ def run(
             )
         chosen_suite = load_suite(suite)
         chosen = select(chosen_suite, checkpoints)
-        diagnosis = diagnose(engine) if dry_run else require(engine)
+        cluster = Cluster(address) if executor == "ray" and not dry_run else None
+        if cluster is not None:
+            diagnosis = cluster.diagnose(engine)
+        else:
+            diagnosis = diagnose(engine) if dry_run else require(engine)
         console.print(
             f"suite {chosen_suite.name}: {len(chosen)} checkpoints -> {out}"
-            f"  ({mode} mode, {engine} {diagnosis.version} on {diagnosis.device})",
+            f"  ({mode} mode, {engine} {diagnosis.version} on {diagnosis.device}"
+            + (", over Ray)" if cluster is not None else ")"),
             markup=False,
             highlight=False,
         )
@@ -196,8 +223,9 @@ def run(
         selection = Selection(*span, fraction=1.0 if sample is None else sample, seed=seed)
         chosen_dtype: str = dtype
         if dtype == "auto":
+            fetch = cluster.fetch if cluster is not None else fetch_weights
             on_cpu = diagnosis.device == "cpu"
-            chosen_dtype = "float32" if on_cpu else fetch_weights(chosen[-1], allow_pickle_weights).dtype
+            chosen_dtype = "float32" if on_cpu else fetch(chosen[-1], allow_pickle_weights).dtype
         settings = EngineSettings(
             engine=engine,
             mode=mode,
@@ -210,6 +238,7 @@ def run(
             tensor_parallel=tensor_parallel,
             allow_pickle=allow_pickle_weights,
         )
+        chosen_devices = devices_for(settings, devices) if cluster is None else []
         fingerprint = fingerprint_of(chosen_suite, source, selection, settings, diagnosis.version)
         cells = part_size or part_size_for(selection)
         about = {
@@ -219,6 +248,7 @@ def run(
             "engine_version": diagnosis.version,
             "device": diagnosis.device,
             "dtype": chosen_dtype,
+            "executor": executor,
         }
         if dry_run:
             existing = Store.open(out) if Store.is_at(out) else None
@@ -248,7 +278,20 @@ def run(
                 outcome = Outcome()
             else:
                 with nullcontext(events) if events is not None else reporting(plan, console) as told:
-                    outcome = execute(plan, source, store, settings, told, verbose=verbose)
+                    if cluster is None:
+                        outcome = execute(plan, source, store, settings, told, chosen_devices, verbose)
+                    else:
+                        work = Work(
+                            suite=chosen_suite.name,
+                            fingerprint=fingerprint,
+                            data=on_every_node(path),
+                            tokenizer=on_every_node(tokenizer or chosen_suite.sequences.tokenizer),
+                            selection=selection,
+                            store=on_every_node(out),
+                            settings=settings,
+                            engine_version=diagnosis.version,
+                        )
+                        outcome = execute_on(cluster, work, plan, source, store, told)
                 _print_outcome(console, outcome)
             if events is not None:
                 events.end(

@@ -1,25 +1,32 @@
 """A run: plan what is missing, feed an engine, write parts."""
 
+from memoserve.run.cluster import Cluster, Work, on_every_node
 from memoserve.run.estimate import Estimate, estimate
 from memoserve.run.events import Events
-from memoserve.run.execute import Failure, Outcome, execute
+from memoserve.run.execute import Failure, Outcome, execute, execute_on
 from memoserve.run.fingerprint import fingerprint_of
+from memoserve.run.local import devices_for
 from memoserve.run.plan import CheckpointPlan, Plan, make_plan, part_size_for
 from memoserve.run.progress import Progress, duration, reporting
 
 __all__ = [
     "CheckpointPlan",
+    "Cluster",
     "Estimate",
     "Events",
     "Failure",
     "Outcome",
     "Plan",
     "Progress",
+    "Work",
+    "devices_for",
     "duration",
     "estimate",
     "execute",
+    "execute_on",
     "fingerprint_of",
     "make_plan",
+    "on_every_node",
     "part_size_for",
     "reporting",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -17,11 +16,10 @@ _INTERVAL = 1.0
 
 
 class Events:
-    """Writes events to a stream, each line at once, from any thread. A Progress as soon as it has a plan."""
+    """Writes events to a stream, each line at once. A Progress as soon as it has a plan."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._lock = threading.Lock()
         self._done: dict[Checkpoint, int] = {}
         self._windows: dict[Checkpoint, int] = {}
         self._began: dict[Checkpoint, float] = {}
@@ -51,12 +49,8 @@ class Events:
 
     def event(self, event: str, **fields: Any) -> None:
         """One line."""
-        with self._lock:
-            print(
-                json.dumps({"event": event, "time": round(time.time(), 3), **fields}),
-                file=self._stream,
-                flush=True,
-            )
+        line = json.dumps({"event": event, "time": round(time.time(), 3), **fields})
+        print(line, file=self._stream, flush=True)
 
     # The Progress protocol
 
@@ -65,11 +59,11 @@ class Events:
         if self._due() or self._indexed == self._to_index:
             self.event("indexing", done=self._indexed, total=self._to_index)
 
-    def starting(self, model: str) -> None:
-        self.event("engine_starting", model=model)
+    def starting(self, model: str, lane: str) -> None:
+        self.event("engine_starting", model=model, lane=lane)
 
-    def started(self, model: str, seconds: float) -> None:
-        self.event("engine_up", model=model, seconds=round(seconds, 3))
+    def started(self, model: str, lane: str, seconds: float) -> None:
+        self.event("engine_up", model=model, lane=lane, seconds=round(seconds, 3))
 
     def checkpoint(self, plan: CheckpointPlan) -> None:
         self._done[plan.checkpoint] = self._windows[plan.checkpoint] = 0
@@ -77,10 +71,9 @@ class Events:
         self.event("checkpoint_started", **_name(plan), sequences=plan.sequences, parts=len(plan.missing))
 
     def advanced(self, plan: CheckpointPlan, sequences: int, windows: int) -> None:
-        with self._lock:
-            self._done[plan.checkpoint] += sequences
-            self._windows[plan.checkpoint] += windows
-            self._all_done += sequences
+        self._done[plan.checkpoint] += sequences
+        self._windows[plan.checkpoint] += windows
+        self._all_done += sequences
         if self._due():
             self.event("progress", **_name(plan), **self._counts(plan))
 

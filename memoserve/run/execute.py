@@ -1,33 +1,34 @@
-"""Carry out a plan: index the sequences, then score every missing part of every checkpoint."""
+"""Carry out a plan: index the sequences, then have lanes make every missing part of every checkpoint."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
-from itertools import groupby
-from pathlib import Path
+from functools import cache, partial
+from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from memoserve.engines import (
-    CONTINUATION,
-    EngineProcess,
-    EngineSettings,
-    LocalWeights,
-    Matches,
-    concatenate,
-    fetch_weights,
-)
+from memoserve.engines import EngineSettings, fetch_weights
 from memoserve.errors import BadInput, EngineFailed, StoreConflict
+from memoserve.run.cluster import Cluster, Work
+from memoserve.run.lane import AT_ONCE, Done, Fetch, Lane, Reports, read
+from memoserve.run.local import LocalLane
 from memoserve.run.plan import CheckpointPlan, Plan, Range
 from memoserve.run.progress import Progress
-from memoserve.run.windows import Distinct, KnownWindows, distinct, window_ids
-from memoserve.sequences import Selection, SequenceSource, check_tokens
+from memoserve.run.schedule import Assignment, Schedule
+from memoserve.run.windows import window_ids
+from memoserve.sequences import SequenceSource, check_tokens
 from memoserve.store import Store
 from memoserve.suites import Checkpoint
+
+_LISTEN = 0.5
+"""Seconds between two looks at what a cluster's workers report."""
+
+_LOSSES = 3
+"""Workers that may be lost with one part before its checkpoint counts as failed."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,16 @@ class Outcome:
     failures: list[Failure] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Block:
-    """One part's worth of input, read ahead of the engine."""
+class LaneHandle(Protocol):
+    """The driver's end of a lane: in a thread here, or on another machine."""
 
-    span: Range
-    ids: NDArray[np.int64]
-    found: Distinct
+    name: str
+
+    def submit(self, checkpoint: Checkpoint, span: Range) -> Future[Done]:
+        """Start making a part; the future raises what Lane.score raises."""
+
+    def close(self, at_once: bool = False) -> None:
+        """End it."""
 
 
 def execute(
@@ -63,32 +67,60 @@ def execute(
     store: Store,
     settings: EngineSettings,
     progress: Progress,
+    devices: Sequence[str] = ("",),
     verbose: bool = False,
 ) -> Outcome:
-    """Do what `plan` says; the caller holds the store's lock and has claimed the suite.
+    """Do what `plan` says with one engine on each of `devices` (see EngineProcess).
 
-    A checkpoint that fails is reported and the others go on. `verbose` shows what the engine prints.
-    Raises BadInput for sequences that are too short or have token ids beyond the vocabulary, before any
-    engine starts.
+    The caller holds the store's lock and has claimed the suite. A checkpoint that fails is reported and the
+    others go on. `verbose` shows what the engines print. Raises BadInput for sequences that are too short or
+    have token ids beyond the vocabulary, before any engine starts.
     """
     began = time.monotonic()
-    outcome = Outcome()
-    if plan.todo:
-        _index(plan, source, store, settings, progress)
-    for model, group in groupby(plan.todo, key=lambda item: item.checkpoint.model.name):
-        _run_model(model, list(group), plan, source, store, settings, progress, outcome, verbose)
-    outcome.seconds = time.monotonic() - began
-    return outcome
+    fetch = cache(partial(fetch_weights, allow_pickle=settings.allow_pickle))
+    index(plan, source, store, settings, progress, fetch)
+    run = Run(plan, store, progress)
+    lanes: list[LaneHandle] = [
+        LocalLane(Lane(source, plan.selection, store, settings, run, name, device, verbose, fetch))
+        for name, device in zip(_names(devices), devices, strict=True)
+    ]
+    run.drive(lanes)
+    run.outcome.seconds = time.monotonic() - began
+    return run.outcome
 
 
-def _index(
-    plan: Plan, source: SequenceSource, store: Store, settings: EngineSettings, progress: Progress
+def execute_on(
+    cluster: Cluster, work: Work, plan: Plan, source: SequenceSource, store: Store, progress: Progress
+) -> Outcome:
+    """The same on a Ray cluster. Raises EngineFailed too, if no node of it can work."""
+    began = time.monotonic()
+    fetch = cache(partial(cluster.fetch, allow_pickle=work.settings.allow_pickle))
+    index(plan, source, store, work.settings, progress, fetch)
+    run = Run(plan, store, progress)
+    cluster.start(work)
+    run.drive(cluster.lanes, cluster)
+    run.outcome.seconds = time.monotonic() - began
+    return run.outcome
+
+
+def _names(devices: Sequence[str]) -> list[str]:
+    """A single engine needs no name."""
+    return [""] if len(devices) == 1 else [f"device {device}" for device in devices]
+
+
+def index(
+    plan: Plan,
+    source: SequenceSource,
+    store: Store,
+    settings: EngineSettings,
+    progress: Progress,
+    fetch: Fetch,
 ) -> None:
     """Write the window id of every sequence, and with that read each one before an engine starts."""
-    vocabulary = _vocabulary(plan, settings)
+    vocabulary = _vocabulary(plan, fetch) if plan.index else None
     for first, stop in plan.index:
         ids = plan.selection.ids(first, stop)
-        windows = _read(source, plan.selection, ids, settings.context)
+        windows = read(source, plan.selection, ids, settings.context)
         if vocabulary is not None:
             check_tokens(windows, ids, vocabulary, source.description)
         store.write_sequences(plan.suite.name, first, stop, ids, window_ids(windows))
@@ -96,215 +128,148 @@ def _index(
     store.index_repeats(plan.suite.name)
 
 
-def _vocabulary(plan: Plan, settings: EngineSettings) -> int | None:
+def _vocabulary(plan: Plan, fetch: Fetch) -> int | None:
     """The vocabulary of the first checkpoint whose weights can be had."""
     for item in plan.todo:
         try:
-            return fetch_weights(item.checkpoint, settings.allow_pickle).vocabulary_size
+            return fetch(item.checkpoint).vocabulary_size
         except EngineFailed:
             continue  # reported when its turn comes
     return None
 
 
-def _read(
-    source: SequenceSource, selection: Selection, ids: NDArray[np.int64], context: int
-) -> NDArray[np.uint32]:
-    length = context + CONTINUATION
-    if selection.fraction == 1.0 and len(ids):
-        return source.read(int(ids[0]), int(ids[-1]) + 1, length)
-    return source.take(ids, length)
+@dataclass
+class _Tally:
+    """What has been found out about a checkpoint in this run."""
+
+    began: float
+    memorized: int = 0
+    windows: int = 0
 
 
-def _run_model(
-    model: str,
-    items: list[CheckpointPlan],
-    plan: Plan,
-    source: SequenceSource,
-    store: Store,
-    settings: EngineSettings,
-    progress: Progress,
-    outcome: Outcome,
-    verbose: bool,
-) -> None:
-    """All checkpoints of one model share an engine, whose weights are replaced in place."""
-    engine: EngineProcess | None = None
-    log_file = store.logs / f"{plan.suite.name}-{model}.log"
-    try:
-        for item in items:
-            try:
-                weights = fetch_weights(item.checkpoint, settings.allow_pickle)
-                _check_fit(item.checkpoint, weights, settings)
-                _check_same_weights(item.checkpoint, weights, store)
-                engine = _engine_with(engine, weights.folder, settings, log_file, progress, model, verbose)
-                _score(item, weights, engine, plan, source, store, settings, progress, outcome)
-            except (EngineFailed, BadInput, StoreConflict) as error:
-                outcome.failures.append(Failure(item.checkpoint, str(error)))
-                progress.failed(item, str(error))
-                if isinstance(error, EngineFailed) and engine is not None:
-                    engine.close()
-                    engine = None
-    finally:
-        if engine is not None:
-            engine.close()
+class Run(Reports):
+    """Hands parts to lanes until none is left, and keeps count. Lanes report to it from their threads."""
 
+    def __init__(self, plan: Plan, store: Store, progress: Progress) -> None:
+        self.outcome = Outcome()
+        self._store = store
+        self._losses: Counter[Assignment] = Counter()
+        self._schedule = Schedule(plan.todo)
+        self._plans = {item.checkpoint: item for item in plan.todo}
+        self._progress = progress
+        self._tallies: dict[Checkpoint, _Tally] = {}
+        self._failed: set[Checkpoint] = set()
+        self._reporting = threading.Lock()
 
-def _check_fit(checkpoint: Checkpoint, weights: LocalWeights, settings: EngineSettings) -> None:
-    needed = settings.context + CONTINUATION
-    if weights.positions < needed:
-        raise BadInput(
-            f"{checkpoint} takes {weights.positions} tokens at most; a context of {settings.context} tokens"
-            f" and its continuation are {needed}: use a shorter --context"
-        )
-    if settings.banned_token_id is not None and settings.banned_token_id >= weights.vocabulary_size:
-        raise BadInput(
-            f"{checkpoint} has {weights.vocabulary_size} token ids, and the suite's eos_token_id is "
-            f"{settings.banned_token_id}: correct the suite file"
-        )
+    def drive(self, lanes: Sequence[LaneHandle], cluster: Cluster | None = None) -> None:
+        """Until every part is made or its checkpoint has failed. Closes the lanes, however it ends.
 
-
-def _check_same_weights(checkpoint: Checkpoint, weights: LocalWeights, store: Store) -> None:
-    """A checkpoint that is half done goes on only with the weights it began with."""
-    stored = store.weights_of(checkpoint)
-    if stored is not None and stored != weights.identity:
-        directory = store.scores_dir(checkpoint.suite, checkpoint.model.name, checkpoint.step)
-        raise StoreConflict(
-            f"{checkpoint}: the store has parts made with weights {stored}, these are {weights.identity}: "
-            f"use another store, or delete {directory}"
-        )
-
-
-def _engine_with(
-    engine: EngineProcess | None,
-    folder: Path,
-    settings: EngineSettings,
-    log_file: Path,
-    progress: Progress,
-    model: str,
-    verbose: bool,
-) -> EngineProcess:
-    if engine is not None:
+        On a cluster lanes come and go meanwhile; what a lost one had in hand is handed out again.
+        """
+        flying: dict[Future[Done], tuple[LaneHandle, Assignment]] = {}
+        lost = cluster.lost if cluster is not None else ()
         try:
-            engine.load(folder)
-            return engine
-        except EngineFailed:
-            engine.close()  # replaced by a fresh one: slower, and always right
-    progress.starting(model)
-    began = time.monotonic()
-    fresh = EngineProcess(settings, folder, log_file, verbose)
-    try:
-        fresh.wait_until_up()
-    except BaseException:
-        fresh.close()
-        raise
-    progress.started(model, time.monotonic() - began)
-    return fresh
+            while True:
+                self._hand_out(lanes, flying)
+                if not flying and (self._schedule.empty or cluster is None):
+                    break
+                finished = wait(flying, None if cluster is None else _LISTEN, FIRST_COMPLETED).done
+                if cluster is not None:
+                    cluster.refresh(self)
+                    if not flying:
+                        time.sleep(_LISTEN)  # no node is left: wait for one
+                for future in finished:
+                    lane, (item, span) = flying.pop(future)
+                    try:
+                        self._collect(future, item, span)
+                    except lost:
+                        assert cluster is not None
+                        self._schedule.leave(lane.name)
+                        cluster.drop(lane.name)
+                        self._give_back(item, span, lane.name)
+        except BaseException:
+            for lane in lanes:
+                lane.close(at_once=True)
+            raise
+        for lane in lanes:
+            lane.close()
 
+    def _hand_out(
+        self, lanes: Sequence[LaneHandle], flying: dict[Future[Done], tuple[LaneHandle, Assignment]]
+    ) -> None:
+        """Every lane gets a first part before any gets a second one."""
+        busy = Counter(lane.name for lane, _ in flying.values())
+        for depth in range(AT_ONCE):
+            for lane in lanes:
+                if busy[lane.name] == depth and (assignment := self._schedule.next(lane.name)):
+                    item, span = assignment
+                    flying[lane.submit(item.checkpoint, span)] = lane, assignment
+                    busy[lane.name] += 1
 
-def _score(
-    item: CheckpointPlan,
-    weights: LocalWeights,
-    engine: EngineProcess,
-    plan: Plan,
-    source: SequenceSource,
-    store: Store,
-    settings: EngineSettings,
-    progress: Progress,
-    outcome: Outcome,
-) -> None:
-    """Score the missing parts of one checkpoint; reading ahead and writing overlap with the engine."""
-    progress.checkpoint(item)
-    began = time.monotonic()
-    known = _remembered(item.checkpoint, plan, source, store, settings)
-    memorized = evaluated = 0
-    writing: Future[None] | None = None
-    with ThreadPoolExecutor(1, "writer") as writer:
-        for block in _read_ahead(item, plan, source, settings):
-            rows = known.unknown(block.found.windows)
-            fresh = _evaluate(engine, block.found.windows[rows], settings, progress, item, len(block.ids))
-            if len(block.ids):
-                matches = known.merge(block.found.windows, rows, fresh).take(block.found.row_of)
-            else:
-                matches = Matches(np.empty(0, np.uint8))  # the sample took none of this part
-            if fresh is not None:
-                known.add(block.found.windows[rows], fresh)
-            if writing is not None:
-                writing.result()
-            writing = writer.submit(
-                _write, item, block, matches, len(rows), weights.identity, store, progress
+    def _collect(self, future: Future[Done], item: CheckpointPlan, span: Range) -> None:
+        try:
+            done = future.result()
+        except (EngineFailed, BadInput, StoreConflict) as error:
+            self._fail(item, str(error))
+        else:
+            self._count(item, span, done)
+
+    def _count(self, item: CheckpointPlan, span: Range, done: Done) -> None:
+        self.begun(item.checkpoint)
+        with self._reporting:
+            tally = self._tallies[item.checkpoint]
+            tally.memorized += done.memorized
+            tally.windows += done.windows
+            self.outcome.sequences += done.sequences
+            self.outcome.windows += done.windows
+            self._progress.part(item, span, done.sequences, done.windows)
+            if self._schedule.done(item) and item.checkpoint not in self._failed:
+                seconds = time.monotonic() - tally.began
+                self._progress.finished(item, tally.memorized, tally.windows, seconds)
+
+    def _give_back(self, item: CheckpointPlan, span: Range, lane: str) -> None:
+        """What a lost lane had in hand goes to another, unless it was the part that broke the lane."""
+        checkpoint = item.checkpoint
+        where = checkpoint.suite, checkpoint.model.name, checkpoint.step
+        if not self._store.missing(*where, [span], span[1]):
+            self._count(item, span, Done(0, 0, 0))  # it was written just before
+            return
+        self._losses[item, span] += 1
+        if self._losses[item, span] < _LOSSES:
+            self._schedule.give_back(item, span)
+        else:
+            self._fail(
+                item, f"{_LOSSES} workers were lost with sequences {span[0]}:{span[1]}, {lane} the last"
             )
-            memorized += int((matches.matched_prefix == CONTINUATION).sum())
-            evaluated += len(rows)
-            outcome.sequences += len(block.ids)
-            outcome.windows += len(rows)
-        if writing is not None:
-            writing.result()
-    progress.finished(item, memorized, evaluated, time.monotonic() - began)
 
+    def _fail(self, item: CheckpointPlan, reason: str) -> None:
+        self._schedule.drop(item)
+        if item.checkpoint not in self._failed:
+            self._failed.add(item.checkpoint)
+            self.outcome.failures.append(Failure(item.checkpoint, reason))
+            with self._reporting:
+                self._progress.failed(item, reason)
 
-def _write(
-    item: CheckpointPlan,
-    block: Block,
-    matches: Matches,
-    windows: int,
-    weights: str,
-    store: Store,
-    progress: Progress,
-) -> None:
-    store.write_scores(item.checkpoint, *block.span, block.ids, matches, weights)
-    progress.part(item, block.span, len(block.ids), windows)
+    # Reports
 
+    def starting(self, model: str, lane: str) -> None:
+        """See Reports."""
+        with self._reporting:
+            self._progress.starting(model, lane)
 
-def _remembered(
-    checkpoint: Checkpoint, plan: Plan, source: SequenceSource, store: Store, settings: EngineSettings
-) -> KnownWindows:
-    """What an earlier, interrupted run found out about this checkpoint."""
-    known = KnownWindows()
-    for part in store.parts(checkpoint.suite, checkpoint.model.name, checkpoint.step):
-        if known.full:
-            break
-        scores = store.read_scores(
-            checkpoint.suite, checkpoint.model.name, checkpoint.step, part.first, part.stop
-        )
-        if not len(scores.sequence_id) or scores.matched_prefix is None:
-            continue
-        windows = source.take(scores.sequence_id, settings.context + CONTINUATION)
-        known.add(windows, Matches(scores.matched_prefix, scores.match_mask, scores.continuation_ll))
-    return known
+    def started(self, model: str, lane: str, seconds: float) -> None:
+        """See Reports."""
+        with self._reporting:
+            self._progress.started(model, lane, seconds)
 
+    def begun(self, checkpoint: Checkpoint) -> None:
+        """See Reports."""
+        with self._reporting:
+            if checkpoint not in self._tallies:
+                self._tallies[checkpoint] = _Tally(time.monotonic())
+                self._progress.checkpoint(self._plans[checkpoint])
 
-def _read_ahead(
-    item: CheckpointPlan, plan: Plan, source: SequenceSource, settings: EngineSettings
-) -> Iterator[Block]:
-    """The blocks of the missing parts in order; the next one is read while the last one is scored."""
-
-    def read(span: Range) -> Block:
-        ids = plan.selection.ids(*span)
-        return Block(span, ids, distinct(_read(source, plan.selection, ids, settings.context)))
-
-    with ThreadPoolExecutor(1, "reader") as reader:
-        upcoming: Future[Block] | None = None
-        for span in [*item.missing, None]:
-            current = upcoming
-            upcoming = None if span is None else reader.submit(read, span)
-            if current is not None:
-                yield current.result()
-
-
-def _evaluate(
-    engine: EngineProcess,
-    windows: NDArray[np.uint32],
-    settings: EngineSettings,
-    progress: Progress,
-    item: CheckpointPlan,
-    sequences: int,
-) -> Matches | None:
-    """Evaluate u32[n, m] windows in blocks, reporting `sequences` in proportion. None for no windows."""
-    blocks = []
-    reported = 0
-    for start in range(0, len(windows), settings.block):
-        blocks.append(engine.evaluate(windows[start : start + settings.block]))
-        share = sequences * min(start + settings.block, len(windows)) // len(windows)
-        progress.advanced(item, share - reported, len(blocks[-1]))
-        reported = share
-    progress.advanced(item, sequences - reported, 0)
-    return concatenate(blocks) if blocks else None
+    def advanced(self, checkpoint: Checkpoint, sequences: int, windows: int) -> None:
+        """See Reports."""
+        with self._reporting:
+            self._progress.advanced(self._plans[checkpoint], sequences, windows)

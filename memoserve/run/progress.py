@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """What a run reports. Calls may come from several threads, and checkpoints may be under way together."""
+    """What a run reports, one call at a time. Several checkpoints may be under way together."""
 
     def indexing(self, sequences: int) -> None:
         """So many more sequences have their window ids."""
         ...
 
-    def starting(self, model: str) -> None:
-        """An engine is being started for a model."""
+    def starting(self, model: str, lane: str) -> None:
+        """An engine is being started for a model; `lane` says where, empty if there is but one."""
         ...
 
-    def started(self, model: str, seconds: float) -> None:
+    def started(self, model: str, lane: str, seconds: float) -> None:
         """That engine is up."""
         ...
 
@@ -93,11 +93,11 @@ class _Lines:
         if self._due():
             self._say(f"reading sequences: {self._indexed:,}")
 
-    def starting(self, model: str) -> None:
-        self._say(f"starting the engine for {model}")
+    def starting(self, model: str, lane: str) -> None:
+        self._say(f"starting the engine for {model}{_on(lane)}")
 
-    def started(self, model: str, seconds: float) -> None:
-        self._say(f"engine for {model} is up after {seconds:.1f} s")
+    def started(self, model: str, lane: str, seconds: float) -> None:
+        self._say(f"engine for {model}{_on(lane)} is up after {seconds:.1f} s")
         self._began = self._began or time.monotonic()
 
     def checkpoint(self, plan: CheckpointPlan) -> None:
@@ -141,6 +141,7 @@ def _live(plan: Plan, console: Console) -> Iterator[Progress]:
         BarColumn,
         MofNCompleteColumn,
         SpinnerColumn,
+        TaskID,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
@@ -165,51 +166,58 @@ def _live(plan: Plan, console: Console) -> Iterator[Progress]:
                 visible=bool(plan.index),
             )  # fmt: skip
             self._all = bars.add_task("all checkpoints", total=plan.sequences, rate="")
-            self._one = bars.add_task("", total=None, rate="", visible=False)
-            self._began = 0.0
+            self._engines: dict[str, TaskID] = {}
+            self._checkpoints: dict[Checkpoint, tuple[TaskID, float]] = {}
 
         def indexing(self, sequences: int) -> None:
             bars.advance(self._index, sequences)
 
-        def starting(self, model: str) -> None:
+        def starting(self, model: str, lane: str) -> None:
             bars.update(self._index, visible=False)
-            bars.reset(
-                self._one, total=None, visible=True, description=f"starting the engine for {escape(model)}"
+            self._engines[lane] = bars.add_task(
+                escape(f"starting the engine for {model}{_on(lane)}"), total=None, rate=""
             )
 
-        def started(self, model: str, seconds: float) -> None:
-            self._print(f"engine for {model} is up after {seconds:.1f} s")
+        def started(self, model: str, lane: str, seconds: float) -> None:
+            bars.remove_task(self._engines.pop(lane))
+            self._print(f"engine for {model}{_on(lane)} is up after {seconds:.1f} s")
 
         def checkpoint(self, plan: CheckpointPlan) -> None:
-            bars.reset(
-                self._one,
-                total=plan.sequences,
-                visible=True,
-                description=escape(str(plan.checkpoint)),
-                rate="",
-            )
-            self._began, self._done = time.monotonic(), 0
+            task = bars.add_task(escape(str(plan.checkpoint)), total=plan.sequences, rate="")
+            self._checkpoints[plan.checkpoint] = task, time.monotonic()
 
         def advanced(self, plan: CheckpointPlan, sequences: int, windows: int) -> None:
-            self._done += sequences
-            rate = self._done / max(time.monotonic() - self._began, 1e-9)
-            bars.update(self._one, advance=sequences, rate=f"{rate:,.0f} sequences/s")
             bars.advance(self._all, sequences)
+            if plan.checkpoint in self._checkpoints:
+                task, began = self._checkpoints[plan.checkpoint]
+                bars.advance(task, sequences)
+                rate = bars.tasks[bars.task_ids.index(task)].completed / max(time.monotonic() - began, 1e-9)
+                bars.update(task, rate=f"{rate:,.0f} sequences/s")
 
         def part(self, plan: CheckpointPlan, span: Range, sequences: int, windows: int) -> None:
             pass
 
         def finished(self, plan: CheckpointPlan, memorized: int, windows: int, seconds: float) -> None:
+            self._end(plan)
             self._print(finished_line(plan, memorized, windows, seconds))
 
         def failed(self, plan: CheckpointPlan, reason: str) -> None:
+            self._end(plan)
             self._print(f"{plan.checkpoint!s:>14}  FAILED: {reason}", style="bold red")
+
+        def _end(self, plan: CheckpointPlan) -> None:
+            if plan.checkpoint in self._checkpoints:
+                bars.remove_task(self._checkpoints.pop(plan.checkpoint)[0])
 
         def _print(self, line: str, style: str | None = None) -> None:
             bars.console.print(line, markup=False, highlight=False, style=style)
 
     with bars:
         yield Live()
+
+
+def _on(lane: str) -> str:
+    return f" on {lane}" if lane else ""
 
 
 def duration(seconds: float) -> str:

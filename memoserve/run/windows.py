@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.engines import Matches
-
-Entry = tuple[int, int | None, float | None]
 
 
 def window_ids(windows: NDArray[np.uint32]) -> NDArray[np.int64]:
@@ -48,52 +48,67 @@ def distinct(windows: NDArray[np.uint32]) -> Distinct:
 class KnownWindows:
     """What one checkpoint made of the windows it was asked about, so that none is asked twice.
 
+    `ask` for a block, evaluate what is new, `tell` the results, and take those of the whole block with `of`.
     Bounded: it forgets the oldest beyond `limit` (about 300 bytes each).
     """
 
     def __init__(self, limit: int = 1 << 20) -> None:
         self._limit = limit
-        self._entries: dict[bytes, Entry] = {}
+        # A window's slot is a number that only rises; its results stand at slot modulo the arrays' length.
+        self._slots: dict[bytes, int] = {}
+        self._next = 0
+        self._results: dict[str, NDArray[Any]] = {}
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._slots)
 
     @property
     def full(self) -> bool:
         """Whether adding more would forget some."""
-        return len(self._entries) >= self._limit
+        return len(self._slots) >= self._limit
 
-    def unknown(self, windows: NDArray[np.uint32]) -> NDArray[np.int64]:
-        """The rows of u32[n, m] that have no entry, ascending."""
-        missing = [row for row, window in enumerate(windows) if window.tobytes() not in self._entries]
-        return np.array(missing, dtype=np.int64)
+    def ask(self, windows: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """For distinct windows u32[n, m]: their slots i64[n], and the rows that are new, ascending.
 
-    def add(self, windows: NDArray[np.uint32], matches: Matches) -> None:
-        """Remember the matches of u32[n, m] windows."""
-        n = len(windows)
-        masks = [None] * n if matches.match_mask is None else matches.match_mask.tolist()
-        lls = [None] * n if matches.continuation_ll is None else matches.continuation_ll.tolist()
-        entries = zip(matches.matched_prefix.tolist(), masks, lls, strict=True)
-        for window, entry in zip(windows, entries, strict=True):
-            self._entries[window.tobytes()] = entry
-        while len(self._entries) > self._limit:
-            del self._entries[next(iter(self._entries))]
+        The slots hold until the next call.
+        """
+        rows = np.ascontiguousarray(windows)
+        new = self._next
+        slots = []
+        for key in rows.view(f"V{rows.dtype.itemsize * rows.shape[1]}").ravel().tolist():
+            slot = self._slots.setdefault(key, self._next)
+            if slot == self._next:
+                self._next += 1
+            slots.append(slot)
+        self._make_room(min(new, self._limit) + self._next - new)
+        excess = len(self._slots) - self._limit
+        if excess > 0:
+            for key in list(islice(self._slots, excess)):
+                del self._slots[key]
+        found = np.array(slots, dtype=np.int64)
+        return found, np.flatnonzero(found >= new)
 
-    def merge(self, windows: NDArray[np.uint32], rows: NDArray[np.int64], matches: Matches | None) -> Matches:
-        """The matches of all u32[n, m] windows: `matches` for `rows`, what is remembered for the rest."""
-        fresh = dict(zip(rows.tolist(), range(len(rows)), strict=True))
-        entries: list[Entry] = []
-        for row, window in enumerate(windows):
-            if matches is not None and row in fresh:
-                at = fresh[row]
-                mask = None if matches.match_mask is None else int(matches.match_mask[at])
-                ll = None if matches.continuation_ll is None else float(matches.continuation_ll[at])
-                entries.append((int(matches.matched_prefix[at]), mask, ll))
-            else:
-                entries.append(self._entries[window.tobytes()])
-        prefixes, masks, lls = zip(*entries, strict=True)
-        return Matches(
-            np.array(prefixes, dtype=np.uint8),
-            None if masks[0] is None else np.array(masks, dtype=np.uint32),
-            None if lls[0] is None else np.array(lls, dtype=np.float32),
-        )
+    def tell(self, slots: NDArray[np.int64], matches: Matches) -> None:
+        """Remember the matches of the windows with these slots."""
+        for name, array in vars(matches).items():
+            if array is not None and len(array):
+                if name not in self._results:
+                    self._results[name] = np.zeros(self._length, array.dtype)
+                self._results[name][slots % self._length] = array
+
+    def of(self, slots: NDArray[np.int64]) -> Matches:
+        """The matches of the windows with these slots."""
+        if not len(slots):
+            return Matches(np.empty(0, np.uint8))
+        return Matches(**{name: array[slots % self._length] for name, array in self._results.items()})
+
+    _length = 0
+
+    def _make_room(self, slots: int) -> None:
+        if slots <= self._length:
+            return
+        before, self._length = self._length, max(slots, 2 * self._length)
+        live = np.arange(max(0, self._next - slots), self._next)
+        for name, array in self._results.items():
+            self._results[name] = np.zeros(self._length, array.dtype)
+            self._results[name][live % self._length] = array[live % before]

@@ -1,0 +1,316 @@
+"""The Ray executor: a lane for each group of GPUs of a Ray cluster, or for each node of one without GPUs.
+
+Workers read sequences and weights and write parts themselves, so nothing but numbers passes the driver. Ray
+says when a worker or node is lost: its parts go to others, and a node that joins gets a lane. A driver that
+dies takes its lanes with it; started again, it plans what the store lacks.
+
+Imports Ray only inside functions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memoserve import __version__
+from memoserve.engines import Diagnosis, EngineSettings, LocalWeights, diagnose, fetch_weights
+from memoserve.errors import BadInput, EngineFailed, MemoserveError, StoreConflict
+from memoserve.run.lane import AT_ONCE, Done, Lane, Reports
+from memoserve.run.plan import Range
+from memoserve.sequences import Selection, open_sequences
+from memoserve.store import Store
+from memoserve.suites import Checkpoint
+
+_LOOK_FOR_NODES = 5.0
+"""Seconds between two looks for nodes that joined or left."""
+
+_END_WITHIN = 10.0
+"""Seconds that a lane has to end its engine before Ray ends the lane."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker must know to make parts: paths and URLs mean the same on every node."""
+
+    suite: str
+    fingerprint: Mapping[str, str | int | None]
+    data: str
+    tokenizer: str | None
+    selection: Selection
+    store: str
+    settings: EngineSettings
+    engine_version: str
+    version: str = __version__
+
+
+class Worker:
+    """The actor: a lane on its node."""
+
+    def __init__(self, work: Work, name: str, desk: Any) -> None:
+        self._work = work
+        self._name = name
+        self._desk = desk
+        self._lane: Lane | None = None
+
+    def ready(self) -> str:
+        """Open what is needed and check that it is what the driver has: what is wrong, or nothing."""
+        work = self._work
+        try:
+            said = diagnose(work.settings.engine)
+            here = (__version__, said.version, said.device)
+            there = (work.version, work.engine_version, work.settings.device)
+            if said.problems:
+                return "; ".join(said.problems)
+            if here != there:
+                return f"it has memoserve, engine and device {here}, the driver runs with {there}"
+            source = open_sequences(work.data, work.tokenizer)
+            identity = {f"sequences_{key}": value for key, value in source.identity().items()}
+            if any(work.fingerprint[key] != value for key, value in identity.items()):
+                return f"what it has at {work.data} are other sequences than the driver's"
+            store = Store.open(work.store)
+            if store.fingerprint(work.suite) != work.fingerprint:
+                return f"what it has at {work.store} is another store than the driver's"
+            self._lane = Lane(
+                source,
+                work.selection,
+                store,
+                work.settings,
+                _ToDesk(self._desk),
+                self._name,
+                fetch=self._fetch,
+            )
+        except MemoserveError as error:
+            return str(error)
+        return ""
+
+    def score(self, number: int, checkpoint: Checkpoint, span: Range) -> Done:
+        """See Lane.score."""
+        assert self._lane is not None, "work before ready"
+        return self._lane.score(number, checkpoint, span)
+
+    def close(self) -> None:
+        """End the engine."""
+        if self._lane is not None:
+            self._lane.close(at_once=True)
+
+    def _fetch(self, checkpoint: Checkpoint) -> LocalWeights:
+        import ray
+
+        weights = fetch_weights(checkpoint, self._work.settings.allow_pickle)
+        agreed = ray.get(self._desk.agree.remote(checkpoint, weights.identity))
+        if agreed != weights.identity:
+            raise StoreConflict(
+                f"{checkpoint}: {self._name} has the weights {weights.identity}, another node {agreed}"
+            )
+        return weights
+
+
+class Desk:
+    """The actor beside the driver: takes the workers' reports, and holds them to the same weights."""
+
+    def __init__(self) -> None:
+        self._reports: deque[tuple[str, tuple[Any, ...]]] = deque()
+        self._weights: dict[Checkpoint, str] = {}
+
+    def agree(self, checkpoint: Checkpoint, identity: str) -> str:
+        """The identity of the weights that the first worker had."""
+        return self._weights.setdefault(checkpoint, identity)
+
+    def tell(self, method: str, arguments: tuple[Any, ...]) -> None:
+        """Put a report down."""
+        self._reports.append((method, arguments))
+
+    def take(self) -> list[tuple[str, tuple[Any, ...]]]:
+        """Take what has been put down."""
+        reports = list(self._reports)
+        self._reports.clear()
+        return reports
+
+
+class _ToDesk(Reports):
+    def __init__(self, desk: Any) -> None:
+        self._desk = desk
+
+    def starting(self, model: str, lane: str) -> None:
+        self._desk.tell.remote("starting", (model, lane))
+
+    def started(self, model: str, lane: str, seconds: float) -> None:
+        self._desk.tell.remote("started", (model, lane, seconds))
+
+    def begun(self, checkpoint: Checkpoint) -> None:
+        self._desk.tell.remote("begun", (checkpoint,))
+
+    def advanced(self, checkpoint: Checkpoint, sequences: int, windows: int) -> None:
+        self._desk.tell.remote("advanced", (checkpoint, sequences, windows))
+
+
+class RayLane:
+    """The driver's end of a worker."""
+
+    def __init__(self, name: str, node: str, actor: Any) -> None:
+        self.name = name
+        self.node = node
+        self.actor = actor
+        self._number = 0
+
+    def submit(self, checkpoint: Checkpoint, span: Range) -> Future[Done]:
+        """Start making a part; the future raises one of Cluster.lost if the worker or its node is gone."""
+        number, self._number = self._number, self._number + 1
+        future: Future[Done] = self.actor.score.remote(number, checkpoint, span).future()
+        return future
+
+    def close(self, at_once: bool = False) -> None:
+        """End the worker, and with it its engine."""
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError):
+            if not at_once:
+                ray.get(self.actor.close.remote(), timeout=_END_WITHIN)
+        ray.kill(self.actor)
+
+
+class Cluster:
+    """A connection to a Ray cluster. `connect` first, `start` the lanes, `refresh` while they work."""
+
+    def __init__(self, address: str) -> None:
+        try:
+            import ray
+        except ImportError:
+            raise EngineFailed("--executor ray needs Ray: pip install 'memoserve[ray]'") from None
+        self._ray: Any = ray
+        try:
+            ray.init(address, log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            said = str(error).strip().splitlines()[0]
+            raise BadInput(
+                f"there is no Ray cluster at {address}: {said}. `ray start --head` starts one;"
+                " --address names one that runs elsewhere"
+            ) from None
+        self._looked = 0.0
+        self._coming: dict[Any, RayLane] = {}
+        self._started: dict[str, int] = {}
+        self._refused: dict[str, str] = {}
+        self.lanes: list[RayLane] = []
+
+    @property
+    def lost(self) -> tuple[type[BaseException], ...]:
+        """What the future of a part raises when its worker or node is gone."""
+        return (self._ray.exceptions.RayActorError, self._ray.exceptions.NodeDiedError)
+
+    def diagnose(self, engine: str) -> Diagnosis:
+        """What a node can run. Raises EngineFailed if that is nothing."""
+        found: Diagnosis = self._ask(diagnose, engine)
+        if found.problems:
+            raise EngineFailed(
+                f"the {engine} engine can't run on the cluster:\n"
+                + "\n".join(f"  {problem}" for problem in found.problems)
+            )
+        return found
+
+    def fetch(self, checkpoint: Checkpoint, allow_pickle: bool) -> LocalWeights:
+        """What a node finds out about a checkpoint's weights."""
+        found: LocalWeights = self._ask(fetch_weights, checkpoint, allow_pickle)
+        return found
+
+    def start(self, work: Work) -> None:
+        """Start a worker wherever there is room. Raises EngineFailed if none can work."""
+        here = self._ray.get_runtime_context().get_node_id()
+        self._desk = self._actor(Desk, here, num_cpus=0).remote()
+        self._work = work
+        self._look()
+        while self._coming and not self.lanes:
+            self._welcome(timeout=1.0)
+        if not self.lanes:
+            reasons = "\n".join(f"  {name}: {reason}" for name, reason in self._refused.items())
+            raise EngineFailed(
+                "no node of the cluster can work:\n" + (reasons or "  none has a CPU or GPU to give")
+            )
+
+    def refresh(self, reports: Reports) -> None:
+        """Pass on what workers told, and give lanes to nodes that joined or lost theirs."""
+        self._welcome(timeout=0.0)
+        if time.monotonic() - self._looked > _LOOK_FOR_NODES:
+            self._look()
+        for method, arguments in self._ray.get(self._desk.take.remote()):
+            getattr(reports, method)(*arguments)
+
+    def drop(self, name: str) -> None:
+        """A lane is lost; its node gets another one if it is still there."""
+        for lane in [lane for lane in self.lanes if lane.name == name]:
+            self.lanes.remove(lane)
+            self._started[lane.node] -= 1
+            with contextlib.suppress(Exception):
+                self._ray.kill(lane.actor)
+
+    def close(self) -> None:
+        """Leave the cluster. Ray ends what this driver has started."""
+        self._ray.shutdown()
+
+    def _look(self) -> None:
+        self._looked = time.monotonic()
+        settings = self._work.settings
+        for node in self._ray.nodes():
+            if not node["Alive"]:
+                continue
+            resources = node["Resources"]
+            if settings.device == "cpu":
+                # All of the node's cores, so that no other run gets a lane there.
+                room, needs = int(resources.get("CPU", 0) >= 1), {"num_cpus": resources.get("CPU", 0)}
+            else:
+                room = int(resources.get("GPU", 0)) // settings.tensor_parallel
+                needs = {"num_cpus": 0, "num_gpus": settings.tensor_parallel}
+            while self._started.get(node["NodeID"], 0) < room:
+                number = self._started[node["NodeID"]] = self._started.get(node["NodeID"], 0) + 1
+                name = f"{node['NodeManagerHostname']} {node['NodeID'][:6]}" + (
+                    f" {number}" if room > 1 else ""
+                )
+                if name in self._refused:
+                    continue
+                worker = self._actor(Worker, node["NodeID"], max_concurrency=AT_ONCE + 1, **needs)
+                lane = RayLane(name, node["NodeID"], worker.remote(self._work, name, self._desk))
+                self._coming[lane.actor.ready.remote()] = lane
+
+    def _welcome(self, timeout: float) -> None:
+        """Workers that are ready get work, others are left out for good."""
+        if not self._coming:
+            return
+        for ready in self._ray.wait(list(self._coming), timeout=timeout)[0]:
+            lane = self._coming.pop(ready)
+            try:
+                wrong = self._ray.get(ready)
+            except self._ray.exceptions.RayError as error:
+                self._started[lane.node] -= 1  # gone before it was there: the next look tries again
+                if not isinstance(error, self.lost):
+                    self._refused[lane.name] = str(error)
+                continue
+            if wrong:
+                self._refused[lane.name] = wrong
+                self._ray.kill(lane.actor)
+            else:
+                self.lanes.append(lane)
+
+    def _ask(self, function: Any, *arguments: Any) -> Any:
+        """Call a function where there is room for an engine; raises what it raises."""
+        gpus = self._ray.cluster_resources().get("GPU", 0)
+        needs = {"num_cpus": 0, "num_gpus": 1} if gpus else {"num_cpus": 1}
+        try:
+            return self._ray.get(self._ray.remote(**needs)(function).remote(*arguments))
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+
+    def _actor(self, kind: type, node: str, **needs: Any) -> Any:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+        return self._ray.remote(**needs)(kind).options(scheduling_strategy=strategy)
+
+
+def on_every_node(path: str | None) -> Any:
+    """A path as workers elsewhere understand it; a URL stays as it is."""
+    return path if path is None or "://" in path else str(Path(path).resolve())

@@ -1,0 +1,272 @@
+"""A lane: one engine, kept across checkpoints, and the parts it makes.
+
+Several calls of `score` are under way at once. Reading one part, evaluating the one before and writing the
+one before that overlap; the engine is given to them in the order of their numbers. So the weights of the next
+checkpoint are fetched while the current one is evaluated.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memoserve.engines import (
+    CONTINUATION,
+    EngineProcess,
+    EngineSettings,
+    LocalWeights,
+    Matches,
+    concatenate,
+    fetch_weights,
+)
+from memoserve.errors import BadInput, EngineFailed, StoreConflict
+from memoserve.run.plan import Range
+from memoserve.run.windows import KnownWindows, distinct
+from memoserve.sequences import Selection, SequenceSource
+from memoserve.store import Store
+from memoserve.suites import Checkpoint
+
+Fetch = Callable[[Checkpoint], LocalWeights]
+
+AT_ONCE = 2
+"""Parts that a lane has in hand: one is evaluated, the other is read before and written after."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a part turned out to be: its sequences, the distinct windows evaluated for it, how many of the
+    sequences are memorized.
+    """
+
+    sequences: int
+    windows: int
+    memorized: int
+
+
+class Reports(Protocol):
+    """What a lane tells while it works on a part."""
+
+    def starting(self, model: str, lane: str) -> None:
+        """It starts an engine."""
+
+    def started(self, model: str, lane: str, seconds: float) -> None:
+        """The engine is up."""
+
+    def begun(self, checkpoint: Checkpoint) -> None:
+        """The engine has a checkpoint's weights, and evaluates."""
+
+    def advanced(self, checkpoint: Checkpoint, sequences: int, windows: int) -> None:
+        """So many more sequences are scored."""
+
+
+class Lane:
+    """One engine on one device (see EngineProcess). `fetch`: how weights come, if not by fetch_weights."""
+
+    def __init__(
+        self,
+        source: SequenceSource,
+        selection: Selection,
+        store: Store,
+        settings: EngineSettings,
+        reports: Reports,
+        name: str = "",
+        device: str = "",
+        verbose: bool = False,
+        fetch: Fetch | None = None,
+    ) -> None:
+        self.name = name
+        self._source = source
+        self._selection = selection
+        self._store = store
+        self._settings = settings
+        self._reports = reports
+        self._device = device
+        self._verbose = verbose
+        self._fetch = fetch or partial(fetch_weights, allow_pickle=settings.allow_pickle)
+        self._fetching = threading.Lock()
+        self._fetched: dict[Checkpoint, LocalWeights] = {}
+        self._turns = threading.Condition()
+        self._turn = 0
+        self._engine: EngineProcess | None = None
+        self._model = ""
+        self._loaded: Checkpoint | None = None
+        self._known = KnownWindows()
+        self._failed: dict[Checkpoint, str] = {}
+        self._closed = False
+
+    def score(self, number: int, checkpoint: Checkpoint, span: Range) -> Done:
+        """Make one part. Calls are numbered from 0; every number must come.
+
+        Raises EngineFailed, BadInput or StoreConflict if the checkpoint can't be gone on with, StorageFailed
+        if the store can't.
+        """
+        with self._engine_for(number) as wait:
+            weights = self._weights(checkpoint)
+            ids = self._selection.ids(*span)
+            found = distinct(read(self._source, self._selection, ids, self._settings.context))
+            wait()
+            try:
+                engine = self._with(checkpoint, weights)
+                self._reports.begun(checkpoint)
+                slots, rows = self._known.ask(found.windows)
+                fresh = self._evaluate(engine, found.windows[rows], checkpoint, len(ids))
+            except EngineFailed as error:
+                self._failed[checkpoint] = str(error)
+                self._close_engine()
+                raise
+            if fresh is not None:
+                self._known.tell(slots[rows], fresh)
+            matches = self._known.of(slots)
+        matches = matches.take(found.row_of)
+        self._store.write_scores(checkpoint, *span, ids, matches, weights.identity)
+        return Done(len(ids), len(rows), int((matches.matched_prefix == CONTINUATION).sum()))
+
+    def close(self, at_once: bool = False) -> None:
+        """End the engine; what is being written is still written. `at_once` ends it in mid-evaluation."""
+        self._closed = True
+        if at_once and self._engine is not None:
+            self._engine.kill()
+        with self._turns:
+            self._turns.notify_all()
+        if not at_once:
+            self._close_engine()
+
+    @contextmanager
+    def _engine_for(self, number: int) -> Iterator[Callable[[], None]]:
+        """Yields a function that waits for this call's turn; the turn ends with the context."""
+
+        def wait() -> None:
+            with self._turns:
+                self._turns.wait_for(lambda: self._turn == number or self._closed)
+            if self._closed:
+                raise EngineFailed("the run is ending")
+
+        try:
+            yield wait
+        finally:
+            with suppress(EngineFailed):
+                wait()
+            with self._turns:
+                self._turn += 1
+                self._turns.notify_all()
+
+    def _weights(self, checkpoint: Checkpoint) -> LocalWeights:
+        with self._fetching:
+            if checkpoint not in self._fetched:
+                weights = self._fetch(checkpoint)
+                _check_fit(checkpoint, weights, self._settings)
+                _check_same_weights(checkpoint, weights, self._store)
+                self._fetched[checkpoint] = weights
+            return self._fetched[checkpoint]
+
+    def _with(self, checkpoint: Checkpoint, weights: LocalWeights) -> EngineProcess:
+        """The engine with these weights: replaced in place for the same model, else started anew."""
+        if checkpoint in self._failed:
+            raise EngineFailed(self._failed[checkpoint])
+        if checkpoint != self._loaded or self._engine is None:
+            self._loaded = None
+            self._known = self._remembered(checkpoint)
+            self._engine = self._engine_with(checkpoint, weights.folder)
+            self._model = checkpoint.model.name
+            self._loaded = checkpoint
+        return self._engine
+
+    def _engine_with(self, checkpoint: Checkpoint, folder: Path) -> EngineProcess:
+        suite, model = checkpoint.suite, checkpoint.model.name
+        if self._engine is not None and model == self._model:
+            try:
+                self._engine.load(folder)
+                return self._engine
+            except EngineFailed:
+                pass  # replaced by a fresh one: slower, and always right
+        self._close_engine()
+        self._reports.starting(model, self.name)
+        began = time.monotonic()
+        log_name = "-".join(filter(None, (suite, model, re.sub(r"[^A-Za-z0-9.]+", "-", self.name))))
+        log_file = self._store.logs / f"{log_name}.log"
+        self._engine = EngineProcess(self._settings, folder, log_file, self._verbose, self._device)
+        self._engine.wait_until_up()
+        self._reports.started(model, self.name, time.monotonic() - began)
+        return self._engine
+
+    def _close_engine(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+        self._engine, self._loaded = None, None
+
+    def _remembered(self, checkpoint: Checkpoint) -> KnownWindows:
+        """What an earlier, interrupted run found out about this checkpoint."""
+        known = KnownWindows()
+        where = checkpoint.suite, checkpoint.model.name, checkpoint.step
+        for part in self._store.parts(*where):
+            if known.full:
+                break
+            scores = self._store.read_scores(*where, part.first, part.stop)
+            if not len(scores.sequence_id) or scores.matched_prefix is None:
+                continue
+            found = distinct(self._source.take(scores.sequence_id, self._settings.context + CONTINUATION))
+            first = np.unique(found.row_of, return_index=True)[1]
+            matches = Matches(scores.matched_prefix, scores.match_mask, scores.continuation_ll).take(first)
+            slots, rows = known.ask(found.windows)
+            known.tell(slots[rows], matches.take(rows))
+        return known
+
+    def _evaluate(
+        self, engine: EngineProcess, windows: NDArray[np.uint32], checkpoint: Checkpoint, sequences: int
+    ) -> Matches | None:
+        """Evaluate u32[n, m] windows in blocks, reporting `sequences` in proportion. None for no windows."""
+        blocks = []
+        reported = 0
+        size = self._settings.block
+        for start in range(0, len(windows), size):
+            blocks.append(engine.evaluate(windows[start : start + size]))
+            share = sequences * min(start + size, len(windows)) // len(windows)
+            self._reports.advanced(checkpoint, share - reported, len(blocks[-1]))
+            reported = share
+        self._reports.advanced(checkpoint, sequences - reported, 0)
+        return concatenate(blocks) if blocks else None
+
+
+def read(
+    source: SequenceSource, selection: Selection, ids: NDArray[np.int64], context: int
+) -> NDArray[np.uint32]:
+    """The windows u32[n, context + 32] of selected ids, ascending i64[n]."""
+    length = context + CONTINUATION
+    if selection.fraction == 1.0 and len(ids):
+        return source.read(int(ids[0]), int(ids[-1]) + 1, length)
+    return source.take(ids, length)
+
+
+def _check_fit(checkpoint: Checkpoint, weights: LocalWeights, settings: EngineSettings) -> None:
+    needed = settings.context + CONTINUATION
+    if weights.positions < needed:
+        raise BadInput(
+            f"{checkpoint} takes {weights.positions} tokens at most; a context of {settings.context} tokens"
+            f" and its continuation are {needed}: use a shorter --context"
+        )
+    if settings.banned_token_id is not None and settings.banned_token_id >= weights.vocabulary_size:
+        raise BadInput(
+            f"{checkpoint} has {weights.vocabulary_size} token ids, and the suite's eos_token_id is "
+            f"{settings.banned_token_id}: correct the suite file"
+        )
+
+
+def _check_same_weights(checkpoint: Checkpoint, weights: LocalWeights, store: Store) -> None:
+    """A checkpoint that is half done goes on only with the weights it began with."""
+    stored = store.weights_of(checkpoint)
+    if stored is not None and stored != weights.identity:
+        directory = store.scores_dir(checkpoint.suite, checkpoint.model.name, checkpoint.step)
+        raise StoreConflict(
+            f"{checkpoint}: the store has parts made with weights {stored}, these are {weights.identity}: "
+            f"use another store, or delete {directory}"
+        )

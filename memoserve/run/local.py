@@ -1,0 +1,59 @@
+"""The local executor: lanes in threads of the driver, one engine process per device."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from memoserve.engines import EngineSettings, gpus
+from memoserve.errors import BadInput
+from memoserve.run.lane import AT_ONCE, Done, Lane
+from memoserve.run.plan import Range
+from memoserve.suites import Checkpoint
+
+
+class LocalLane:
+    """A lane and its threads."""
+
+    def __init__(self, lane: Lane) -> None:
+        self.name = lane.name
+        self._lane = lane
+        self._threads = ThreadPoolExecutor(AT_ONCE, f"lane {lane.name}")
+        self._number = 0
+
+    def submit(self, checkpoint: Checkpoint, span: Range) -> Future[Done]:
+        """Start making a part."""
+        number, self._number = self._number, self._number + 1
+        return self._threads.submit(self._lane.score, number, checkpoint, span)
+
+    def close(self, at_once: bool = False) -> None:
+        """End the engine; `at_once` in mid-evaluation."""
+        self._lane.close(at_once)
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._lane.close()
+
+
+def devices_for(settings: EngineSettings, asked: str | None) -> list[str]:
+    """What each engine runs on: a group of GPUs such as `0` or `0,1`, a range of cores such as `0-15`.
+
+    Without `asked`: every visible GPU in groups of `tensor_parallel`, or all cores together (empty).
+    Raises BadInput if they can't be divided.
+    """
+    if settings.device == "cpu":
+        return [""] if asked is None else asked.split(",")
+    numbers = _visible_gpus() if asked is None else asked.split(",")
+    size = settings.tensor_parallel
+    if not numbers or len(numbers) % size:
+        raise BadInput(
+            f"{len(numbers)} GPUs ({','.join(numbers) or 'none'}) can't be divided into groups of {size}:"
+            " change --devices or --tensor-parallel"
+        )
+    return [",".join(numbers[i : i + size]) for i in range(0, len(numbers), size)]
+
+
+def _visible_gpus() -> list[str]:
+    """Their numbers, as CUDA_VISIBLE_DEVICES has them."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [number.strip() for number in chosen.split(",") if number.strip()]
+    return [str(number) for number in range(len(gpus()))]
