@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import typer
 
@@ -189,7 +189,7 @@ def run(
     from memoserve.suites import load_suite, select
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C
-    events = Events(sys.stdout) if progress == "json" else None
+    events = Events(_standard_output_alone()) if progress == "json" else None
     console = Console(soft_wrap=True, quiet=events is not None)
     with _ending(events, console):
         if loglik and mode != "extract":
@@ -306,6 +306,13 @@ def run(
                     ],
                 )
             _raise_if_incomplete(outcome, store)
+
+
+def _standard_output_alone() -> TextIO:
+    """Standard output for events alone: what anything else prints there goes to standard error."""
+    stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return stream
 
 
 @contextmanager

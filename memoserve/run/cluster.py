@@ -237,7 +237,14 @@ class Cluster:
         self._welcome(timeout=0.0)
         if time.monotonic() - self._looked > _LOOK_FOR_NODES:
             self._look()
-        for method, arguments in self._ray.get(self._desk.take.remote()):
+        try:
+            reported = self._ray.get(self._desk.take.remote())
+        except self.lost:
+            raise EngineFailed(
+                "the node that the driver runs on is lost to the cluster: what is written is whole,"
+                " the same command goes on from there"
+            ) from None
+        for method, arguments in reported:
             getattr(reports, method)(*arguments)
 
     def drop(self, name: str) -> None:
