@@ -10,6 +10,8 @@ Imports Ray only inside functions.
 from __future__ import annotations
 
 import contextlib
+import signal
+import socket
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -184,9 +186,14 @@ class Cluster:
         except ImportError:
             raise EngineFailed("--executor ray needs Ray: pip install 'memoserve[ray]'") from None
         self._ray: Any = ray
+        host, _, port = address.removeprefix("ray://").rpartition(":")
         try:
+            if port.isdigit():  # where nobody listens, Ray would go on asking for minutes
+                socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+            told_to_stop = signal.getsignal(signal.SIGTERM)
             ray.init(address, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, ValueError, RuntimeError) as error:
+            signal.signal(signal.SIGTERM, told_to_stop)  # Ray puts a handler of its own there
+        except (OSError, ValueError, RuntimeError) as error:
             said = str(error).strip().splitlines()[0]
             raise BadInput(
                 f"there is no Ray cluster at {address}: {said}. `ray start --head` starts one;"
