@@ -135,7 +135,7 @@ def plain_vllm(folder: Path, dtype: str) -> Callable[[NDArray[np.uint32]], Any]:
     options: dict[str, Any] = {"max_num_seqs": 1024, "max_num_batched_tokens": 32768}
     if the_device() == "cpu":
         options = {"max_num_seqs": 256, "max_num_batched_tokens": 8192, "kv_cache_memory_bytes": 1 << 30}
-        options["enforce_eager"] = os.environ.get("BENCH_VLLM_COMPILED") is None
+        options["enforce_eager"] = True
     llm = LLM(
         model=str(folder), skip_tokenizer_init=True, dtype=dtype, max_model_len=64,
         enable_prefix_caching=False, disable_log_stats=True, **options,

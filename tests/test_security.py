@@ -88,7 +88,7 @@ FILES = [
     "FROM parquet_bloom_probe('{store}/link.parquet', 'secret', 42)",
     "FROM system.main.read_text('/etc/passwd')",
     "SELECT (SELECT content FROM read_text('/etc/passwd'))",
-    "SELECT 1 WHERE EXISTS (FROM glob('/root/*'))",
+    "SELECT 1 WHERE EXISTS (FROM glob('/home/*'))",
     "SELECT * FROM checkpoints, LATERAL (FROM read_text('/etc/' || model))",
     "WITH x AS (FROM read_text('/etc/passwd')) FROM x",
     "WITH RECURSIVE x AS (FROM read_text('/etc/passwd') UNION ALL FROM x) FROM x",

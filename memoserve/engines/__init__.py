@@ -4,7 +4,7 @@ from memoserve.engines.diagnosis import Diagnosis, diagnose, gpus, require, try_
 from memoserve.engines.matches import CONTINUATION, Matches, concatenate, matches_of
 from memoserve.engines.process import EngineProcess
 from memoserve.engines.settings import EngineName, EngineSettings, Mode
-from memoserve.engines.tuning import Setting, Tuning, tune
+from memoserve.engines.tuning import tune
 from memoserve.engines.weights import DTYPES, LocalWeights, fetch_weights
 
 __all__ = [
@@ -17,8 +17,6 @@ __all__ = [
     "LocalWeights",
     "Matches",
     "Mode",
-    "Setting",
-    "Tuning",
     "concatenate",
     "diagnose",
     "fetch_weights",

@@ -23,15 +23,14 @@ def lacks_arithmetic(dtype: torch.dtype) -> bool:
     return dtype == torch.float16 and not torch.ops.mkldnn._is_mkldnn_fp16_supported()
 
 
-def widen(model: nn.Module) -> int:
-    """Let the linear layers of a vLLM model on a CPU multiply in float32; returns how many now do.
+def widen(model: nn.Module) -> None:
+    """Let the linear layers of a vLLM model on a CPU multiply in float32 where it has nothing narrower.
 
     To be called after every loading of weights, which makes vLLM choose each layer's product anew.
     """
     from vllm.model_executor.layers.linear import LinearBase
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
-    widened = 0
     for module in model.modules():
         weight = getattr(module, "weight", None)
         # Empty where vLLM has packed it: then it found a product for this dtype.
@@ -40,8 +39,6 @@ def widen(model: nn.Module) -> int:
         if not weight.numel() or not lacks_arithmetic(weight.dtype):
             continue
         module.cpu_linear = _product(weight.data.float(), weight.dtype)
-        widened += 1
-    return widened
 
 
 def _product(weight: torch.Tensor, dtype: torch.dtype) -> Any:

@@ -712,13 +712,7 @@ def _versus_paper(rows: Sequence[Row], look: Look) -> Spec:
 
 
 def _recommended(rows: Sequence[Row], look: Look) -> Spec:
-    x = {
-        "field": "budget_share",
-        "type": "quantitative",
-        "title": "budget, share of the target's compute",
-        "scale": {"type": "log", "padding": 18, "nice": False},
-        "axis": {"format": "~%", "tickCount": 5},
-    }
+    x = g.flops_share("budget_share", "budget, share of the target's compute")
     y = g.share("recall_corpus", "recall, of all that the target memorized")
     names, colours = ["any rule", "the paper's rule alone"], [g.BLUE, g.ORANGE]
     colour = {"field": "kind", "type": "nominal", **g.by_name(look, names, colours)}
@@ -750,13 +744,7 @@ def _recommended(rows: Sequence[Row], look: Look) -> Spec:
 
 
 def _scaling(rows: Sequence[Row], look: Look) -> Spec:
-    x = {
-        "field": "compute_ratio",
-        "type": "quantitative",
-        "title": "predictor's training compute, share of the target's",
-        "scale": {"type": "log", "padding": 18, "nice": False},
-        "axis": {"format": "~%", "tickCount": 5},
-    }
+    x = g.flops_share("compute_ratio", "predictor's training compute, share of the target's")
     y = g.share("recall_corpus", "recall, of all that the target memorized")
     colour = {**g.by_model(look, "target_model"), "title": "target"}
     shape = {

@@ -133,12 +133,12 @@ def flops() -> Spec:
     }
 
 
-def flops_share() -> Spec:
-    """Training compute as a share of the target's on a log axis."""
+def flops_share(field: str = "flops_share", title: str = "training compute, share of the target's") -> Spec:
+    """Compute as a share of the target's on a log axis."""
     return {
-        "field": "flops_share",
+        "field": field,
         "type": "quantitative",
-        "title": "training compute, share of the target's",
+        "title": title,
         "scale": {"type": "log", "padding": 18, "nice": False},
         "axis": {"format": "~%", "tickCount": 5},
     }

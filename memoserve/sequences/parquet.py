@@ -266,8 +266,3 @@ class _reading:  # noqa: N801 - reads as a statement: with _reading(place):
             # Arrow reports damaged pages as OSError without a number.
             wrong = StorageFailed if error.errno else BadInput
             raise wrong(f"{self._place} can't be read as Parquet: {error}") from None
-
-
-def open_parquet(places: list[Place]) -> ParquetSequences:
-    """The rows of these files, in this order. Raises BadInput."""
-    return ParquetSequences(places)
