@@ -286,11 +286,12 @@ def test_an_engine_does_not_outlive_its_driver(mini: Suite, tmp_path: Path) -> N
         "import sys, time\n"
         "from pathlib import Path\n"
         "from memoserve.engines import EngineProcess, EngineSettings\n"
-        "engine = EngineProcess(EngineSettings('transformers', 'score', 32, 'float32', 0, 'cpu'),\n"
-        "                       Path(sys.argv[1]), Path(sys.argv[2]))\n"
-        "engine.wait_until_up()\n"
-        "print(engine._process.pid, flush=True)\n"
-        "time.sleep(600)\n"
+        "if __name__ == '__main__':\n"  # as for anything that starts processes by multiprocessing
+        "    settings = EngineSettings('transformers', 'score', 32, 'float32', 0, 'cpu')\n"
+        "    engine = EngineProcess(settings, Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        "    engine.wait_until_up()\n"
+        "    print(engine._process.pid, flush=True)\n"
+        "    time.sleep(600)\n"
     )
     process = subprocess.Popen(
         [sys.executable, str(driver), str(folder(mini, "116k@161")), str(tmp_path / "log")],

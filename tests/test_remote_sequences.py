@@ -361,6 +361,7 @@ def bucket(folder: Path) -> Iterator[str]:
                 remote.pipe_file(f"pile/{path.relative_to(folder)}", path.read_bytes())
         fsspec.filesystem("s3").clear_instance_cache()
         yield "s3://pile"
+    fsspec.filesystem("s3").clear_instance_cache()
     server.stop()
 
 

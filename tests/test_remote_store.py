@@ -60,9 +60,12 @@ def bucket() -> Iterator[Bucket]:
         patch.setenv("AWS_ENDPOINT_URL", bucket.endpoint)
         # Fewer attempts than by default, for the tests that stop the server.
         patch.setenv("AWS_MAX_ATTEMPTS", "1")
+        # fsspec keeps file systems, and with them the server that they were made for.
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
         fsspec.filesystem("s3").mkdir("bucket")
         yield bucket
         bucket.stop()
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 @pytest.fixture(params=["s3", "memory"])

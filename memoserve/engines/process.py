@@ -56,6 +56,7 @@ class EngineProcess:
         self.settings = settings
         self.log_file = log_file
         log_file.parent.mkdir(parents=True, exist_ok=True)
+        log_file.touch()
         self._connection, theirs = Pipe()
         method = "forkserver" if settings.device == "cpu" else "spawn"
         context: Any = multiprocessing.get_context(method)
@@ -68,9 +69,17 @@ class EngineProcess:
         )
         with silence(2):  # it would tell the user of vLLM's semaphores, which go with the process
             resource_tracker.ensure_running()
-        self._process.start()
+        try:
+            self._process.start()
+        except (EOFError, OSError) as error:
+            self._connection.close()
+            raise EngineFailed(
+                f"the {settings.engine} engine's process did not start: what it was to be forked from "
+                f"was killed ({type(error).__name__}; out of memory?)"
+            ) from error
+        finally:
+            theirs.close()
         atexit.register(self.kill)  # before multiprocessing waits for its children
-        theirs.close()
         self._pending = "start"
         self._send((settings, folder))
 

@@ -117,6 +117,9 @@ export async function draw(spec, element) {
   await drawn.runAsync();
   // The picture around it has a name, and a table.
   element.querySelector('svg')?.setAttribute('aria-hidden', 'true');
+  // Where it is wider than its place, the keyboard must reach it to scroll it.
+  if (element.scrollWidth > element.clientWidth) element.tabIndex = 0;
+  else element.removeAttribute('tabindex');
   return drawn;
 }
 
