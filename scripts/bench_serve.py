@@ -18,7 +18,9 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 
 import httpx
@@ -73,31 +75,49 @@ class Writer(threading.Thread):
             self.write()
 
 
-async def read(url: str, place: int, until: float, took: dict[str, list[float]], failed: list[str]) -> None:
-    """One reader: it asks, takes the whole answer, and asks the next thing."""
-    async with httpx.AsyncClient(base_url=url, timeout=120) as client:
-        while time.monotonic() < until:
-            question = (*QUESTIONS, "POST /api/sql")[place % (len(QUESTIONS) + 1)]
-            place += 1
-            began = time.monotonic()
-            try:
-                if question.startswith("POST"):
-                    answer = await client.post("/api/sql", json={"sql": SQL})
-                else:
-                    answer = await client.get(question)
-                if answer.status_code != 200:
-                    failed.append(f"{question}: {answer.status_code} {answer.text[:200]}")
-            except httpx.HTTPError as error:
-                failed.append(f"{question}: {error!r}")
-            took.setdefault(question, []).append(time.monotonic() - began)
+async def read(
+    client: httpx.AsyncClient,
+    place: int,
+    until: float,
+    pause: float,
+    took: dict[str, list[float]],
+    failed: list[str],
+) -> None:
+    """One reader: it asks, takes the whole answer, rests `pause` seconds on average, asks the next thing."""
+    random = Random(place)
+    while time.monotonic() < until:
+        await asyncio.sleep(random.uniform(0, 2 * pause))
+        question = (*QUESTIONS, "POST /api/sql")[place % (len(QUESTIONS) + 1)]
+        place += 1
+        began = time.monotonic()
+        try:
+            if question.startswith("POST"):
+                answer = await client.post("/api/sql", json={"sql": SQL})
+            else:
+                answer = await client.get(question)
+            if answer.status_code != 200:
+                failed.append(f"{question}: {answer.status_code} {answer.text[:200]}")
+        except httpx.HTTPError as error:
+            failed.append(f"{question}: {error!r}")
+        took.setdefault(question, []).append(time.monotonic() - began)
 
 
-async def readers(url: str, count: int, seconds: float) -> tuple[dict[str, list[float]], list[str]]:
-    """Many of them at once."""
+async def readers(
+    url: str, count: int, seconds: float, pause: float
+) -> tuple[dict[str, list[float]], list[str]]:
+    """Many of them at once, each with a connection of its own."""
     took: dict[str, list[float]] = {}
     failed: list[str] = []
-    until = time.monotonic() + seconds
-    await asyncio.gather(*(read(url, place, until, took, failed) for place in range(count)))
+    async with AsyncExitStack() as stack:
+        # Made before the clock starts: a client reads all certificates of the system first.
+        clients = [
+            await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=120, verify=False))
+            for _ in range(count)
+        ]
+        until = time.monotonic() + seconds
+        await asyncio.gather(
+            *(read(client, place, until, pause, took, failed) for place, client in enumerate(clients))
+        )
     return took, failed
 
 
@@ -106,6 +126,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--readers", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--pause", type=float, default=0.0, help="of a reader between two questions, mean")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         writer = Writer(Path(folder) / "store", first=56)
@@ -114,19 +135,22 @@ def main() -> int:
             assert server.stdout is not None
             found = re.search(r"http://\S+", server.stdout.readline())
             assert found
+            url = found[0].rstrip("/")
+            began = time.monotonic()
+            httpx.get(f"{url}/api/queries/predictors", timeout=60).raise_for_status()
+            first = time.monotonic() - began
             writer.start()
             before = writer.done
-            began = time.monotonic()
-            took, failed = asyncio.run(readers(found[0].rstrip("/"), options.readers, options.seconds))
-            elapsed = time.monotonic() - began
+            took, failed = asyncio.run(readers(url, options.readers, options.seconds, options.pause))
             writer.ending.set()
             writer.join()
             server.terminate()
     everything = np.array([one for each in took.values() for one in each]) * 1000
     print(
-        f"{options.readers} readers, {elapsed:.0f} s, {len(everything):,} answers "
-        f"({len(everything) / elapsed:.0f}/s), {len(failed)} failed; "
-        f"{writer.done - before} parts written meanwhile (synthetic scores)"
+        f"{options.readers} readers, {options.seconds:.0f} s, {len(everything):,} answers "
+        f"({len(everything) / options.seconds:.0f}/s), {len(failed)} failed; "
+        f"{writer.done - before} parts written meanwhile (synthetic scores); "
+        f"first answer {first:.1f} s after the start"
     )
     for name, each in [("all", everything / 1000), *sorted(took.items())]:
         low, high = np.percentile(np.array(each) * 1000, [50, 99])

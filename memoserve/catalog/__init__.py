@@ -1,6 +1,6 @@
 """The catalog: DuckDB views over a store's parts, in memory or as one file."""
 
-from memoserve.catalog.connection import connect, create_views, explained
+from memoserve.catalog.connection import connect, create_views, explained, kinds_of_parts
 from memoserve.catalog.file import DEFAULT_CATALOG, write_catalog
 from memoserve.catalog.limits import default_memory, limited
 from memoserve.catalog.sandbox import execute
@@ -12,6 +12,7 @@ __all__ = [
     "default_memory",
     "execute",
     "explained",
+    "kinds_of_parts",
     "limited",
     "write_catalog",
 ]

@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,16 +37,22 @@ _GLOBS = (
 
 
 def connect(
-    store: str | Path, *, sandbox: bool = True, memory_limit: str | None = None, threads: int | None = None
+    store: str | Path,
+    *,
+    sandbox: bool = True,
+    memory_limit: str | None = None,
+    threads: int | None = None,
+    spill: Path | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """An in-memory DuckDB with the catalog of the store at a path or URL; close it when done.
 
     With `sandbox`, SQL on the connection reads no file outside the store, loads nothing and can't change
     settings. That alone doesn't stop it from writing *inside* the store: run what users wrote through
     `memoserve.catalog.execute`. `memory_limit` (such as "4GB") bounds memory; what doesn't fit spills to
-    the system's temporary directory, up to half of its free space. What a remote store holds is listed anew
-    after some seconds. Raises StoreConflict if there is no store, BadInput for a damaged part, StorageFailed
-    if a remote one can't be read.
+    the folder `spill`, by default the system's temporary directory, up to half of its free space. Which kinds
+    of parts there are (`kinds_of_parts`) is looked up once; parts of those kinds may come and go. What a
+    remote store holds is listed anew after some seconds. Raises StoreConflict if there is no store, BadInput
+    for a damaged part, StorageFailed if a remote one can't be read.
     """
     import duckdb
 
@@ -55,7 +61,7 @@ def connect(
         files = LocalFiles(files.path.resolve())
     # One for each connection: two that share a directory would overwrite each other's files. DuckDB makes it
     # when something has to spill, and removes it.
-    temporary = Path(tempfile.gettempdir()) / f"memoserve-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+    temporary = (spill or Path(tempfile.gettempdir())) / f"memoserve-{os.getpid()}-{uuid.uuid4().hex[:12]}"
     connection = duckdb.connect(config={"temp_directory": str(temporary)})
     try:
         if memory_limit is not None:
@@ -94,8 +100,9 @@ def create_views(connection: duckdb.DuckDBPyConnection, files: Files) -> None:
     """Create the catalog's views and macros over a store; a local one by its absolute path."""
     import duckdb
 
+    there: Iterable[bool]
     if isinstance(files, LocalFiles):
-        there = [next(files.path.glob(glob), None) is not None for glob in _GLOBS]
+        there = kinds_of_parts(files)
     else:
         from memoserve.catalog.remote import register
 
@@ -108,6 +115,11 @@ def create_views(connection: duckdb.DuckDBPyConnection, files: Files) -> None:
             with_files.query.replace("@STORE@", _literal_glob(files.root)) if found else without.query
         )
     connection.execute((HERE / "catalog.sql").read_text(encoding="utf-8"))
+
+
+def kinds_of_parts(files: LocalFiles) -> tuple[bool, ...]:
+    """Which kinds of parts a local store has at least one of: the views of the others are made empty."""
+    return tuple(next(files.path.glob(glob), None) is not None for glob in _GLOBS)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from memoserve import __version__
 from memoserve.errors import BadInput, EngineFailed, MemoserveError, StorageFailed, StoreConflict
-from memoserve.serve import pages, reading, runs
+from memoserve.serve import pages, questions, reading, runs
 from memoserve.serve.queue import Queue
 from memoserve.serve.readers import Busy, Forbidden, NotThere, Readers, TooLong, TooMuch
 from memoserve.serve.remembered import Remembered
@@ -49,11 +49,13 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         readers = app.state.readers = Readers(settings)
-        app.state.remembered = Remembered(readers, settings.store)
+        app.state.remembered = Remembered(readers, settings)
         app.state.planning = anyio.CapacityLimiter(1)
         app.state.queue = None if settings.read_only else Queue(settings.store)
         try:
             async with anyio.create_task_group() as tasks:
+                for _ in range(settings.readers):
+                    tasks.start_soon(_begin, readers)
                 if app.state.queue is not None:
                     app.state.watch = Watch(settings.store, app.state.queue)
                     tasks.start_soon(app.state.watch.run)
@@ -81,6 +83,13 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _unexpected)
     return app
+
+
+async def _begin(readers: Readers) -> None:
+    """Start a reader: whoever asks first should not have to wait for its imports."""
+    with suppress(MemoserveError):  # said to whoever asks
+        await readers.ask(questions.plots)
+        await readers.ask(questions.store, False)
 
 
 def _error(status: int, message: str, headers: Any = None) -> Response:

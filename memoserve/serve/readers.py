@@ -12,6 +12,7 @@ import resource
 import shutil
 import signal
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ P = ParamSpec("P")
 _BASE = 4 << 30
 
 _PREFIX = "memoserve-serve-"
+_SPILL = "spill-"
+_REMADE_SECONDS = 60.0
 
 
 class TooLong(MemoserveError):
@@ -87,7 +90,7 @@ class Readers:
 
         self._settings = settings
         self._limiter = anyio.CapacityLimiter(settings.readers)
-        _remove_abandoned()
+        _remove_abandoned(Path(tempfile.gettempdir()), _PREFIX)
         self._scratch = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         self._threads = max(1, (os.cpu_count() or 2) // settings.readers)
 
@@ -141,12 +144,14 @@ class Readers:
             self._limiter.release_on_behalf_of(borrower)
             if reply is None or reply.file is None:
                 shutil.rmtree(place.scratch, ignore_errors=True)
+            if reply is None:
+                _remove_abandoned(self._scratch, _SPILL)
 
 
-def _remove_abandoned() -> None:
-    """The scratch folders of this user's servers that were killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
-        number = folder.name.removeprefix(_PREFIX).partition("-")[0]
+def _remove_abandoned(within: Path, prefix: str) -> None:
+    """The folders PREFIX PID [-...] of processes that were killed."""
+    for folder in within.glob(f"{prefix}*"):
+        number = folder.name.removeprefix(prefix).partition("-")[0]
         if number.isdecimal() and not psutil.pid_exists(int(number)):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -169,10 +174,44 @@ def _within(place: Place, task: Callable[..., Reply], *args: Any, **kwargs: Any)
 
 @contextmanager
 def catalog(place: Place) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The store's catalog, within the reader's limits."""
+    """The store's catalog, within the reader's limits, for one question.
+
+    A database takes longer to make than most answers, so a reader makes one and gives each question a cursor:
+    a session of its own, whose variables go with it. Questions can't change what they share; after one that
+    failed, whatever it left, the next has a new one.
+    """
+    from memoserve.catalog import kinds_of_parts
+    from memoserve.store.files import LocalFiles, open_files
+
+    files = open_files(place.store)
+    # What is looked up when it is made: of a remote store, where looking takes a while, now and then.
+    as_of = kinds_of_parts(files) if isinstance(files, LocalFiles) else time.monotonic() // _REMADE_SECONDS
+    try:
+        with _database(place, as_of).cursor() as connection:
+            yield connection
+    except BaseException:
+        _forget()
+        raise
+
+
+_made: dict[tuple[Any, ...], duckdb.DuckDBPyConnection] = {}
+
+
+def _database(place: Place, as_of: object) -> duckdb.DuckDBPyConnection:
     from memoserve.catalog import connect
 
-    with connect(
-        place.store, memory_limit=f"{place.memory // 2 >> 20}MiB", threads=place.threads
-    ) as connection:
-        yield connection
+    key = (place.store, place.memory, place.threads, as_of)
+    if key not in _made:
+        _forget()
+        spill = place.scratch.parent / f"{_SPILL}{os.getpid()}"
+        spill.mkdir(exist_ok=True)
+        _made[key] = connect(
+            place.store, memory_limit=f"{place.memory // 2 >> 20}MiB", threads=place.threads, spill=spill
+        )
+    return _made[key]
+
+
+def _forget() -> None:
+    for connection in _made.values():
+        connection.close()
+    _made.clear()
