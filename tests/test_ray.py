@@ -63,6 +63,11 @@ class Nodes:
         self._process.stdin.flush()
         return self._answer()
 
+    def engines(self) -> list[psutil.Process]:
+        """The engines on its nodes, and what they are forked from."""
+        processes = psutil.Process(self._process.pid).children(recursive=True)
+        return [process for process in processes if "memoserve.engines.preload" in str(process.cmdline())]
+
     def _answer(self) -> str:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
@@ -91,11 +96,6 @@ def files(store: Path) -> dict[str, bytes]:
     return {str(file.relative_to(store)): file.read_bytes() for file in store.glob("scores/**/*.parquet")}
 
 
-def engines() -> set[psutil.Process]:
-    """Engines, and what they are forked from, wherever on this machine they come from."""
-    return {p for p in psutil.process_iter(["cmdline"]) if "memoserve.engines.preload" in str(p.info)}
-
-
 def start(*arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command(*arguments, "--progress", "json"), stdout=subprocess.PIPE, text=True, cwd=cwd
@@ -117,7 +117,6 @@ def test_a_cluster_makes_the_same_parts_and_loses_nothing_with_a_node(
     nodes: Nodes, cli: Cli, tmp_path: Path
 ) -> None:
     """One node is killed in mid-run; then the driver is; another driver on the same cluster finishes."""
-    others = engines()
     arguments = (*SMALL, *PARTS, "--executor", "ray", "--address", nodes.address, "--out", "over-ray")
     process = start(*arguments, cwd=tmp_path)
     before = events_until(process, "part_done", 3)
@@ -127,6 +126,8 @@ def test_a_cluster_makes_the_same_parts_and_loses_nothing_with_a_node(
     assert nodes.ask(nodes.nodes[0]) == "gone"
     after = events_until(process, "part_done", 4)
     assert len(after) > 3
+    engines = nodes.engines()
+    assert engines
     process.kill()
     process.wait()
     kept = files(tmp_path / "over-ray")
@@ -141,7 +142,7 @@ def test_a_cluster_makes_the_same_parts_and_loses_nothing_with_a_node(
     cli(*SMALL, *PARTS, "--out", "local")
     assert rows(tmp_path / "over-ray") == rows(tmp_path / "local")
     assert cli(*arguments).stdout.splitlines()[-1] == "nothing is missing"
-    for engine in engines() - others:  # those of the killed driver end by themselves
+    for engine in engines:  # those of the killed driver end by themselves
         engine.wait(timeout=30)
 
 
