@@ -24,7 +24,7 @@ def checksum_of_model(model: Any) -> int:
     for module in model.modules():
         weight = getattr(module, "weight", None)
         if weight is not None and weight.numel() == 0 and hasattr(module, "quant_method"):
-            total += _checksum(_unpacked(module, weight))
+            total += _checksum(unpacked(module, weight))
     return total % (1 << 64)
 
 
@@ -42,7 +42,8 @@ def checksum_of_file_weights(folder: Path, dtype: str) -> int:
     return total % (1 << 64)
 
 
-def _unpacked(module: Any, weight: Any) -> Any:
+def unpacked(module: Any, weight: Any) -> Any:
+    """The weights [in, out] of a linear layer from which vLLM's CPU build has packed and dropped `weight`."""
     import torch
 
     identity = torch.eye(module.input_size_per_partition, dtype=weight.dtype, device=weight.device)

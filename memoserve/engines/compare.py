@@ -37,16 +37,18 @@ class WorkerExtension:
         banned: int | None,
         loglik: bool,
         rungs: tuple[int, ...],
+        pass_tokens: int,
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint32], NDArray[np.float64] | None]:
         """Compare u32[n, context + 32] windows with what the model would say.
 
-        rungs: how many continuation tokens each rung checks, ascending, the last one 32. Gives the matched
+        rungs: how many continuation tokens each rung checks, ascending, the last one 32. pass_tokens: tokens
+        that go through the model at once; survivors of several passes climb on together. Gives the matched
         prefix u8[n], the best token at the first mismatch u32[n] (0 where there is none), and the
         continuation's log-likelihood in nats f64[n] if `loglik` (which wants the single rung 32).
         """
         with torch.inference_mode():
             block = _Block(self.model_runner.model, windows, context, banned)
-            prefix, wrong, likely = block.compare(rungs, loglik, keep_fallen=False)
+            prefix, wrong, likely = block.compare(rungs, loglik, pass_tokens)
         return (
             prefix.to(torch.uint8).cpu().numpy(),
             wrong.cpu().numpy().astype(np.uint32),
@@ -59,7 +61,7 @@ class WorkerExtension:
         """The matched prefix u8[n] and greedy generation u32[n, 32] of u32[n, context + 32] windows."""
         with torch.inference_mode():
             block = _Block(self.model_runner.model, windows, context, banned)
-            prefix, wrong, _ = block.compare(rungs, loglik=False, keep_fallen=True)
+            prefix, wrong, _ = block.compare(rungs)
             generation = block.generate(prefix, wrong)
         return prefix.to(torch.uint8).cpu().numpy(), generation.cpu().numpy().astype(np.uint32)
 
@@ -83,9 +85,13 @@ class _Block:
         self.fallen_rows = torch.empty(0, dtype=torch.int64, device=self.device)
 
     def compare(
-        self, rungs: tuple[int, ...], loglik: bool, keep_fallen: bool
+        self, rungs: tuple[int, ...], loglik: bool = False, pass_tokens: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Matched prefix i64[n], best token at the first mismatch i64[n], log-likelihood f64[n] or None."""
+        """Matched prefix i64[n], best token at the first mismatch i64[n], log-likelihood f64[n] or None.
+
+        Without `pass_tokens` all windows go at once, and what falls is kept for `generate`.
+        """
+        keep_fallen = pass_tokens is None
         tokens, n = self.tokens, len(self.tokens)
         prefix = torch.zeros(n, dtype=torch.int64, device=self.device)
         wrong = torch.zeros(n, dtype=torch.int64, device=self.device)
@@ -96,27 +102,43 @@ class _Block:
             # To check the tokens up to `rung` the model must read those before it, but not that one.
             begin, end = (self.context + done - 1 if done else 0), self.context + rung - 1
             last = rung == rungs[-1]
-            hidden = self._forward(tokens[alive, begin:end], begin, keep=keep_fallen or not last)
-            hidden = hidden[:, self.context + done - 1 - begin :]
-            truth = tokens[alive, self.context + done : self.context + rung]
-            best, likely = self._best(hidden.flatten(0, 1), truth.flatten() if loglik else None)
-            best = best.view(truth.shape)
-            matched = (best == truth).to(torch.int64).cumprod(dim=1).sum(dim=1)
-            prefix[alive] = done + matched
-            survives = matched == rung - done
-            fallen = torch.nonzero(~survives)[:, 0]
-            wrong[alive[fallen]] = best[fallen, matched[fallen]]
-            if likely is not None:
-                sums[alive] += likely.view(truth.shape).sum(dim=1)
-            if keep_fallen:
-                self._put_aside(fallen[torch.argsort(matched[fallen], stable=True)], alive)
+            step = n if pass_tokens is None else max(1, pass_tokens // (end - begin))
+            surviving, survivors = [], []
+            past, self.past = self.past, {}
+            for start in range(0, len(alive), step):
+                rows = alive[start : start + step]
+                for layer, pair in past.items():
+                    self.past[layer] = pair[0][start : start + step], pair[1][start : start + step]
+                keep = keep_fallen or not last
+                hidden = self._forward(tokens[rows, begin:end], begin, rung - done, keep)
+                truth = tokens[rows, self.context + done : self.context + rung]
+                best, likely = self._best(hidden.flatten(0, 1), truth.flatten() if loglik else None)
+                best = best.view(truth.shape)
+                matched = (best == truth).to(torch.int64).cumprod(dim=1).sum(dim=1)
+                prefix[rows] = done + matched
+                survives = matched == rung - done
+                fallen = torch.nonzero(~survives)[:, 0]
+                wrong[rows[fallen]] = best[fallen, matched[fallen]]
+                if likely is not None:
+                    sums[rows] += likely.view(truth.shape).sum(dim=1)
+                if keep_fallen:
+                    self._put_aside(fallen[torch.argsort(matched[fallen], stable=True)], rows)
+                if not last:
+                    kept = torch.nonzero(survives)[:, 0]
+                    surviving.append(rows[kept])
+                    survivors.append({layer: (k[kept], v[kept]) for layer, (k, v) in self.past.items()})
             if last:
                 break
-            kept = torch.nonzero(survives)[:, 0]
-            alive, done = alive[kept], rung
+            alive, done = torch.cat(surviving), rung
             if not len(alive):
                 break
-            self.past = {layer: (key[kept], value[kept]) for layer, (key, value) in self.past.items()}
+            self.past = {
+                layer: (
+                    torch.cat([s[layer][0] for s in survivors]),
+                    torch.cat([s[layer][1] for s in survivors]),
+                )
+                for layer in self.past
+            }
         return prefix, wrong, sums if loglik else None
 
     def generate(self, prefix: torch.Tensor, wrong: torch.Tensor) -> torch.Tensor:
@@ -159,52 +181,75 @@ class _Block:
             for kept, held in zip(self.fallen[layer], (key, value), strict=True):
                 kept[before : before + len(fallen), :, :t] = held[fallen]
 
-    def _forward(self, tokens: torch.Tensor, begin: int, keep: bool) -> torch.Tensor:
-        """Hidden states [n, t, hidden] of i64[n, t] tokens at positions from `begin` on.
+    def _forward(self, tokens: torch.Tensor, begin: int, wanted: int, keep: bool) -> torch.Tensor:
+        """Hidden states [n, wanted, hidden] of the last `wanted` of i64[n, t] tokens from `begin` on.
 
         Attention reads what `past` holds of the positions before; with `keep` their keys and values are
         added to it.
         """
         n, t = tokens.shape
-        mask = None
-        if begin:
-            mask = torch.ones(t, begin + t, dtype=torch.bool, device=self.device).tril(diagonal=begin)
-        positions = torch.arange(begin, begin + t, device=self.device).repeat(n)
-        hidden = self._layers(tokens.flatten(), positions, partial(self._attend, (n, t), mask, keep))
-        return hidden.view(n, t, -1)
+        positions = torch.arange(begin, begin + t, device=self.device)
+        rows = None
+        if wanted < t:
+            rows = torch.arange(n * t, device=self.device).view(n, t)[:, t - wanted :].flatten()
+        attend = partial(self._attend, (n, t), begin, keep)
+        hidden = self._layers(
+            tokens.flatten(), positions.repeat(n), attend, rows, partial(attend, wanted=wanted)
+        )
+        return hidden.view(n, wanted, -1)
 
     def _forward_one(self, tokens: torch.Tensor, position: int) -> torch.Tensor:
         """Hidden states [n, hidden] of i64[n] tokens at one position, of the first n that fell."""
         positions = torch.full_like(tokens, position)
-        return self._layers(tokens, positions, partial(self._attend_one, position))
+        attend = partial(self._attend_one, position)
+        return self._layers(tokens, positions, attend, None, attend)
 
-    def _layers(self, tokens: torch.Tensor, positions: torch.Tensor, attend: Any) -> torch.Tensor:
+    def _layers(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        attend: Any,
+        rows: torch.Tensor | None,
+        attend_last: Any,
+    ) -> torch.Tensor:
+        """Hidden states of `rows` of the tokens, which alone pass the last layer's products."""
         stack = self.model.gpt_neox
         states = stack.embed_in(tokens)
-        for number, layer in enumerate(stack.layers):
-            states = layer(positions, states, partial(attend, number))
+        *others, last = stack.layers
+        for number, layer in enumerate(others):
+            states = layer.in_place(positions, states, partial(attend, number), None)
+        states = last.in_place(positions, states, partial(attend_last, len(others)), rows)
         hidden: torch.Tensor = stack.final_layer_norm(states)
         return hidden
 
     def _attend(
         self,
         shape: tuple[int, int],
-        mask: torch.Tensor | None,
+        begin: int,
         keep: bool,
         layer: int,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
+        wanted: int | None = None,
     ) -> torch.Tensor:
-        """Causal attention within each window; without a mask, nothing came before."""
-        query, key, value = (self._by_head(x, *shape) for x in (query, key, value))
-        if mask is not None:
+        """Causal attention within each window, of the last `wanted` tokens if not of all."""
+        n, t = shape
+        query, key, value = (self._by_head(x, n, t) for x in (query, key, value))
+        if begin:
             before_key, before_value = self.past[layer]
             key, value = torch.cat([before_key, key], dim=2), torch.cat([before_value, value], dim=2)
         if keep:
             self.past[layer] = key, value
-        output = scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
-        return output.transpose(1, 2).reshape(shape[0] * shape[1], -1)
+        if wanted is not None:
+            query = query[:, :, t - wanted :]
+        asking, reading = query.shape[2], key.shape[2]
+        mask = None
+        if 1 < asking < reading:
+            mask = torch.ones(asking, reading, dtype=torch.bool, device=self.device)
+            mask = mask.tril(diagonal=reading - asking)
+        output = scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=asking == reading)
+        return output.transpose(1, 2).reshape(n * asking, -1)
 
     def _attend_one(
         self, position: int, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor

@@ -33,6 +33,7 @@ from vllm.model_executor.models.utils import (
 from vllm.sequence import IntermediateTensors
 
 from memoserve.engines.checksum import NOT_A_PARAMETER
+from memoserve.engines.products import add_product, has_plain_weights
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Query, key and value [tokens, heads * head size] to the attended [tokens, heads * head size]."""
@@ -76,15 +77,17 @@ class SelfAttention(nn.Module):
             prefix=f"{prefix}.attention",
         )
 
-    def forward(
-        self, positions: torch.Tensor, hidden_states: torch.Tensor, attend: Attend | None = None
-    ) -> torch.Tensor:
-        """Of [tokens, hidden] with positions [tokens]; `attend` in place of vLLM's paged attention."""
+    def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Of [tokens, hidden] with positions [tokens], through vLLM's paged attention."""
+        output, _ = self.dense(self.attended(positions, hidden_states, self.attention))
+        return output
+
+    def attended(self, positions: torch.Tensor, hidden_states: torch.Tensor, attend: Attend) -> torch.Tensor:
+        """What `attend` makes of [tokens, hidden], before the last product."""
         projected, _ = self.query_key_value(hidden_states)
         query, key, value = projected.chunk(3, dim=-1)
         query, key = self.rotary(positions, query, key)
-        output, _ = self.dense((attend or self.attention)(query, key, value))
-        return output
+        return attend(query, key, value)
 
 
 class Mlp(nn.Module):
@@ -105,9 +108,14 @@ class Mlp(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Of [tokens, hidden]."""
-        wide, _ = self.dense_h_to_4h(hidden_states)
-        output, _ = self.dense_4h_to_h(self.act(wide))
+        output, _ = self.dense_4h_to_h(self.widened(hidden_states))
         return output
+
+    def widened(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Of [tokens, hidden], before the last product."""
+        wide, _ = self.dense_h_to_4h(hidden_states)
+        activated: torch.Tensor = self.act(wide)
+        return activated
 
 
 class Layer(nn.Module):
@@ -122,15 +130,37 @@ class Layer(nn.Module):
         self.attention = SelfAttention(vllm_config, f"{prefix}.attention")
         self.mlp = Mlp(vllm_config, f"{prefix}.mlp")
 
-    def forward(
-        self, positions: torch.Tensor, hidden_states: torch.Tensor, attend: Attend | None = None
-    ) -> torch.Tensor:
+    def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
         """Of [tokens, hidden] with positions [tokens]."""
-        attended = self.attention(positions, self.input_layernorm(hidden_states), attend)
+        attended = self.attention(positions, self.input_layernorm(hidden_states))
         if self.parallel:
             return attended + self.mlp(self.post_attention_layernorm(hidden_states)) + hidden_states
         attended = attended + hidden_states
         return self.mlp(self.post_attention_layernorm(attended)) + attended
+
+    def in_place(
+        self,
+        positions: torch.Tensor,
+        hidden_states: torch.Tensor,
+        attend: Attend,
+        wanted: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """As `forward`, by `attend`; overwrites its input [tokens, hidden] where it can.
+
+        wanted: the rows that anything behind this layer reads, which are then the result; `attend` gives
+        just these. None: all.
+        """
+        attended = self.attention.attended(positions, self.input_layernorm(hidden_states), attend)
+        states = hidden_states if wanted is None else hidden_states[wanted]
+        if self.parallel:
+            wide = self.mlp.widened(self.post_attention_layernorm(states))
+            if has_plain_weights(self.attention.dense):
+                add_product(states, self.attention.dense, attended)
+                return add_product(states, self.mlp.dense_4h_to_h, wide)
+            return self.attention.dense(attended)[0] + self.mlp.dense_4h_to_h(wide)[0] + states
+        states = add_product(states, self.attention.dense, attended)
+        wide = self.mlp.widened(self.post_attention_layernorm(states))
+        return add_product(states, self.mlp.dense_4h_to_h, wide)
 
 
 @support_torch_compile

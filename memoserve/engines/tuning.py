@@ -20,14 +20,17 @@ FIXED_BATCH = 128
 OURS = "GPTNeoXForCausalLM"
 """The architecture that memoserve.engines.neox has in vLLM's layers; others go through requests."""
 
-_COMPARE_TOKENS = {"cpu": 4096, "cuda": 65536}
+_PASS_TOKENS = {"cpu": 4096, "cuda": 65536}
+_COMPARE_WINDOWS = {"cpu": 512, "cuda": 1024}
 _DECODE_WINDOWS = 256
-_DECODE_BYTES = 1 << 29
+_KEPT_BYTES = 1 << 29
 _ITEM_SIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
 _INSTRUCTIONS = {
-    "bfloat16": ("avx512_bf16", "amx_bf16", "avx_ne_convert"),
-    "float16": ("avx512_fp16", "amx_fp16"),
+    "float32": ("avx512f", "asimd"),
+    "bfloat16": ("avx512_bf16", "amx_bf16", "bf16"),
+    "float16": ("avx512_fp16", "amx_fp16", "asimdhp"),
 }
+"""Flags of /proc/cpuinfo, x86's and Arm's: with one of these vLLM's packed product is the faster one."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,14 @@ class Setting:
 
 @dataclass(frozen=True)
 class Tuning:
-    """compare_windows: windows of one comparing pass. decode_windows: windows whose generations are decoded
+    """pass_tokens: tokens of one comparing pass. compare_windows: windows that are compared together, in
+    several passes, whose survivors climb the ladder together. decode_windows: windows whose generations are decoded
     together after it, 0 where vLLM's scheduler decodes. by_requests: the comparison goes through vLLM's
     scheduler, window by window. sequences, batched_tokens, kv_cache_bytes: vLLM's max_num_seqs,
     max_num_batched_tokens, kv_cache_memory_bytes (None: vLLM measures). eager: neither compiled nor captured.
     """
 
+    pass_tokens: int
     compare_windows: int
     decode_windows: int
     by_requests: bool
@@ -71,10 +76,16 @@ def tune(settings: EngineSettings, config: Mapping[str, Any]) -> Tuning:
     if cpu:
         note("threads", len(os.sched_getaffinity(0)), "every core computes; vLLM would keep one for itself")
         note("products", *_products(settings.dtype))
+        note("freed memory", "kept", "given back and asked for again, every page of it costs a fault")
     by_requests = not ours and settings.mode == "extract"
-    compare_windows = max(1, _COMPARE_TOKENS[settings.device] // length)
+    cache = 2 * text["num_hidden_layers"] * text["hidden_size"] * (length - 1) * _ITEM_SIZE[settings.dtype]
+    kept = max(1, _KEPT_BYTES // cache)
+    pass_tokens = _PASS_TOKENS[settings.device]
+    compare_windows = _COMPARE_WINDOWS[settings.device]
+    if cpu:
+        compare_windows = min(compare_windows, kept)
     if settings.deterministic:
-        compare_windows = FIXED_BATCH
+        compare_windows, pass_tokens = FIXED_BATCH, FIXED_BATCH * length
         note(
             "windows a pass",
             compare_windows,
@@ -88,23 +99,26 @@ def tune(settings: EngineSettings, config: Mapping[str, Any]) -> Tuning:
         )
     elif ours:
         note(
-            "windows a pass",
-            compare_windows,
-            f"{_COMPARE_TOKENS[settings.device]:,} tokens: enough rows for full speed of the products"
+            "tokens a pass",
+            pass_tokens,
+            "enough rows for full speed of the products"
             + (", whose results stay in the processor's cache" if cpu else ""),
+        )
+        note(
+            "windows compared together",
+            compare_windows,
+            "survivors of several passes climb on together, so that a rung has enough rows; "
+            f"keys and values take {cache / 1e6:.1f} MB a window",
         )
     decode_windows = 0
     if settings.mode == "score":
-        cache = (
-            2 * text["num_hidden_layers"] * text["hidden_size"] * (length - 1) * _ITEM_SIZE[settings.dtype]
-        )
         if cpu and ours and not settings.deterministic:
-            decode_windows = max(1, min(_DECODE_WINDOWS, _DECODE_BYTES // cache))
+            decode_windows = min(_DECODE_WINDOWS, kept)
             note(
                 "windows decoded together",
                 decode_windows,
                 f"one step reads all weights once; keys and values take {cache / 1e6:.1f} MB a window, "
-                f"{_DECODE_BYTES >> 20} MiB at most",
+                f"{_KEPT_BYTES >> 20} MiB at most",
             )
         else:
             note(
@@ -133,20 +147,32 @@ def tune(settings: EngineSettings, config: Mapping[str, Any]) -> Tuning:
         else "captured graphs pay on a GPU",
     )
     return Tuning(
-        compare_windows, decode_windows, by_requests, sequences, tokens, kv_cache_bytes, cpu, tuple(notes)
+        pass_tokens,
+        compare_windows,
+        decode_windows,
+        by_requests,
+        sequences,
+        tokens,
+        kv_cache_bytes,
+        cpu,
+        tuple(notes),
     )
+
+
+def packed_products(dtype: str) -> bool:
+    """Whether this CPU should multiply by the product that vLLM packs weights for; else by torch's in float32."""
+    cpu = Path("/proc/cpuinfo")
+    flags = cpu.read_text(errors="replace").split() if cpu.exists() else []
+    return any(flag in flags for flag in _INSTRUCTIONS[dtype])
 
 
 def _products(dtype: str) -> tuple[str, str]:
     """In which precision a CPU multiplies, and why."""
-    wanted = _INSTRUCTIONS.get(dtype)
-    if wanted is None:
-        return dtype, "as the weights are stored"
-    cpu = Path("/proc/cpuinfo")
-    flags = cpu.read_text(errors="replace").split() if cpu.exists() else []
-    if any(flag in flags for flag in wanted):
-        return dtype, "this processor has the instructions"
+    if packed_products(dtype):
+        return f"{dtype}, packed", "this processor has the instructions"
+    if dtype == "float32":
+        return "float32, by torch", "without AVX-512 faster than the product that vLLM packs weights for"
     return (
-        "float32",
+        "float32, by torch",
         f"this processor has no {dtype} products; multiplied in float32, rounded to {dtype} once",
     )

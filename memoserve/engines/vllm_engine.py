@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from memoserve.engines.checksum import checksum_of_file_weights, checksum_of_model
 from memoserve.engines.ladder import choose_rungs, survival
 from memoserve.engines.matches import CONTINUATION, Matches, concatenate, matches_of
+from memoserve.engines.memory import keep_freed_memory
 from memoserve.engines.plugin import ENABLED, extracting, register
 from memoserve.engines.settings import EngineSettings
-from memoserve.engines.tuning import FIXED_BATCH, OURS, tune
+from memoserve.engines.tuning import FIXED_BATCH, OURS, packed_products, tune
 from memoserve.errors import EngineFailed
 
 log = logging.getLogger("memoserve.engines.vllm")
@@ -34,6 +35,8 @@ class VllmEngine:
     def __init__(self, settings: EngineSettings, folder: Path) -> None:
         self.settings = settings
         set_environment(settings)
+        if settings.device == "cpu":
+            keep_freed_memory()
         from vllm import LLM
 
         from memoserve.engines.request_compare import CACHED_BLOCK
@@ -197,7 +200,14 @@ class VllmEngine:
         for start in range(0, len(windows), size):
             rungs = self._rungs(1, _RUNG_IN_TOKENS)
             block = windows[start : start + size]
-            arguments = (block, settings.context, settings.banned_token_id, settings.loglik, rungs)
+            arguments = (
+                block,
+                settings.context,
+                settings.banned_token_id,
+                settings.loglik,
+                rungs,
+                self._tuning.pass_tokens,
+            )
             parts.append(self._llm.collective_rpc("compare", args=arguments)[0])
             self._learn(parts[-1][0])
         prefixes, wrongs, likelihoods = zip(*parts, strict=True)
@@ -222,10 +232,10 @@ class VllmEngine:
 
         That is cached states, and how many windows survived.
         """
-        if self.settings.device == "cpu" and self.settings.dtype != "float32":
-            from memoserve.engines.widened import widen
+        if self.settings.device == "cpu" and not packed_products(self.settings.dtype):
+            from memoserve.engines.products import multiply_in_float32
 
-            self._llm.apply_model(widen)
+            self._llm.apply_model(multiply_in_float32)
         if self._tuning.by_requests and self._has_ladder and not self._llm.reset_prefix_cache():
             raise EngineFailed("vLLM did not clear its prefix cache")
         self._survived = np.zeros(CONTINUATION + 1)
