@@ -103,7 +103,7 @@ class _Block:
             begin, end = (self.context + done - 1 if done else 0), self.context + rung - 1
             last = rung == rungs[-1]
             step = n if pass_tokens is None else max(1, pass_tokens // (end - begin))
-            surviving, survivors = [], []
+            surviving, climbing = [], []
             past, self.past = self.past, {}
             for start in range(0, len(alive), step):
                 rows = alive[start : start + step]
@@ -126,7 +126,7 @@ class _Block:
                 if not last:
                     kept = torch.nonzero(survives)[:, 0]
                     surviving.append(rows[kept])
-                    survivors.append({layer: (k[kept], v[kept]) for layer, (k, v) in self.past.items()})
+                    climbing.append({layer: (k[kept], v[kept]) for layer, (k, v) in self.past.items()})
             if last:
                 break
             alive, done = torch.cat(surviving), rung
@@ -134,8 +134,8 @@ class _Block:
                 break
             self.past = {
                 layer: (
-                    torch.cat([s[layer][0] for s in survivors]),
-                    torch.cat([s[layer][1] for s in survivors]),
+                    torch.cat([s[layer][0] for s in climbing]),
+                    torch.cat([s[layer][1] for s in climbing]),
                 )
                 for layer in self.past
             }

@@ -1,7 +1,7 @@
 """How a model's linear layers multiply on a CPU.
 
-Which way is decided in memoserve.engines.tuning; here it is carried out. The weights themselves stay, for vLLM
-to replace and the checksum to see.
+Which way is decided in memoserve.engines.tuning; here it is carried out. The weights themselves stay, for
+vLLM to replace and the checksum to see.
 
 Imported inside an engine process only.
 """

@@ -45,9 +45,9 @@ class Setting:
 @dataclass(frozen=True)
 class Tuning:
     """pass_tokens: tokens of one comparing pass. compare_windows: windows that are compared together, in
-    several passes, whose survivors climb the ladder together. decode_windows: windows whose generations are decoded
-    together after it, 0 where vLLM's scheduler decodes. by_requests: the comparison goes through vLLM's
-    scheduler, window by window. sequences, batched_tokens, kv_cache_bytes: vLLM's max_num_seqs,
+    several passes, whose survivors climb the ladder together. decode_windows: windows whose generations are
+    decoded together after it, 0 where vLLM's scheduler decodes. by_requests: the comparison goes through
+    vLLM's scheduler, window by window. sequences, batched_tokens, kv_cache_bytes: vLLM's max_num_seqs,
     max_num_batched_tokens, kv_cache_memory_bytes (None: vLLM measures). eager: neither compiled nor captured.
     """
 
@@ -160,7 +160,7 @@ def tune(settings: EngineSettings, config: Mapping[str, Any]) -> Tuning:
 
 
 def packed_products(dtype: str) -> bool:
-    """Whether this CPU should multiply by the product that vLLM packs weights for; else by torch's in float32."""
+    """Whether a CPU multiplies by the product that vLLM packs weights for; else by torch's in float32."""
     cpu = Path("/proc/cpuinfo")
     flags = cpu.read_text(errors="replace").split() if cpu.exists() else []
     return any(flag in flags for flag in _INSTRUCTIONS[dtype])
