@@ -71,7 +71,8 @@ def show(
     tokenizer: TokenizerFile = None,
 ) -> None:
     """Print sequences: the context and, set apart, the continuation; as text if there is a tokenizer."""
-    from memoserve.sequences import CONTINUATION, load_tokenizer
+    from memoserve.definitions import CONTINUATION
+    from memoserve.sequences import load_tokenizer
 
     path, tokenizer = _which(path, suite, tokenizer)
     source = _open(path, tokenizer)
@@ -98,7 +99,8 @@ def pack(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from memoserve.sequences import CONTINUATION, write_pack
+    from memoserve.definitions import CONTINUATION
+    from memoserve.sequences import write_pack
 
     path, tokenizer = _which(path, suite, tokenizer)
     columns = (TextColumn("sequences"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -1,14 +1,13 @@
 """Engines: from a checkpoint's weights and windows of tokens to matches. Only here are torch and vLLM."""
 
 from memoserve.engines.diagnosis import Diagnosis, diagnose, gpus, require, try_import
-from memoserve.engines.matches import CONTINUATION, Matches, concatenate, matches_of
+from memoserve.engines.matches import Matches, concatenate, matches_of
 from memoserve.engines.process import EngineProcess
 from memoserve.engines.settings import EngineName, EngineSettings, Mode
 from memoserve.engines.tuning import tune
 from memoserve.engines.weights import DTYPES, LocalWeights, fetch_weights
 
 __all__ = [
-    "CONTINUATION",
     "DTYPES",
     "Diagnosis",
     "EngineName",

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-CONTINUATION = 32
-"""Tokens in a continuation; a match mask has one bit for each."""
-
 
 @dataclass(frozen=True)
 class Matches:

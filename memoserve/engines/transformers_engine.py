@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memoserve.engines.matches import CONTINUATION, Matches, matches_of
+from memoserve.definitions import CONTINUATION
+from memoserve.engines.matches import Matches, matches_of
 from memoserve.engines.settings import EngineSettings
 
 

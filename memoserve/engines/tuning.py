@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memoserve.engines.matches import CONTINUATION
+from memoserve.definitions import CONTINUATION
 from memoserve.engines.settings import EngineSettings
 
 FIXED_BATCH = 128

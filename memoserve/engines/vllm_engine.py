@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memoserve.definitions import CONTINUATION
 from memoserve.engines.checksum import checksum_of_file_weights, checksum_of_model
 from memoserve.engines.ladder import choose_rungs, survival
-from memoserve.engines.matches import CONTINUATION, Matches, concatenate, matches_of
+from memoserve.engines.matches import Matches, concatenate, matches_of
 from memoserve.engines.memory import keep_freed_memory
 from memoserve.engines.plugin import ENABLED, extracting, register
 from memoserve.engines.settings import EngineSettings

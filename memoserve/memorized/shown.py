@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from memoserve.definitions import CONTINUATION
 from memoserve.errors import BadInput, StoreConflict
 from memoserve.memorized.cells import Cell, Pair, Row, matches_of
 from memoserve.memorized.text import Piece, Words, mismatches, pieces, words
-from memoserve.sequences import CONTINUATION, SequenceSource, load_tokenizer, open_sequences
+from memoserve.sequences import SequenceSource, load_tokenizer, open_sequences
 from memoserve.store import Store
 from memoserve.suites import load_suite
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memoserve.engines import CONTINUATION, EngineSettings
+from memoserve.definitions import CONTINUATION
+from memoserve.engines import EngineSettings
 from memoserve.run.plan import CheckpointPlan, Plan
 from memoserve.run.windows import window_ids
 from memoserve.sequences import SequenceSource

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from memoserve.engines import CONTINUATION, EngineSettings
+from memoserve.definitions import CONTINUATION
+from memoserve.engines import EngineSettings
 from memoserve.sequences import Selection, SequenceSource
 from memoserve.suites import Suite
 

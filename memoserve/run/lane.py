@@ -20,8 +20,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from memoserve.definitions import CONTINUATION
 from memoserve.engines import (
-    CONTINUATION,
     EngineProcess,
     EngineSettings,
     LocalWeights,

@@ -3,11 +3,10 @@
 from memoserve.sequences.opening import open_sequences
 from memoserve.sequences.packing import write_pack
 from memoserve.sequences.selection import Selection, parse_range
-from memoserve.sequences.source import CONTINUATION, SequenceSource, check_tokens
+from memoserve.sequences.source import SequenceSource, check_tokens
 from memoserve.sequences.tokenizer import load_tokenizer, printable
 
 __all__ = [
-    "CONTINUATION",
     "Selection",
     "SequenceSource",
     "check_tokens",

@@ -9,9 +9,6 @@ from numpy.typing import NDArray
 
 from memoserve.errors import BadInput
 
-CONTINUATION = 32
-"""Tokens of a continuation; a window is the context (32 tokens unless asked otherwise) and these."""
-
 LARGEST_TOKEN = 2**32 - 1
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from memoserve.definitions import CONTINUATION
 from memoserve.errors import BadInput, StoreConflict
 from memoserve.store import checksum
 from memoserve.store import parts as part_files
@@ -35,7 +36,6 @@ MARK_FILE = (json.dumps({"format": FORMAT}) + "\n").encode()
 
 Fingerprint = Mapping[str, str | int | None]
 
-CONTINUATION = 32
 _ALL_MATCH = np.uint32(0xFFFFFFFF)
 
 
