@@ -11,18 +11,25 @@ Alternatives, each in a process of its own with all cores:
     d  plain vLLM LLM.generate
     e  memoserve score
     f  memoserve extract, with ladder; g without; h with --loglik
+    i  plain vLLM, the true continuation as draft for its speculative decoding (not by default)
+    j  plain vLLM, compiled (not by default)
 
 Weights are random, which is all the same for speed. How many windows survive how many tokens is not: the
 continuations are made to match the model's own generation for as many tokens as windows of the mini suite
 match its largest model, measured at the start. Each alternative gets so many windows that a round takes about
---seconds. Prints a table with ratios; -o writes JSON. On a GPU the same, with sizes such as 410m or 6.9b and
-float16.
+--seconds. Prints a table with ratios; -o writes JSON, and adds to what an earlier call on the same machine
+wrote there, so that a long comparison can be made in pieces. On a GPU the same, with sizes such as 410m or
+6.9b and float16.
+
+The share of the ceiling counts the arithmetic of one teacher-forced pass over a window, whatever an
+alternative does; of g and h, which leave out what nothing reads of their last layer, only what they do.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -55,9 +62,14 @@ NAMES = {
     "f": "memoserve extract",
     "g": "memoserve extract, no ladder",
     "h": "memoserve extract --loglik",
+    "i": "vLLM generate, drafts",
+    "j": "vLLM generate, compiled",
 }
-LEAST = 32
+LEAST = 16
 """Windows of the shortest round."""
+
+WINDOWS = "MEMOSERVE_BENCH_WINDOWS"
+"""The environment variable that tells `TrueContinuations` its file."""
 
 
 def make_model(size: str, folder: Path) -> None:
@@ -74,16 +86,23 @@ def make_model(size: str, folder: Path) -> None:
     GPTNeoXForCausalLM(config).save_pretrained(folder)
 
 
-def parameters_and_flops(size: str) -> tuple[int, float]:
-    """All parameters, and FLOPs of one teacher-forced window: 63 tokens, 32 of them through the LM head."""
+def parameters(size: str) -> int:
+    """All of them, embeddings included."""
     hidden, layers, _, vocabulary = SIZES[size]
-    body = 12 * layers * hidden**2
+    return 12 * layers * hidden**2 + 2 * vocabulary * hidden
+
+
+def flops(which: str, size: str) -> float:
+    """Of one teacher-forced window: 63 tokens, 32 of them through the LM head (g, h: and the last layer)."""
+    hidden, layers, _, vocabulary = SIZES[size]
     tokens = CONTEXT + CONTINUATION - 1
+    body = 12 * layers * hidden**2 * tokens
     attention = 4 * layers * hidden * tokens * (tokens + 1) / 2
-    return (
-        body + 2 * vocabulary * hidden,
-        2.0 * body * tokens + attention + 2.0 * hidden * vocabulary * CONTINUATION,
-    )
+    if which in "gh":
+        context = CONTEXT - 1
+        body -= 9 * hidden**2 * context  # all but queries, keys and values
+        attention -= 4 * hidden * context * (context + 1) / 2
+    return 2.0 * body + attention + 2.0 * hidden * vocabulary * CONTINUATION
 
 
 def the_device() -> str:
@@ -99,7 +118,7 @@ def hugging_face(which: str, folder: Path, dtype: str) -> Callable[[NDArray[np.u
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    torch.set_num_threads(len(__import__("os").sched_getaffinity(0)))
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     device = the_device()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).to(device).eval()
     model.generation_config = GenerationConfig()
@@ -124,9 +143,30 @@ def hugging_face(which: str, folder: Path, dtype: str) -> Callable[[NDArray[np.u
     return run
 
 
-def plain_vllm(folder: Path, dtype: str) -> Callable[[NDArray[np.uint32]], Any]:
-    import os
+class TrueContinuations:
+    """A proposer for vLLM's speculative decoding: the rest of the window, as long as it was generated."""
 
+    def __init__(self, _: Any) -> None:
+        windows = np.load(os.environ[WINDOWS]).astype(np.int32)
+        self._rest = {row[:CONTEXT].tobytes(): row[CONTEXT:] for row in windows}
+
+    def propose(
+        self, sampled: list[list[int]], lengths: NDArray[np.int32], tokens: NDArray[np.int32], **_: Any
+    ) -> list[list[int]]:
+        """Drafts for each request in flight, of whose i32[requests, positions] tokens `lengths` are known."""
+        drafts = []
+        for row, length in enumerate(lengths[: len(sampled)]):
+            truth = self._rest.get(tokens[row, :CONTEXT].astype(np.int32).tobytes())
+            made = int(length) - CONTEXT
+            same = truth is not None and sampled[row] and (tokens[row, CONTEXT:length] == truth[:made]).all()
+            drafts.append(truth[made:].tolist() if same else [])
+        return drafts
+
+    def load_model(self, *_: Any, **__: Any) -> None:
+        """There is none."""
+
+
+def plain_vllm(which: str, folder: Path, dtype: str) -> Callable[[NDArray[np.uint32]], Any]:
     os.environ.update(
         VLLM_CPU_NUM_OF_RESERVED_CPU="0", VLLM_LOGGING_LEVEL="ERROR", VLLM_ENABLE_V1_MULTIPROCESSING="0"
     )
@@ -135,7 +175,14 @@ def plain_vllm(folder: Path, dtype: str) -> Callable[[NDArray[np.uint32]], Any]:
     options: dict[str, Any] = {"max_num_seqs": 1024, "max_num_batched_tokens": 32768}
     if the_device() == "cpu":
         options = {"max_num_seqs": 256, "max_num_batched_tokens": 8192, "kv_cache_memory_bytes": 1 << 30}
-        options["enforce_eager"] = True
+        options["enforce_eager"] = which != "j"
+    if which == "i":
+        os.environ[WINDOWS] = str(folder / "windows.npy")
+        options["speculative_config"] = {
+            "method": "custom_class",
+            "model": f"{Path(__file__).stem}.TrueContinuations",
+            "num_speculative_tokens": CONTINUATION - 1,
+        }
     llm = LLM(
         model=str(folder), skip_tokenizer_init=True, dtype=dtype, max_model_len=64,
         enable_prefix_caching=False, disable_log_stats=True, **options,
@@ -174,14 +221,17 @@ def measure(
     costs: dict[str, float] = {}
     if which in "abc":
         run = hugging_face(which, folder, dtype)
-    elif which == "d":
-        run = plain_vllm(folder, dtype)
+    elif which in "dij":
+        run = plain_vllm(which, folder, dtype)
     else:
         run = memoserve_engine(which, folder, dtype, costs)
-    run(windows[:LEAST])
-    began = time.perf_counter()
-    run(windows[:LEAST])
-    rate = LEAST / (time.perf_counter() - began)
+    for _ in range(2):
+        began = time.perf_counter()
+        run(windows[:LEAST])
+        warm = time.perf_counter() - began
+        if warm > seconds:
+            break
+    rate = LEAST / warm
     part = windows[: max(LEAST, min(len(windows), int(rate * seconds)))]
     run(part)
     taken = []
@@ -199,17 +249,17 @@ def measure(
     }
 
 
-def ceiling(size: str, dtype: str) -> float:
-    """FLOP/s of matrix products: the best of square ones and of this model's shape.
+def ceiling(size: str, dtype: str) -> dict[str, float]:
+    """FLOP/s of matrix products by dtype: the best of square ones and of this model's shape.
 
-    On a CPU of 16-bit matrices also by float32 products: a processor without 16-bit ones has those.
+    On a CPU of 16-bit matrices also of float32: a processor without 16-bit products has those.
     """
     import torch
 
-    torch.set_num_threads(len(__import__("os").sched_getaffinity(0)))
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     hidden, device = SIZES[size][0], the_device()
     shapes = [(2048, 2048, 2048), (1024, hidden, 4 * hidden), (4096, hidden, 4 * hidden)]
-    best = 0.0
+    best: dict[str, float] = {}
     with torch.inference_mode():
         for rows, inner, columns in shapes if device == "cpu" else [(8192, 8192, 8192), *shapes]:
             for precision in {dtype, "float32"} if device == "cpu" else {dtype}:
@@ -229,8 +279,18 @@ def ceiling(size: str, dtype: str) -> float:
                             product()
                         if device == "cuda":
                             torch.cuda.synchronize()
-                        best = max(best, repeated / (time.perf_counter() - began))
+                        rate = repeated / (time.perf_counter() - began)
+                        best[precision] = max(best.get(precision, 0.0), rate)
     return best
+
+
+def processor() -> str:
+    """What was measured on: results of unlike ones don't belong into one table."""
+    import torch
+
+    if the_device() == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{len(os.sched_getaffinity(0))} cores, {torch.backends.cpu.get_cpu_capability()}"
 
 
 # ---------------------------------------------------------------------------------------- all of them
@@ -296,8 +356,9 @@ def main() -> None:
     if arguments.worker:
         which, folder, dtype = arguments.worker
         if which == "ceiling":
-            print(json.dumps(ceiling(Path(folder).name, dtype)))
+            print(json.dumps([processor(), ceiling(Path(folder).name, dtype)]))
         else:
+            sys.path.insert(0, str(Path(__file__).parent))  # where vLLM finds TrueContinuations
             windows = np.load(Path(folder) / "windows.npy")
             print(
                 json.dumps(measure(which, Path(folder), dtype, windows, arguments.rounds, arguments.seconds))
@@ -312,38 +373,54 @@ def main() -> None:
             raise SystemExit(f"{which} {folder.name} {dtype}: {done.stderr[-2000:]}")
         return json.loads(done.stdout.strip().splitlines()[-1])
 
+    output: Path | None = arguments.output
+    results: dict[str, Any] = json.loads(output.read_text()) if output and output.exists() else {}
     prefixes = survival_of_mini()
-    results = []
     with tempfile.TemporaryDirectory() as place:
         for size in arguments.sizes.split(","):
             folder = Path(place) / size
             make_model(size, folder)
             np.save(folder / "windows.npy", make_windows(folder, prefixes, arguments.windows, SIZES[size][3]))
-            parameters, flops = parameters_and_flops(size)
             for dtype in arguments.dtypes.split(","):
-                top = worker("ceiling", folder, dtype)
-                rates: dict[str, dict[str, Any]] = {}
-                print(
-                    f"\n{size}: {parameters:,} parameters, {dtype}, matrix products {top / 1e9:.0f} GFLOP/s"
+                machine, products = worker("ceiling", folder, dtype)
+                if results.setdefault("processor", machine) != machine:
+                    raise SystemExit(f"{output} was measured on {results['processor']}, this is {machine}")
+                key = f"{size} {dtype}"
+                of_key = results.setdefault(
+                    key, {"parameters": parameters(size), "products": {}, "rates": {}}
                 )
-                print(f"{'':32} {'windows/s':>10} {'of ceiling':>10} {'x a':>7} {'x c':>7} {'x d':>7}")
+                tops, rates = of_key["products"], of_key["rates"]
+                for precision, top in products.items():
+                    tops[precision] = max(top, tops.get(precision, 0.0))
                 for which in arguments.only:
-                    rates[which] = found = worker(which, folder, dtype)
-                    rate = found["windows_per_second"]
-                    ratios = [
-                        f"{rate / rates[other]['windows_per_second']:7.2f}" if other in rates else " " * 7
-                        for other in "acd"
-                    ]
-                    costs = "  ".join(
-                        f"{k} {found[k]:.2f} s" for k in ("cold start", "checkpoint switch") if k in found
-                    )
-                    line = f"{which} {NAMES[which]:30} {rate:10.1f} {rate * flops / top:10.0%}"
-                    print(f"{line} {' '.join(ratios)}  {costs}", flush=True)
-                results.append(
-                    {"size": size, "parameters": parameters, "dtype": dtype, "ceiling": top, "rates": rates}
-                )
-    if arguments.output:
-        arguments.output.write_text(json.dumps(results, indent=2) + "\n")
+                    rates[which] = worker(which, folder, dtype)
+                    print(f"{which} {rates[which]['windows_per_second']:.1f} windows/s", flush=True)
+                print_table(key, of_key, machine)
+                if output:
+                    output.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def print_table(key: str, found: dict[str, Any], machine: str) -> None:
+    """One size and dtype: windows a second, shares of the ceiling and ratios."""
+    size, dtype = key.split()
+    rates, products = found["rates"], found["products"]
+    counted = max(products, key=products.__getitem__)
+    print(f"\n{size}: {found['parameters']:,} parameters, {dtype}, {machine}")
+    print("matrix products, GFLOP/s: " + ", ".join(f"{k} {v / 1e9:.0f}" for k, v in products.items()))
+    if counted != dtype:
+        print(f"the ceiling is that of {counted}: what this processor multiplies {dtype} by at its fastest")
+    print(f"{'':32} {'windows/s':>10} {'of ceiling':>10} {'x a':>7} {'x c':>7} {'x d':>7}")
+    for which in sorted(rates):
+        rate = rates[which]["windows_per_second"]
+        ratios = [
+            f"{rate / rates[other]['windows_per_second']:7.2f}" if other in rates else " " * 7
+            for other in "acd"
+        ]
+        costs = "  ".join(
+            f"{k} {rates[which][k]:.2f} s" for k in ("cold start", "checkpoint switch") if k in rates[which]
+        )
+        share = rate * flops(which, size) / products[counted]
+        print(f"{which} {NAMES[which]:30} {rate:10.1f} {share:10.0%} {' '.join(ratios)}  {costs}", flush=True)
 
 
 if __name__ == "__main__":
