@@ -131,6 +131,9 @@ def make_store(directory: Path, world: World, processes: int | None = None) -> i
     # spawn: DuckDB and Arrow have threads that don't survive a fork.
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         rows = sum(pool.imap_unordered(_write_cell, tasks))
+        checkpoints = [(directory, checkpoint) for checkpoint in suite.all_checkpoints()]
+        for _ in pool.imap_unordered(_list_memorized, checkpoints):
+            pass
     store.index_repeats(suite.name)
     return rows
 
@@ -344,6 +347,11 @@ def _write_cell(task: tuple[Path, World, int, int]) -> int:
             store.write_scores(checkpoint, start, end, ids[at], found, "synthetic: no weights")
             rows += end - start
     return rows
+
+
+def _list_memorized(task: tuple[Path, Checkpoint]) -> None:
+    directory, checkpoint = task
+    Store(directory).list_memorized(checkpoint.suite, checkpoint.model.name, checkpoint.step)
 
 
 def _hashed(numbers: NDArray[np.int64], seed: int) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -18,10 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_stores import toy_suite
 
-from memoserve.catalog import connect
+from memoserve.catalog import connect, write_catalog
 from memoserve.queries import find_query, list_queries, run_query
 from memoserve.store import Store
 from memoserve.store.verify import verify
+from memoserve.suites import load_suite
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "make_scale_store.py"
 SEQUENCES, MODELS, STEPS = 2000 * 64, 3, (1000, 2000)
@@ -263,6 +265,96 @@ class TestRepeats:
         content[len(content) // 2] ^= 1
         found.write_bytes(content)
         assert [damage.name for damage in verify(str(path)).damages] == [str(found.relative_to(path))]
+
+
+class TestMemorizedLists:
+    """The list of what a checkpoint memorized is right or not used, whatever happens to the parts."""
+
+    @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        steps=st.lists(
+            st.sampled_from(["write", "write", "remove", "list", "list", "stray"]), min_size=1, max_size=8
+        ),
+        seed=st.integers(0, 1000),
+    )
+    def test_cannot_drift(
+        self, tmp_path_factory: pytest.TempPathFactory, steps: list[str], seed: int
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        folder = tmp_path_factory.mktemp("lists")
+        suite = toy_suite(folder, steps=(7,), batch=50, trained=350, control=50)
+        store = Store.create(folder / "store")
+        store.claim(suite, {"suite": "toy"})
+        checkpoints = suite.all_checkpoints()[:2]
+        memorized: dict[str, set[int]] = {c.model.name: set() for c in checkpoints}
+        free = {c.model.name: list(range(0, 400, 40)) for c in checkpoints}
+        kept: list[tuple[str, bytes]] = []
+        for step in steps:
+            checkpoint = checkpoints[int(rng.integers(2))]
+            name = checkpoint.model.name
+            where = "toy", name, 7
+            parts = store.parts(*where)
+            if step == "write" and free[name]:
+                first = free[name].pop(int(rng.integers(len(free[name]))))
+                # All ids, so that parts made again have the same names and rows, and other scores.
+                ids = np.arange(first, first + 40)
+                scores = rng.integers(30, 33, 40).astype(np.uint8)
+                known = [None, np.ma.masked_less(scores, 32), scores][int(rng.integers(3))]
+                prefix = scores if known is None or rng.random() < 0.5 else None
+                store.write_scores(
+                    checkpoint, first, first + 40, ids,
+                    SimpleNamespace(
+                        matches=known, matched_prefix=prefix, match_mask=None, continuation_ll=None
+                    ), "w",
+                )  # fmt: skip
+                memorized[name] |= set(ids[scores == 32].tolist())
+            elif step == "remove" and parts:
+                part = parts[int(rng.integers(len(parts)))]
+                store.files.remove(part.name)
+                memorized[name] = {i for i in memorized[name] if not part.first <= i <= part.last}
+                free[name].append(part.first)
+            elif step == "list" and parts:
+                store.list_memorized(*where, worth=1)
+                kept += [(n, store.files.read(n)) for n in store.files.below("scores") if "/memorized-" in n]
+            elif step == "stray":
+                # Another writer's lists of parts that are no longer, or not yet, what is there.
+                for file, content in kept:
+                    store.files.write(file, content)
+            with connect(store.path) as connection:
+                got = connection.execute("SELECT model, sequence_id FROM memorized ORDER BY ALL").fetchall()
+                assert got == sorted((name, i) for name in memorized for i in memorized[name]), step
+
+    def test_is_used(self, stores: dict[str, Path], tmp_path: Path) -> None:
+        path = tmp_path / "store"
+        shutil.copytree(stores["score"], path)
+        store = Store.open(path)
+        ask = "SELECT model, step, count(*), sum(sequence_id) FROM memorized GROUP BY ALL ORDER BY ALL"
+        with connect(path) as connection:
+            expected = connection.execute(ask).fetchall()
+        assert len(expected) == MODELS * len(STEPS)
+        for checkpoint in load_suite(path / "synthetic-suite.toml").all_checkpoints():
+            store.list_memorized("synthetic", checkpoint.model.name, checkpoint.step)
+        assert not list(path.glob("scores/*/*/*/memorized-*")), "not worth a list"
+        for checkpoint in load_suite(path / "synthetic-suite.toml").all_checkpoints():
+            store.list_memorized("synthetic", checkpoint.model.name, checkpoint.step, worth=1)
+        with connect(path) as connection:
+            assert connection.execute(ask).fetchall() == expected
+        assert not verify(str(path)).damages
+        # A list of other content under the name of these parts: what it says is answered, of this checkpoint alone.
+        file = next(path.glob("scores/*/model=synthetic-12b/step=2000/memorized-*"))
+        content = file.read_bytes()
+        pq.write_table(pq.read_table(file, partitioning=None).slice(0, 5), file)
+        with connect(path) as connection:
+            found = connection.execute(ask).fetchall()
+        assert [row[2] for row in found if row[:2] == ("synthetic-12b", 2000)] == [5]
+        assert [row for row in found if row[:2] != ("synthetic-12b", 2000)] == [
+            row for row in expected if row[:2] != ("synthetic-12b", 2000)
+        ]
+        assert [damage.name for damage in verify(str(path)).damages] == [str(file.relative_to(path))]
+        file.write_bytes(content)
+        catalog = write_catalog(path, tmp_path / "embedded.duckdb", embed=True)
+        with duckdb.connect(str(catalog), read_only=True) as connection:
+            assert connection.execute(ask).fetchall() == expected
 
 
 def test_the_command_line_refuses_what_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:

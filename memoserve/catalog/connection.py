@@ -24,10 +24,13 @@ HERE = Path(__file__).parent
 
 # In the order of parts.sql and empty.sql: what the view needs at least one of.
 _SCORES, _SEQUENCES = "scores/*/*/*/part-*.parquet", "sequences/*/part-*.parquet"
-_REPEATS = "sequences/*/repeats-*.parquet"
+_MEMORIZED, _REPEATS = "scores/*/*/*/memorized-*.parquet", "sequences/*/repeats-*.parquet"
 _GLOBS = (
     _SCORES,
     _SCORES,
+    _SCORES,
+    _MEMORIZED,
+    _MEMORIZED,
     _SEQUENCES,
     _SEQUENCES,
     _REPEATS,

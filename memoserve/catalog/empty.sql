@@ -11,6 +11,18 @@ SELECT ''::VARCHAR AS suite, ''::VARCHAR AS model, 0::BIGINT AS step, 0::BIGINT 
        0::BIGINT AS rows
 WHERE false;
 
+CREATE VIEW score_listings AS
+SELECT ''::VARCHAR AS suite, ''::VARCHAR AS model, 0::BIGINT AS step, ''::VARCHAR AS listing
+WHERE false;
+
+CREATE VIEW memorized_listings AS
+SELECT ''::VARCHAR AS suite, ''::VARCHAR AS model, 0::BIGINT AS step, ''::VARCHAR AS listing
+WHERE false;
+
+CREATE VIEW memorized_parts AS
+SELECT ''::VARCHAR AS suite, ''::VARCHAR AS model, 0::BIGINT AS step, ''::VARCHAR AS listing, 0::BIGINT AS sequence_id
+WHERE false;
+
 CREATE VIEW sequence_parts AS
 SELECT ''::VARCHAR AS suite, 0::BIGINT AS sequence_id, 0::BIGINT AS window_id
 WHERE false;

@@ -51,6 +51,9 @@ def write_catalog(store: str | Path, output: str | Path | None = None, *, embed:
             if embed:
                 _to_table(connection, "score_parts", "suite, model, step, sequence_id")
                 _to_table(connection, "part_rows", "suite, model, step, first")
+                _to_table(connection, "score_listings", "suite, model, step")
+                _to_table(connection, "memorized_listings", "suite, model, step, listing")
+                _to_table(connection, "memorized_parts", "suite, model, step, listing, sequence_id")
                 _to_table(connection, "sequence_parts", "suite, sequence_id")
                 _to_table(connection, "sequence_listings", "suite")
                 _to_table(connection, "repeat_listings", "suite, listing")

@@ -16,6 +16,31 @@ SELECT regexp_extract(path, 'suite=([^/]*)/[^/]*/[^/]*/[^/]*$', 1) AS suite,
 FROM (SELECT file_name AS path, num_rows::BIGINT AS rows
       FROM parquet_file_metadata('@STORE@/scores/*/*/*/part-*.parquet'));
 
+-- Which parts of each checkpoint there are and the digests of their data, as one digest.
+CREATE VIEW score_listings AS
+SELECT suite, model, step, md5(string_agg(name || ' ' || digest, ',' ORDER BY name)) AS listing
+FROM (SELECT regexp_extract(file, 'suite=([^/]*)/[^/]*/[^/]*/[^/]*$', 1) AS suite,
+             regexp_extract(file, 'model=([^/]*)/[^/]*/[^/]*$', 1) AS model,
+             regexp_extract(file, 'step=([0-9]+)/[^/]*$', 1)::BIGINT AS step,
+             regexp_extract(file, '[^/]*$') AS name, coalesce(substr(decode(value), 17, 32), '') AS digest
+      FROM glob('@STORE@/scores/*/*/*/part-*.parquet')
+      LEFT JOIN (SELECT file_name AS file, value FROM parquet_kv_metadata('@STORE@/scores/*/*/*/part-*.parquet')
+                 WHERE decode(key) = 'memoserve_checksum') USING (file))
+GROUP BY suite, model, step;
+
+-- Lists of what checkpoints memorized, each with the digest of the parts it was made from.
+CREATE VIEW memorized_listings AS
+SELECT regexp_extract(file, 'suite=([^/]*)/[^/]*/[^/]*/[^/]*$', 1) AS suite,
+       regexp_extract(file, 'model=([^/]*)/[^/]*/[^/]*$', 1) AS model,
+       regexp_extract(file, 'step=([0-9]+)/[^/]*$', 1)::BIGINT AS step,
+       regexp_extract(file, 'memorized-([^/]*)[.]parquet$', 1) AS listing
+FROM glob('@STORE@/scores/*/*/*/memorized-*.parquet');
+
+CREATE VIEW memorized_parts AS
+SELECT suite, model, step, regexp_extract(filename, 'memorized-([^/]*)[.]parquet$', 1) AS listing, sequence_id
+FROM read_parquet('@STORE@/scores/*/*/*/memorized-*.parquet', hive_partitioning = true,
+                  hive_types = {'suite': VARCHAR, 'model': VARCHAR, 'step': BIGINT}, filename = true);
+
 CREATE VIEW sequence_parts AS
 SELECT suite, sequence_id, window_id
 FROM read_parquet('@STORE@/sequences/*/part-*.parquet', hive_partitioning = true, hive_types = {'suite': VARCHAR});

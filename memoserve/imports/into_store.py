@@ -80,4 +80,5 @@ def write_imported(
         if len(part.ids):
             store.write_scores(checkpoint, first, stop, part.ids, part, origin)
             written += len(part.ids)
+    store.list_memorized(checkpoint.suite, checkpoint.model.name, checkpoint.step)
     return written

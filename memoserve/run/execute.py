@@ -224,6 +224,8 @@ class Run(Reports):
             self.outcome.windows += done.windows
             self._progress.part(item, span, done.sequences, done.windows)
             if self._schedule.done(item) and item.checkpoint not in self._failed:
+                checkpoint = item.checkpoint
+                self._store.list_memorized(checkpoint.suite, checkpoint.model.name, checkpoint.step)
                 seconds = time.monotonic() - tally.began
                 self._progress.finished(item, tally.memorized, tally.windows, seconds)
 

@@ -206,13 +206,24 @@ def read_footer(files: Files, part: Part) -> pa.FileMetaData:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    return pq.read_metadata(pa.BufferReader(_footer(files, part)[0]))
+
+
+def digest_of(files: Files, part: Part) -> str:
+    """The digest of a part's data, as its footer says it. Raises BadInput for a damaged footer."""
+    try:
+        return _footer(files, part)[1]
+    except ValueError as error:
+        raise damaged(part.path, error) from None
+
+
+def _footer(files: Files, part: Part) -> tuple[bytes, str]:
+    """The footer of a part, checked, and the digest of what stands before it. Raises ValueError if damaged."""
     tail = files.read_range(part.name, max(0, part.size - _TAIL), part.size)
     length = checksum.footer_length(tail, part.size)
     if length > len(tail):
         tail = files.read_range(part.name, part.size - length, part.size)
-    footer = tail[-length:]
-    checksum.check_footer(footer, part.size)
-    return pq.read_metadata(pa.BufferReader(footer))
+    return tail[-length:], checksum.check_footer(tail[-length:], part.size)
 
 
 def metadata_in(footer: pa.FileMetaData) -> dict[str, Any]:
@@ -249,6 +260,19 @@ def read_part(files: Files, part: Part, fingerprint: Mapping[str, Any]) -> pa.Ta
             + "\n`memoserve verify --repair` moves it away; `memoserve run` then makes it again."
         )
     return table
+
+
+def read_columns(files: Files, part: Part, names: list[str]) -> pa.Table:
+    """Some columns of a part, every byte checked. Raises BadInput for damage."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        content = files.read(part.name)
+        checksum.check(content)
+        return pq.read_table(pa.BufferReader(content), columns=names, partitioning=None)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise damaged(part.path, error) from None
 
 
 def damaged(path: str, error: BaseException) -> BadInput:

@@ -13,17 +13,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.store import checksum
 from memoserve.store.files import Files
-from memoserve.store.parts import Part, damaged, part_metadata
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from memoserve.store.parts import Part, part_metadata, read_columns
 
 # Windows are sorted in as many shares, to need the memory of one share for that.
 _SHARES = 16
@@ -46,7 +42,7 @@ def index_repeats(files: Files, folder: str, parts: Sequence[Part]) -> None:
         schema = pa.schema([("sequence_id", pa.int64()), ("window_id", pa.int64())])
         with pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=False) as writer:
             for part in parts:
-                table = _columns(files, part, ["sequence_id", "window_id"])
+                table = read_columns(files, part, ["sequence_id", "window_id"])
                 chosen = _among(table.column("window_id").to_numpy(), repeated)
                 writer.write_table(table.filter(pa.array(chosen)).cast(schema))
             writer.add_key_value_metadata({checksum.KEY.encode(): checksum.PLACEHOLDER.encode()})
@@ -66,21 +62,11 @@ def _repeated_windows(files: Files, parts: Sequence[Part]) -> NDArray[np.int64]:
     """The windows that occur more than once in all parts together, each once, ascending."""
     shares: list[list[NDArray[np.int64]]] = [[] for _ in range(_SHARES)]
     for part in parts:
-        windows = _columns(files, part, ["window_id"]).column("window_id").to_numpy()
+        windows = read_columns(files, part, ["window_id"]).column("window_id").to_numpy()
         share_of = windows % _SHARES
         for share in range(_SHARES):
             shares[share].append(windows[share_of == share])
     return np.sort(np.concatenate([_repeated(np.concatenate(share)) for share in shares]))
-
-
-def _columns(files: Files, part: Part, names: list[str]) -> pa.Table:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_table(pa.BufferReader(files.read(part.name)), columns=names, partitioning=None)
-    except (pa.ArrowException, OSError) as error:
-        raise damaged(part.path, error) from None
 
 
 def _repeated(values: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -20,6 +20,7 @@ from memoserve.errors import BadInput, StoreConflict
 from memoserve.store import checksum
 from memoserve.store import parts as part_files
 from memoserve.store.files import Files, LocalFiles, open_files
+from memoserve.store import memorized as lists
 from memoserve.store.parts import Part, Scores, damaged, differences, missing_ranges, parts_in
 
 if TYPE_CHECKING:
@@ -351,6 +352,16 @@ class Store:
                 columns[name] = column.to_numpy().astype(dtype, copy=False)
         ids = table.column("sequence_id").to_numpy() if table is not None else np.empty(0, np.int64)
         return Scores(sequence_id=ids, **columns)
+
+    def list_memorized(self, suite: str, model: str, step: int, *, worth: int = lists.WORTH_A_LIST) -> None:
+        """List what a checkpoint memorized, if it has at least `worth` scores and the list isn't of these parts.
+
+        Queries don't need it and are right without it, but slower on many scores. Raises BadInput for a
+        damaged part, StorageFailed if the file system refuses.
+        """
+        parts = self.parts(suite, model, step)
+        if sum(part.stop - part.first for part in parts) >= worth:
+            lists.list_memorized(self.files, scores_folder(suite, model, step), parts)
 
     # Windows
 

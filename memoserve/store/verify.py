@@ -43,7 +43,9 @@ _READ_BY_QUERIES = re.compile(
     r"^(?:scores/suite=([^/]*)/[^/]*/[^/]*|sequences/suite=([^/]*))/part-[^/]*\.parquet$"
 )
 
-_REPEATS = re.compile(r"^sequences/suite=[^/]*/repeats-[^/]*\.parquet$")
+_LISTS = re.compile(
+    r"^(?:scores/suite=[^/]*/[^/]*/[^/]*/memorized|sequences/suite=[^/]*/repeats)-[^/]*\.parquet$"
+)
 
 _COLUMNS = {
     "scores": {
@@ -89,7 +91,7 @@ def verify(path: str) -> Verified:
         owner = temporary_owner(name)
         if owner is not None and not _alive(owner):
             damages.append(Damage(name, "left behind by a writer that was killed"))
-        if _REPEATS.match(name):
+        if _LISTS.match(name):
             try:
                 checksum.check(files.read(name))
             except ValueError as error:
