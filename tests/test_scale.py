@@ -340,7 +340,7 @@ class TestMemorizedLists:
         with connect(path) as connection:
             assert connection.execute(ask).fetchall() == expected
         assert not verify(str(path)).damages
-        # A list of other content under the name of these parts: what it says is answered, of this checkpoint alone.
+        # A list of other content under the name of these parts: it is answered, for this checkpoint.
         file = next(path.glob("scores/*/model=synthetic-12b/step=2000/memorized-*"))
         content = file.read_bytes()
         pq.write_table(pq.read_table(file, partitioning=None).slice(0, 5), file)

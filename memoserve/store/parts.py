@@ -218,7 +218,7 @@ def digest_of(files: Files, part: Part) -> str:
 
 
 def _footer(files: Files, part: Part) -> tuple[bytes, str]:
-    """The footer of a part, checked, and the digest of what stands before it. Raises ValueError if damaged."""
+    """The checked footer of a part, and the digest of what stands before it. Raises ValueError."""
     tail = files.read_range(part.name, max(0, part.size - _TAIL), part.size)
     length = checksum.footer_length(tail, part.size)
     if length > len(tail):

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from memoserve.definitions import CONTINUATION
 from memoserve.errors import BadInput, StoreConflict
 from memoserve.store import checksum
+from memoserve.store import memorized as lists
 from memoserve.store import parts as part_files
 from memoserve.store.files import Files, LocalFiles, open_files
-from memoserve.store import memorized as lists
 from memoserve.store.parts import Part, Scores, damaged, differences, missing_ranges, parts_in
 
 if TYPE_CHECKING:
@@ -354,7 +354,7 @@ class Store:
         return Scores(sequence_id=ids, **columns)
 
     def list_memorized(self, suite: str, model: str, step: int, *, worth: int = lists.WORTH_A_LIST) -> None:
-        """List what a checkpoint memorized, if it has at least `worth` scores and the list isn't of these parts.
+        """List what a checkpoint memorized, if it has at least `worth` scores and no list of these parts.
 
         Queries don't need it and are right without it, but slower on many scores. Raises BadInput for a
         damaged part, StorageFailed if the file system refuses.
