@@ -296,8 +296,8 @@ def processor() -> str:
 # ---------------------------------------------------------------------------------------- all of them
 
 
-def survival_of_mini() -> NDArray[np.uint8]:
-    """Matched prefixes of mini's distinct windows under its largest final model."""
+def survival_of_mini() -> list[int]:
+    """How many of mini's distinct windows its largest final model matches for 0 to 32 tokens."""
     from memoserve.engines import EngineProcess, EngineSettings
     from memoserve.sequences import open_sequences
     from memoserve.suites import load_suite, select
@@ -312,15 +312,15 @@ def survival_of_mini() -> NDArray[np.uint8]:
             EngineSettings("vllm", "extract", CONTEXT, "float32", 0, the_device()), folder, Path(log) / "log"
         )
         try:
-            return engine.evaluate(windows).matched_prefix
+            prefixes = engine.evaluate(windows).matched_prefix
+            counts: list[int] = np.bincount(prefixes, minlength=CONTINUATION + 1).tolist()
+            return counts
         finally:
             engine.close()
 
 
-def make_windows(
-    folder: Path, prefixes: NDArray[np.uint8], count: int, vocabulary: int
-) -> NDArray[np.uint32]:
-    """Random contexts, continuations that match the model for as long as `prefixes` say."""
+def make_windows(folder: Path, matching: list[int], count: int, vocabulary: int) -> NDArray[np.uint32]:
+    """Random contexts; continuations match the model for 0 to 32 tokens as often as `matching` says."""
     from memoserve.engines import EngineProcess, EngineSettings
 
     rng = np.random.default_rng(0)
@@ -334,7 +334,7 @@ def make_windows(
         continuations = reference.generate(contexts)
     finally:
         reference.close()
-    lengths = rng.choice(prefixes, count)
+    lengths = rng.choice(CONTINUATION + 1, count, p=np.array(matching) / sum(matching))
     rows = np.flatnonzero(lengths < CONTINUATION)
     continuations[rows, lengths[rows]] = (continuations[rows, lengths[rows]] + 1) % vocabulary
     return np.concatenate([contexts, continuations], axis=1)
@@ -375,12 +375,13 @@ def main() -> None:
 
     output: Path | None = arguments.output
     results: dict[str, Any] = json.loads(output.read_text()) if output and output.exists() else {}
-    prefixes = survival_of_mini()
+    matching = results.get("windows of mini by matched tokens") or survival_of_mini()
+    results["windows of mini by matched tokens"] = matching
     with tempfile.TemporaryDirectory() as place:
         for size in arguments.sizes.split(","):
             folder = Path(place) / size
             make_model(size, folder)
-            np.save(folder / "windows.npy", make_windows(folder, prefixes, arguments.windows, SIZES[size][3]))
+            np.save(folder / "windows.npy", make_windows(folder, matching, arguments.windows, SIZES[size][3]))
             for dtype in arguments.dtypes.split(","):
                 machine, products = worker("ceiling", folder, dtype)
                 if results.setdefault("processor", machine) != machine:

@@ -33,7 +33,7 @@ from vllm.model_executor.models.utils import (
 from vllm.sequence import IntermediateTensors
 
 from memoserve.engines.checksum import NOT_A_PARAMETER
-from memoserve.engines.products import add_product, has_plain_weights
+from memoserve.engines.products import add_product, in_place_weight
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Query, key and value [tokens, heads * head size] to the attended [tokens, heads * head size]."""
@@ -154,7 +154,7 @@ class Layer(nn.Module):
         states = hidden_states if wanted is None else hidden_states[wanted]
         if self.parallel:
             wide = self.mlp.widened(self.post_attention_layernorm(states))
-            if has_plain_weights(self.attention.dense):
+            if in_place_weight(self.attention.dense) is not None:
                 add_product(states, self.attention.dense, attended)
                 return add_product(states, self.mlp.dense_4h_to_h, wide)
             return self.attention.dense(attended)[0] + self.mlp.dense_4h_to_h(wide)[0] + states

@@ -1,13 +1,14 @@
 """How a model's linear layers multiply on a CPU.
 
-Which way is decided in memoserve.engines.tuning; here it is carried out. The weights themselves stay, for
-vLLM to replace and the checksum to see.
+Which way is decided in memoserve.engines.tuning; here it is carried out. vLLM's parameters stay as they are:
+it replaces them in place.
 
 Imported inside an engine process only.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,18 @@ from torch import nn
 from torch.nn.functional import linear
 
 from memoserve.engines.checksum import unpacked
+
+
+@dataclass(frozen=True)
+class Product:
+    """torch's product with a float32 weight [out, in], rounded to `dtype`; takes the place of vLLM's."""
+
+    weight: torch.Tensor
+    dtype: torch.dtype
+
+    def __call__(self, x: torch.Tensor, _: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """Of [m, in]; the weight that vLLM passes may be empty."""
+        return linear(x.float(), self.weight, None if bias is None else bias.float()).to(self.dtype)
 
 
 def multiply_in_float32(model: nn.Module) -> None:
@@ -33,30 +46,25 @@ def multiply_in_float32(model: nn.Module) -> None:
         weight = getattr(module, "weight", None)
         if not isinstance(module, LinearBase | ParallelLMHead) or weight is None:
             continue
-        if not weight.numel():
-            weight.data = unpacked(module, weight).t().contiguous()
-        if weight.ndim == 2:
-            narrow = weight.dtype != torch.float32
-            module.cpu_linear = _widened(weight.data.float(), weight.dtype) if narrow else linear
-
-
-def has_plain_weights(module: Any) -> bool:
-    """Whether a layer of vLLM's is nothing but a float32 product of a weight that it still has, on a CPU."""
-    plain = getattr(module, "cpu_linear", None) is linear and module.tp_size == 1
-    return plain and module.weight.dtype == torch.float32
+        whole = weight.data if weight.numel() else unpacked(module, weight).t().contiguous()
+        if whole.ndim == 2:
+            module.cpu_linear = Product(whole.float(), weight.dtype)
 
 
 def add_product(states: torch.Tensor, module: Any, x: torch.Tensor) -> torch.Tensor:
-    """`states` [m, n] plus what a layer of vLLM's makes of x; in place where its weights are plain."""
-    if not has_plain_weights(module):
-        return module(x)[0] + states
+    """`states` [m, out] plus what a layer of vLLM's makes of x [m, in]; in place where that is exact."""
+    weight = in_place_weight(module)
+    if weight is None:
+        output: torch.Tensor = module(x)[0] + states
+        return output
     if module.bias is not None:
         states += module.bias
-    return states.addmm_(x, module.weight.t())
+    return states.addmm_(x, weight.t())
 
 
-def _widened(weight: torch.Tensor, dtype: torch.dtype) -> Any:
-    def product(x: torch.Tensor, _: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        return linear(x.float(), weight, None if bias is None else bias.float()).to(dtype)
-
-    return product
+def in_place_weight(module: Any) -> torch.Tensor | None:
+    """The float32 weight of a layer that is nothing but a product with it, nowhere rounded to less."""
+    product = getattr(module, "cpu_linear", None)
+    if not isinstance(product, Product) or product.dtype != torch.float32 or module.tp_size > 1:
+        return None
+    return product.weight
