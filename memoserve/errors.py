@@ -31,6 +31,10 @@ class EngineFailed(MemoserveError):
     exit_code = 5
 
 
+class EngineNotStarted(EngineFailed):
+    """An engine could not be started on a device or node; another one may do better."""
+
+
 class RunIncomplete(MemoserveError):
     """The run ended, but at least one checkpoint failed; the others are whole."""
 

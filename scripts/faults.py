@@ -5,15 +5,17 @@
 
 A chain of runs fills one store: on a small file system of its own (a tmpfs, where this user may mount one)
 or in a bucket of an S3-compatible server on loopback. Before each run some of its parts are damaged, and
-while it works something happens to it: its driver, its engine or a Ray worker is killed with SIGKILL, the
-disk fills, a second driver is started on the same store, the server is gone, answers 503 or denies access.
-After each run, `memoserve verify` must name exactly the files that were damaged, and every row in every whole
-part must be that of an undisturbed run. At the end of a chain one more run has to finish: it must make
-exactly the parts that are missing or damaged, leave all others as they are, and the store must equal the
+while it works something happens to it: its driver, its engine, what engines are forked from, a Ray worker or
+a node's raylet is killed with SIGKILL, the disk fills, a second driver is started on the same store, the
+server is gone, answers 503 or denies access. No run may end with a traceback or an exit code that isn't for
+what happened. After each, `memoserve verify` must name exactly the files that were damaged, and every row in
+every whole part must be that of an undisturbed run. At the end of a chain one more run has to finish: it must
+make exactly the parts that are missing or damaged, leave all others as they are, and the store must equal the
 undisturbed one row by row.
 
-Prints one line a fault, JSON lines into --log, and a table by kind. Exit code 1 if anything was found. Needs
-the packages of the extra `dev`.
+The kind that happened least comes next. Faults count when their chain is whole. With --result the tally is
+kept in a JSON file after each chain, and a harness that was stopped goes on from there. Prints one line a
+fault, and the tally. Exit code 1 if anything was found. Needs the packages of the extra `dev`.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import logging
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,15 +45,37 @@ import psutil
 from memoserve.store import Store
 from memoserve.store.parts import Part, part_name, read_part
 
-CHECKPOINTS = ("116k@161", "116k@301", "116k@441")
-SEQUENCES, PART = 1024, 64
+CHECKPOINTS = ("116k@161", "116k@301")
+SEQUENCES, PART = 96, 6
 PARTS = SEQUENCES // PART * (len(CHECKPOINTS) + 1)
 SECONDS = 900
 """After which a run that does not end counts as one that hangs."""
 
 DAMAGES = ("truncate", "flip", "zero", "footer", "misplace", "foreign", "overlap", "stray")
-STRIKES = ("driver", "engine", "worker", "disk", "second", "gone", "busy", "denied", "lease")
+STRIKES = (
+    *("driver", "engine", "forkserver", "worker", "node"),
+    *("disk", "second", "gone", "busy", "denied", "lease"),
+)
+RAY_ONLY = {"worker", "node"}
 REMOTE_ONLY, LOCAL_ONLY = {"gone", "busy", "denied", "lease"}, {"disk", "stray"}
+ENDINGS = {
+    "driver": {-signal.SIGKILL},
+    "engine": {0, 5, 6},
+    "forkserver": {0, 5, 6},
+    "worker": {0, 6},
+    "node": {0, 6},
+    "disk": {0, 7},
+    "second": {0},
+    "gone": {0, 6, 7},
+    "busy": {0, 6, 7},
+    "denied": {0, 6, 7},
+    "lease": {0, 4, 6, 7},
+}
+"""The exit codes that a run may end with after a fault."""
+
+FORKSERVER = "memoserve.engines.preload"
+"""In the command line of what engines are forked from, and of what is forked."""
+
 GOES_ON = {"second", "gone", "busy", "lease"}
 """After these a run may well end as if nothing had happened, so that another one can follow."""
 
@@ -98,21 +123,104 @@ class Bucket:
         return self._app(environ, respond)
 
 
+class Nodes:
+    """A Ray cluster of this harness: a head without CPUs, and two nodes with one each."""
+
+    SCRIPT = """
+import sys
+from ray.cluster_utils import Cluster
+small = {"object_store_memory": 80_000_000, "include_dashboard": False}
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+del small["include_dashboard"]
+number = 1
+def add():
+    # An address of its own: else a driver might take a node for its own that is going to be killed.
+    global number
+    number += 1
+    cluster.add_node(num_cpus=1, node_ip_address=f"127.0.0.{number}", **small)
+add(), add()
+print(cluster.address, flush=True)
+for line in sys.stdin:
+    node = cluster.worker_nodes.pop() if line.strip() == "last" else cluster.worker_nodes.pop(0)
+    cluster.worker_nodes.append(node)
+    cluster.remove_node(node, allow_graceful=False)
+    add()
+    print("replaced", flush=True)
+cluster.shutdown()
+"""
+
+    def __init__(self) -> None:
+        settings = {"RAY_memory_monitor_refresh_ms": "0", "RAY_health_check_period_ms": "500"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", self.SCRIPT],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **settings},
+        )
+        self.address = self._answer()
+
+    def replace(self, which: str) -> None:
+        """Kill all processes of a node, `first` or `last`, and let another one join."""
+        assert self.process.stdin is not None
+        print(which, file=self.process.stdin, flush=True)
+        self._answer()
+
+    def _answer(self) -> str:
+        assert self.process.stdout is not None
+        answer = self.process.stdout.readline().strip()
+        if not answer:
+            raise RuntimeError("the Ray cluster of the harness is gone")
+        return answer
+
+    def close(self) -> None:
+        """End the cluster."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(60)
+        self.process.kill()
+
+
+@dataclass
+class Tally:
+    """What whole chains came to; all of it goes into the file of --result."""
+
+    faults: Counter[str] = field(default_factory=Counter)
+    where: Counter[str] = field(default_factory=Counter)
+    exits: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    chains: int = 0
+    runs: int = 0
+    damaged_files_found: int = 0
+    parts_made_again: int = 0
+    rows_compared: int = 0
+    seconds: float = 0.0
+
+    def add(self, other: Tally) -> None:
+        """Count another one in."""
+        for name, value in vars(other).items():
+            mine = getattr(self, name)
+            if isinstance(mine, Counter):
+                mine.update(value)
+            else:
+                setattr(self, name, mine + value)
+
+
 @dataclass
 class Harness:
-    """What all chains share, and what was found so far."""
+    """What all chains share; `now` is the tally of the chain under way."""
 
     options: argparse.Namespace
     folder: Path
     bucket: Bucket
     dice: random.Random
+    nodes: Nodes | None = None
+    last: subprocess.Popen[bytes] | None = None
     reference: dict[int, Any] = field(default_factory=dict)
-    counts: Counter[str] = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
-    made_again: int = 0
-    damaged: int = 0
-    runs: int = 0
-    rows: int = 0
+    whole: Tally = field(default_factory=Tally)
+    now: Tally = field(default_factory=Tally)
 
     def command(self, *arguments: str) -> list[str]:
         """A command line of memoserve."""
@@ -120,42 +228,86 @@ class Harness:
 
     def run(self, place: str, part: int = PART) -> subprocess.Popen[bytes]:
         """Start the job on a store."""
-        self.runs += 1
-        executor = ["--executor", self.options.executor] if self.options.executor else []
-        return subprocess.Popen(
+        self.now.runs += 1
+        executor = ["--executor", "ray", "--address", self.nodes.address] if self.nodes is not None else []
+        self.last = subprocess.Popen(
             self.command(
                 *("run", "--checkpoints", ",".join(CHECKPOINTS), "--sequences", f"0:{SEQUENCES}"),
                 *("--part-size", str(part), "--mode", "extract", "--engine", self.options.engine),
                 "--deterministic",
                 *("--out", place, *executor),
             ),
-            stdout=subprocess.DEVNULL,
-            stderr=self.errors.open("ab"),
+            stdout=self.output.open("ab"),
+            stderr=subprocess.STDOUT,
+            # Threads that wait for each other are slow on a machine that does other things too.
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
+        return self.last
 
     @property
-    def errors(self) -> Path:
-        """What the runs wrote to standard error."""
-        return self.folder / "errors.txt"
+    def output(self) -> Path:
+        """What the runs of this chain wrote."""
+        return self.folder / "output.txt"
 
     def fault(self, kind: str, place: str, **said: Any) -> None:
         """Count and print one fault."""
-        self.counts[kind] += 1
+        self.now.faults[kind] += 1
         remote = "s3" if "://" in place else "local"
-        line = {"fault": sum(self.counts.values()), "kind": kind, "where": remote, **said}
+        self.now.where[remote] += 1
+        number = self.whole.faults.total() + self.now.faults.total()
+        line = {"fault": number, "kind": kind, "where": remote, **said}
         print(" ".join(f"{key}={value}" for key, value in line.items()), flush=True)
         if self.options.log:
             with self.options.log.open("a") as log:
                 log.write(json.dumps(line) + "\n")
 
+    def rarest(self, kinds: Iterable[str]) -> str:
+        """The kind that happened least, one of them if there are several."""
+        times = {kind: self.whole.faults[kind] + self.now.faults[kind] for kind in kinds}
+        return self.dice.choice([kind for kind in times if times[kind] == min(times.values())])
+
+    def ended(self, where: str, code: int, kinds: Iterable[str]) -> None:
+        """Whether a run ended as one may to which this happened."""
+        self.now.exits[str(code)] += 1
+        allowed = {0}.union(*(ENDINGS[kind] for kind in kinds))
+        if code not in allowed:
+            self.bad(f"{where}: after {', '.join(kinds)} a run ended with {code}: {self.said()}")
+        if any(sign in self.said(1 << 20) for sign in ("Traceback", "error: unexpected")):
+            self.bad(f"{where}: after {', '.join(kinds)} a run showed a traceback: {self.said()}")
+        self.output.unlink(missing_ok=True)
+
+    def said(self, characters: int = 2000) -> str:
+        """The end of what runs wrote since one ended."""
+        return self.output.read_text(errors="replace")[-characters:] if self.output.exists() else ""
+
     def bad(self, what: str) -> None:
         """Something that must not be."""
-        self.wrong.append(what)
+        self.now.wrong.append(what)
         print(f"WRONG: {what}", flush=True)
+
+    def keep(self, seconds: float) -> None:
+        """A chain is whole: count it, say so, and write it down."""
+        self.now.chains, self.now.seconds = 1, seconds
+        self.whole.add(self.now)
+        self.now = Tally()
+        whole = self.whole
+        kinds = ", ".join(f"{kind} {times}" for kind, times in whole.faults.most_common())
+        print(f"-- {whole.faults.total()} faults in {whole.chains} whole chains: {kinds}", flush=True)
+        if self.options.result:
+            said = {
+                "command": " ".join(sys.argv),
+                "engine": self.options.engine,
+                "executor": self.options.executor or "local",
+                **vars(whole),
+            }
+            beside = self.options.result.with_suffix(".new")
+            beside.write_text(json.dumps(said, indent=1) + "\n")
+            beside.replace(self.options.result)
 
 
 def main() -> int:
     """Run the harness."""
+    assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--faults", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -165,35 +317,56 @@ def main() -> int:
     parser.add_argument("--place", choices=("local", "s3"), help="only stores of this kind")
     parser.add_argument("--undisturbed", type=Path, help="store to compare with, made if it isn't there")
     parser.add_argument("--log", type=Path, help="append a JSON object a fault to this file")
+    parser.add_argument("--result", type=Path, help="keep the tally in this file, and go on from it")
     options = parser.parse_args()
-    kinds = set(options.kinds.split(",")) - (set() if options.executor == "ray" else {"worker"})
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end in order, as at Ctrl-C
+    kinds = set(options.kinds.split(",")) - (set() if options.executor == "ray" else RAY_ONLY)
     with tempfile.TemporaryDirectory(prefix="memoserve-faults-") as folder:
         harness = Harness(options, Path(folder), Bucket(), random.Random(options.seed))
-        began = time.monotonic()
+        if options.result and options.result.exists():
+            kept = json.loads(options.result.read_text())
+            for name, value in vars(harness.whole).items():
+                setattr(harness.whole, name, type(value)(kept[name]))
+            harness.dice.seed(f"{options.seed} {harness.whole.chains}")
         undisturbed = str(options.undisturbed or f"{folder}/undisturbed")
         if harness.run(undisturbed).wait(SECONDS):
-            print(harness.errors.read_text(), file=sys.stderr)
+            print(harness.said(), file=sys.stderr)
             return 1
+        harness.now = Tally()
+        harness.output.unlink()
         harness.reference = contents(Store.open(undisturbed))
-        while sum(harness.counts.values()) < options.faults and len(harness.wrong) < 20:
-            with place(harness) as where:
-                chain(harness, where, kinds)
+        if options.executor == "ray":
+            harness.nodes = Nodes()  # inherits what says where the bucket is
+        try:
+            while harness.whole.faults.total() < options.faults and len(harness.whole.wrong) < 20:
+                began = time.monotonic()
+                with place(harness) as where:
+                    chain(harness, where, kinds)
+                harness.keep(time.monotonic() - began)
+        except KeyboardInterrupt:
+            print("interrupted: the chain under way doesn't count")
+            if harness.last is not None:
+                harness.last.kill()
+        finally:
+            if harness.nodes is not None:
+                harness.nodes.close()
+        whole = harness.whole
         print(f"\n{'fault':<12}{'times':>6}")
-        for kind, times in sorted(harness.counts.items(), key=lambda item: -item[1]):
+        for kind, times in whole.faults.most_common():
             print(f"{kind:<12}{times:>6}")
         print(
-            f"{sum(harness.counts.values())} faults in {harness.runs} runs, {harness.damaged} damaged files"
-            f" found, {harness.made_again} parts made again, {harness.rows:,} rows compared,"
-            f" {len(harness.wrong)} things wrong, {time.monotonic() - began:.0f} s"
+            f"{whole.faults.total()} faults in {whole.runs} runs, {whole.damaged_files_found} damaged files"
+            f" found, {whole.parts_made_again} parts made again, {whole.rows_compared:,} rows compared,"
+            f" {len(whole.wrong)} things wrong, {whole.seconds:.0f} s"
         )
-    return 1 if harness.wrong else 0
+    return 1 if whole.wrong else 0
 
 
 @contextmanager
 def place(harness: Harness) -> Iterator[str]:
     """A new, empty place for a store."""
     remote = harness.dice.random() < 0.4 if not harness.options.place else harness.options.place == "s3"
-    name = f"{harness.runs}-{harness.dice.getrandbits(32):08x}"
+    name = f"{harness.whole.chains}-{harness.dice.getrandbits(32):08x}"
     if remote:
         yield f"s3://bucket/{name}"
         return
@@ -207,7 +380,7 @@ def place(harness: Harness) -> Iterator[str]:
     finally:
         if mounted:
             subprocess.run(["umount", "-l", str(folder)], check=True)
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def chain(harness: Harness, where: str, kinds: set[str]) -> None:
@@ -216,36 +389,37 @@ def chain(harness: Harness, where: str, kinds: set[str]) -> None:
     strikes = sorted(kinds & set(STRIKES) - (LOCAL_ONLY if remote else REMOTE_ONLY))
     damages = sorted(kinds & set(DAMAGES) - (LOCAL_ONLY if remote else set()))
     left: set[str] = set()
-    for _ in range(harness.dice.randint(1, 3) if strikes else 0):
+    for _ in range(harness.dice.randint(2, 4) if strikes else 0):
         strike(harness, where, strikes)
         check(harness, where, set(), may_be_left=left)  # a run that was killed early mended nothing
         left = damage_some(harness, where, damages)
     store = Store.create(where)
     before = snapshot(store)
-    if harness.run(where).wait(SECONDS):
-        harness.bad(f"{where}: the last run failed: {harness.errors.read_text()[-400:]}")
+    run = harness.run(where)
+    harness.ended(where, run.wait(SECONDS), ())
+    if run.returncode:
         return
     after = snapshot(store)
     for name, content in before.items():
         if after.get(name) != content:
             harness.bad(f"{name} was whole and is another one after the run")
-    harness.made_again += len(after) - len(before)
+    harness.now.parts_made_again += len(after) - len(before)
     check(harness, where, set())
     found = contents(store)
     for step, rows in harness.reference.items():
         if not (step in found and all(map(np.array_equal, found[step], rows))):
             harness.bad(f"{where}: step {step} is not that of the undisturbed run")
-        harness.rows += len(rows[0])
+        harness.now.rows_compared += len(rows[0])
     # The finished store is damaged once more, and mended by a run that starts an engine for just that.
-    if damages and harness.dice.random() < 0.5:
-        damage_some(harness, where, damages, at_least=8)
+    if damages and harness.dice.random() < 0.3:
+        damage_some(harness, where, damages)
         before = snapshot(store)
-        if harness.run(where).wait(SECONDS):
-            harness.bad(f"{where}: the mending run failed: {harness.errors.read_text()[-400:]}")
+        run = harness.run(where)
+        harness.ended(where, run.wait(SECONDS), ())
         after = snapshot(store)
         if any(after.get(name) != content for name, content in before.items()):
             harness.bad(f"{where}: a whole part was made again")
-        harness.made_again += len(after) - len(before)
+        harness.now.parts_made_again += len(after) - len(before)
         check(harness, where, set())
         found = contents(store)
         if any(not all(map(np.array_equal, found[step], rows)) for step, rows in harness.reference.items()):
@@ -254,14 +428,15 @@ def chain(harness: Harness, where: str, kinds: set[str]) -> None:
 
 def strike(harness: Harness, where: str, strikes: list[str]) -> None:
     """One run with one thing that happens to it, or several."""
-    dice = harness.dice
     run = harness.run(where)
+    happened: list[str] = []
     try:
         for _ in range(3):
-            kind = dice.choice(strikes)
+            kind = harness.rarest(strikes)
             if not wait_for_a_moment(harness, where, run, kind):
                 break
             at = len(list(all_parts(Store(where)))) if harness.bucket.answers == "yes" else -1
+            happened.append(kind)
             said = STRIKE[kind](harness, where, run)
             if said is not None:
                 harness.fault(kind, where, parts=at, **said)
@@ -269,18 +444,28 @@ def strike(harness: Harness, where: str, strikes: list[str]) -> None:
                 break
         run.wait(SECONDS)
     except subprocess.TimeoutExpired:
-        harness.bad(f"{where}: a run hung")
+        harness.bad(f"{where}: a run hung after {', '.join(happened)}: {harness.said()}")
         run.kill()
         run.wait()
     finally:
         harness.bucket.answers = "yes"
+        if run.poll() is None:
+            run.kill()
+    harness.ended(where, run.wait(), happened)
 
 
 def wait_for_a_moment(harness: Harness, where: str, run: subprocess.Popen[bytes], kind: str) -> bool:
     """Wait until some time has passed or some more parts are there; False if the run ended before."""
     dice = harness.dice
-    seconds = dice.uniform(0, 15) if dice.random() < 0.3 else SECONDS
-    parts = dice.randrange(PARTS)
+    if kind in TARGETS and dice.random() < 0.5:  # while it starts, or soon after
+        while not TARGETS[kind](harness, run):
+            if run.poll() is not None:
+                return False
+            time.sleep(0.05)
+        time.sleep(dice.uniform(0, 8))
+        return run.poll() is None
+    seconds = dice.uniform(0, 15) if kind not in TARGETS and dice.random() < 0.3 else SECONDS
+    parts = dice.randrange(SEQUENCES // PART if kind in TARGETS else 0, PARTS)
     deadline = time.monotonic() + seconds
     there = 0
     while time.monotonic() < deadline and there <= parts:
@@ -295,36 +480,38 @@ def wait_for_a_moment(harness: Harness, where: str, run: subprocess.Popen[bytes]
 
 def kill_driver(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> dict[str, Any]:
     """Kill the driver; what it started has to end by itself."""
-    started = descendants(run)
+    started = descendants(run) if harness.nodes is None else engines(harness, run)
     run.kill()
     run.wait()
     _, alive = psutil.wait_procs(started, timeout=120)
-    for process in alive if harness.options.executor != "ray" else []:
-        harness.bad(f"process {process.pid} outlived its driver: {' '.join(process.cmdline())[:200]}")
     for process in alive:
         with suppress(psutil.NoSuchProcess):
+            harness.bad(f"process {process.pid} outlived its driver: {' '.join(process.cmdline())[:200]}")
             process.kill()
     return {"processes": len(started)}
 
 
-def kill_engine(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> dict[str, Any] | None:
-    """Kill one of the processes of the engine."""
-    started = descendants(run)
-    if not started:
-        return None
-    chosen = harness.dice.choice(started)
-    with suppress(psutil.NoSuchProcess):
-        chosen.kill()
-    return {"exit": run.wait(SECONDS)}
+def kill_one(kind: str) -> Any:
+    """Kill one of the processes of a kind, and wait for the run."""
+
+    def strike(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> dict[str, Any] | None:
+        processes = TARGETS[kind](harness, run)
+        if not processes:
+            return None
+        try:
+            harness.dice.choice(processes).kill()
+        except psutil.NoSuchProcess:
+            return None
+        return {"exit": run.wait(SECONDS)}
+
+    return strike
 
 
-def kill_worker(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> dict[str, Any] | None:
-    """Kill one of Ray's workers, or all that a node of it consists of."""
-    workers = [process for process in descendants(run) if "ray::" in "".join(process.cmdline())]
-    if not workers:
+def kill_node(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> dict[str, Any] | None:
+    """Kill all that a node of the Ray cluster consists of; another one joins."""
+    if harness.nodes is None:
         return None
-    with suppress(psutil.NoSuchProcess):
-        harness.dice.choice(workers).kill()
+    harness.nodes.replace(harness.dice.choice(("first", "last")))
     return {"exit": run.wait(SECONDS)}
 
 
@@ -344,7 +531,7 @@ def fill_disk(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> dic
 
 def second_driver(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> dict[str, Any]:
     """Start another run on the same store, with the same grid of parts or another one."""
-    other = harness.run(where, harness.dice.choice([PART, PART, 48]))
+    other = harness.run(where, harness.dice.choice([PART, PART, 4]))
     code = other.wait(SECONDS)
     if code != 4 and run.poll() is None:
         harness.bad(f"{where}: a second driver ended with {code} beside the first one")
@@ -380,15 +567,64 @@ def steal_lease(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> d
     files = Store(where).files
     for name in files.names(".lease"):
         files.remove(f".lease/{name}")
-    other = harness.run(where, harness.dice.choice([PART, 48]))
+    other = harness.run(where, harness.dice.choice([PART, 4]))
     code = other.wait(SECONDS)
     return {"second": code, "exit": run.wait(SECONDS)}
 
 
+def descendants(run: subprocess.Popen[Any]) -> list[psutil.Process]:
+    """Every process that a run started, directly or not."""
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(run.pid).children(recursive=True)
+    return []
+
+
+def below(harness: Harness, run: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Every process that works for a run, on the nodes of a cluster too."""
+    return descendants(run) + (descendants(harness.nodes.process) if harness.nodes is not None else [])
+
+
+def forkservers(harness: Harness, run: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """What engines are forked from: they have its command line, and it is their parent."""
+    found = [p for p in below(harness, run) if FORKSERVER in line_of(p)]
+    ids = {process.pid for process in found}
+    return [process for process in found if parent_of(process) not in ids]
+
+
+def engines(harness: Harness, run: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The processes of engines, without what they are forked from."""
+    found = [p for p in below(harness, run) if FORKSERVER in line_of(p)]
+    ids = {process.pid for process in found}
+    return [process for process in found if parent_of(process) in ids]
+
+
+def workers(harness: Harness, run: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Ray's workers that have a lane."""
+    return [process for process in below(harness, run) if "ray::Worker" in line_of(process)]
+
+
+def line_of(process: psutil.Process) -> str:
+    """The command line of a process, empty if it is gone."""
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
+
+
+def parent_of(process: psutil.Process) -> int:
+    """The parent of a process, 0 if it is gone."""
+    with suppress(psutil.Error):
+        return process.ppid()
+    return 0
+
+
+TARGETS = {"engine": engines, "forkserver": forkservers, "worker": workers}
+
 STRIKE = {
     "driver": kill_driver,
-    "engine": kill_engine,
-    "worker": kill_worker,
+    "engine": kill_one("engine"),
+    "forkserver": kill_one("forkserver"),
+    "worker": kill_one("worker"),
+    "node": kill_node,
     "disk": fill_disk,
     "second": second_driver,
     "gone": take_server,
@@ -398,7 +634,7 @@ STRIKE = {
 }
 
 
-def damage_some(harness: Harness, where: str, damages: list[str], at_least: int = 0) -> set[str]:
+def damage_some(harness: Harness, where: str, damages: list[str]) -> set[str]:
     """Damage some parts, see that verify names them and no others, and move them away where a run doesn't."""
     dice = harness.dice
     store = Store(where)
@@ -409,14 +645,14 @@ def damage_some(harness: Harness, where: str, damages: list[str], at_least: int 
     # What an earlier run left damaged is not damaged twice.
     left = damaged_now(store)
     parts = [part for part in parts if part.name not in left]
-    chosen = dice.sample(parts, min(len(parts), dice.randint(at_least, 20)))
+    chosen = dice.sample(parts, min(len(parts), dice.randint(1, 5)))
     for part in chosen:
-        kind = dice.choice(damages)
+        kind = harness.rarest(damages)
         name = damage(harness, store, part, kind)
         if name is not None:
             expected.add(name)
             harness.fault(kind, where, part=name.rpartition("/")[2])
-    harness.damaged += len(expected)
+    harness.now.damaged_files_found += len(expected)
     check(harness, where, expected | left)
     if "://" in where and expected:
         # A run reads only the footers of a remote store.
@@ -502,7 +738,7 @@ def check(harness: Harness, where: str, expected: set[str], may_be_left: Iterabl
         its_ids = table.column("sequence_id").to_numpy()
         its_prefix = table.column("matched_prefix").to_numpy()
         ids, prefix = harness.reference[step]
-        harness.rows += len(its_ids)
+        harness.now.rows_compared += len(its_ids)
         if not (
             np.array_equal(its_ids, ids[part.first : part.stop])
             and np.array_equal(its_prefix, prefix[part.first : part.stop])
@@ -539,13 +775,6 @@ def contents(store: Store) -> dict[int, Any]:
         scores = store.read_scores("mini", model, int(step), 0, SEQUENCES)
         found[int(step)] = (scores.sequence_id, scores.matched_prefix)
     return {**found, -1: store.read_sequences("mini", 0, SEQUENCES)}
-
-
-def descendants(run: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """Every process that a run started, directly or not."""
-    with suppress(psutil.NoSuchProcess):
-        return psutil.Process(run.pid).children(recursive=True)
-    return []
 
 
 if __name__ == "__main__":

@@ -211,6 +211,52 @@ def test_sizes_run_side_by_side_and_lanes_share_what_is_left() -> None:
     assert Counter(rest)[""] == len(rest) - (2 * 8 - 7)
 
 
+def test_a_lane_that_can_start_no_engine_leaves_its_parts_to_others() -> None:
+    suite = load_suite("mini")
+    todo = make_plan(suite, select(suite, "116k@161,116k@301,281k@161"), Selection(0, 400), None, 200).todo
+    first, second, other = todo
+    schedule = Schedule(todo)
+    given = schedule.next("broken")
+    assert given is not None
+    assert given[0] == first
+    schedule.refuse("broken", first)
+    schedule.give_back(*given)
+    assert (schedule.refused("broken", first), schedule.refused("sound", first)) == (True, False)
+    # Nothing more of this size; what it has not tried may work.
+    assert [taken[0] for taken in (schedule.next("broken"), schedule.next("broken")) if taken] == [
+        other,
+        other,
+    ]
+    assert schedule.next("broken") is None
+    assert [taken[0] for taken in (schedule.next("sound"), schedule.next("sound")) if taken] == [first, first]
+    # All lanes failed at the first checkpoint: then that is to blame, and the second may be tried.
+    schedule.refuse("sound", first)
+    schedule.relent(first)
+    assert [taken[0] for taken in (schedule.next("broken"), schedule.next("sound")) if taken] == [
+        second,
+        second,
+    ]
+    assert schedule.empty
+
+
+@pytest.mark.parametrize(
+    ("devices", "said"),
+    [
+        ("a-b", "'a-b' is no core or range of cores"),
+        ("0,", "'' is no core or range of cores"),
+        ("1-0", "'1-0' is no core or range of cores"),
+        ("-1", "'-1' is no core or range of cores"),
+        ("0,0-1000000000000", "not all cores of 0-1000000000000 are there"),
+        ("0,0", "two engines would share cores of 0"),
+    ],
+)
+def test_devices_that_are_no_cores_are_refused_before_anything_starts(
+    cli: Cli, tmp_path: Path, devices: str, said: str
+) -> None:
+    assert said in cli("run", "--checkpoints", "116k@161", f"--devices={devices}", code=3).stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 # -------------------------------------------------------------------------------------- real runs
 
 RUN = ("run", "--engine", "vllm", "--part-size", "200", "--sequences", "0:1000")
@@ -549,3 +595,72 @@ def test_a_run_that_is_told_to_stop_leaves_whole_parts_and_no_engine(
     assert 1 <= len(parts) < 375
     assert len(scores(tmp_path / "out")) == 16 * len(parts)
     assert not list((tmp_path / "out").rglob("*.tmp"))
+
+
+TWO = (
+    "run",
+    "--engine",
+    "transformers",
+    "--checkpoints",
+    "116k@161,116k@301,281k@161",
+    "--sequences",
+    "0:600",
+)
+TWO += ("--part-size", "100", "--mode", "extract", "--devices", "0,1", "--progress", "json")
+
+
+@pytest.mark.engine
+@pytest.mark.skipif({0, 1} - os.sched_getaffinity(0) != set(), reason="needs the cores 0 and 1")
+class TestTwoEngines:
+    """`--devices 0,1`: one on each of two cores."""
+
+    def run(self, cli: Cli, *arguments: str, code: int = 0) -> list[dict[str, Any]]:
+        lines = cli(*TWO, *arguments, code=code).stdout.splitlines()
+        return [json.loads(line) for line in lines]
+
+    def broken(self, folder: Path, *cores: int) -> dict[str, str]:
+        """An environment in which no engine can have these cores, as if a device were broken."""
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(
+            "import os\n"
+            "set_cores = os.sched_setaffinity\n"
+            "def refuse(pid, cores):\n"
+            f"    if set(cores) & set({cores}):\n"
+            "        raise OSError(f'cores {set(cores)} are broken')\n"
+            "    set_cores(pid, cores)\n"
+            "os.sched_setaffinity = refuse\n"
+        )
+        return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+
+    def test_share_the_work_and_survive_a_broken_device(
+        self, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        both = self.run(cli, "--out", "both")
+        assert {event["lane"] for event in both if event["event"] == "engine_up"} == {"device 0", "device 1"}
+        last = [event for event in both if event["event"] == "part_done"][-1]
+        assert last["all_done"] == last["all_total"] == 1800
+        shutil.copytree(tmp_path / "both", tmp_path / "one")
+        for name, value in self.broken(tmp_path / "broken", 1).items():
+            monkeypatch.setenv(name, value)
+        shutil.rmtree(tmp_path / "one" / "scores")
+        one = self.run(cli, "--out", "one")
+        assert {event["lane"] for event in one if event["event"] == "engine_up"} == {"device 0"}
+        told = [event for event in one if event["event"] == "engine_not_started"]
+        assert {event["lane"] for event in told} == {"device 1"}
+        assert len(told) == len({event["model"] for event in told}), "it went on trying"
+        assert "exit code 1" in told[0]["reason"]
+        assert one[-1]["failures"] == []
+        assert scores(tmp_path / "one") == scores(tmp_path / "both")
+
+    def test_that_both_fail_to_start_fail_the_checkpoint(
+        self, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, value in self.broken(tmp_path / "broken", 0, 1).items():
+            monkeypatch.setenv(name, value)
+        events = self.run(cli, "--out", "none", code=6)
+        assert {(one["model"], one["step"]) for one in events[-1]["failures"]} == {
+            ("116k", 161),
+            ("116k", 301),
+            ("281k", 161),
+        }
+        assert not list((tmp_path / "none").glob("scores/**/*.parquet"))

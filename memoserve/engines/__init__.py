@@ -2,7 +2,7 @@
 
 from memoserve.engines.diagnosis import Diagnosis, diagnose, gpus, require, try_import
 from memoserve.engines.matches import Matches, concatenate, matches_of
-from memoserve.engines.process import EngineProcess
+from memoserve.engines.process import EngineProcess, cores_of
 from memoserve.engines.settings import EngineName, EngineSettings, Mode
 from memoserve.engines.tuning import tune
 from memoserve.engines.weights import DTYPES, LocalWeights, fetch_weights
@@ -17,6 +17,7 @@ __all__ = [
     "Matches",
     "Mode",
     "concatenate",
+    "cores_of",
     "diagnose",
     "fetch_weights",
     "gpus",

@@ -205,7 +205,7 @@ def _engine_process(connection: Connection, log_file: Path | None, device: str, 
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
     if device and kind == "cpu":
-        os.sched_setaffinity(0, _cores(device))
+        os.sched_setaffinity(0, cores_of(device))
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = device
     elif device:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
@@ -226,6 +226,7 @@ def _end_with_driver() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _cores(device: str) -> set[int]:
+def cores_of(device: str) -> range:
+    """The cores of `3` or `0-15`. Raises ValueError for anything else."""
     first, _, last = device.partition("-")
-    return set(range(int(first), int(last or first) + 1))
+    return range(int(first), int(last or first) + 1)

@@ -22,7 +22,7 @@ from typing import Any
 
 from memoserve import __version__
 from memoserve.engines import Diagnosis, EngineSettings, LocalWeights, diagnose, fetch_weights
-from memoserve.errors import BadInput, EngineFailed, MemoserveError, StoreConflict
+from memoserve.errors import BadInput, EngineFailed, EngineNotStarted, MemoserveError, StoreConflict
 from memoserve.run.lane import AT_ONCE, Done, Lane, Reports
 from memoserve.run.plan import Range
 from memoserve.sequences import Selection, open_sequences
@@ -31,6 +31,9 @@ from memoserve.suites import Checkpoint
 
 _LOOK_FOR_NODES = 5.0
 """Seconds between two looks for nodes that joined or left."""
+
+_COMES_WITHIN = 120.0
+"""Seconds after which a worker that isn't ready, such as one on a node in use, is not waited for."""
 
 _END_WITHIN = 10.0
 """Seconds that a lane has to end its engine before Ray ends the lane."""
@@ -104,7 +107,10 @@ class Worker:
     def _fetch(self, checkpoint: Checkpoint) -> LocalWeights:
         import ray
 
-        weights = fetch_weights(checkpoint, self._work.settings.allow_pickle)
+        try:
+            weights = fetch_weights(checkpoint, self._work.settings.allow_pickle)
+        except EngineFailed as error:  # another node may have them
+            raise EngineNotStarted(str(error)) from error
         agreed = ray.get(self._desk.agree.remote(checkpoint, weights.identity))
         if agreed != weights.identity:
             raise StoreConflict(
@@ -148,8 +154,8 @@ class _ToDesk(Reports):
     def begun(self, checkpoint: Checkpoint) -> None:
         self._desk.tell.remote("begun", (checkpoint,))
 
-    def advanced(self, checkpoint: Checkpoint, sequences: int, windows: int) -> None:
-        self._desk.tell.remote("advanced", (checkpoint, sequences, windows))
+    def advanced(self, checkpoint: Checkpoint, span: Range, sequences: int, windows: int) -> None:
+        self._desk.tell.remote("advanced", (checkpoint, span, sequences, windows))
 
 
 class RayLane:
@@ -159,6 +165,7 @@ class RayLane:
         self.name = name
         self.node = node
         self.actor = actor
+        self.asked_for = time.monotonic()
         self._number = 0
 
     def submit(self, checkpoint: Checkpoint, span: Range) -> Future[Done]:
@@ -209,6 +216,11 @@ class Cluster:
     def lost(self) -> tuple[type[BaseException], ...]:
         """What the future of a part raises when its worker or node is gone."""
         return (self._ray.exceptions.RayActorError, self._ray.exceptions.NodeDiedError)
+
+    @property
+    def expecting(self) -> bool:
+        """Whether another lane will be there soon."""
+        return any(time.monotonic() - lane.asked_for < _COMES_WITHIN for lane in self._coming.values())
 
     def diagnose(self, engine: str) -> Diagnosis:
         """What a node can run. Raises EngineFailed if that is nothing."""

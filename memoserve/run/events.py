@@ -65,6 +65,9 @@ class Events:
     def started(self, model: str, lane: str, seconds: float) -> None:
         self.event("engine_up", model=model, lane=lane, seconds=round(seconds, 3))
 
+    def not_started(self, model: str, lane: str, reason: str) -> None:
+        self.event("engine_not_started", model=model, lane=lane, reason=reason)
+
     def checkpoint(self, plan: CheckpointPlan) -> None:
         self._done[plan.checkpoint] = self._windows[plan.checkpoint] = 0
         self._began[plan.checkpoint] = time.monotonic()

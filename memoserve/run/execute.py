@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Protocol
 
+import numpy as np
+
+from memoserve.definitions import CONTINUATION
 from memoserve.engines import EngineSettings, fetch_weights
-from memoserve.errors import BadInput, EngineFailed, StoreConflict
+from memoserve.errors import BadInput, EngineFailed, EngineNotStarted, StoreConflict
 from memoserve.run.cluster import Cluster, Work
 from memoserve.run.lane import AT_ONCE, Done, Fetch, Lane, Reports, read
 from memoserve.run.local import LocalLane
@@ -140,11 +143,15 @@ def _vocabulary(plan: Plan, fetch: Fetch) -> int | None:
 
 @dataclass
 class _Tally:
-    """What has been found out about a checkpoint in this run."""
+    """What has been found out about a checkpoint in this run; `scored`: of each part under way, the most
+    sequences and windows that a lane had, so that what is done twice counts once.
+    """
 
     began: float
     memorized: int = 0
     windows: int = 0
+    scored: dict[Range, tuple[int, int]] = field(default_factory=dict)
+    whole: bool = False
 
 
 class Run(Reports):
@@ -154,6 +161,7 @@ class Run(Reports):
         self.outcome = Outcome()
         self._store = store
         self._losses: Counter[Assignment] = Counter()
+        self._refusals: dict[CheckpointPlan, str] = {}
         self._schedule = Schedule(plan.todo)
         self._plans = {item.checkpoint: item for item in plan.todo}
         self._progress = progress
@@ -171,6 +179,8 @@ class Run(Reports):
         try:
             while True:
                 self._hand_out(lanes, flying)
+                if not flying and not self._schedule.empty and lanes:
+                    self._relent(lanes, flying, cluster is not None and cluster.expecting)
                 if not flying and (self._schedule.empty or cluster is None):
                     break
                 finished = wait(flying, None if cluster is None else _LISTEN, FIRST_COMPLETED).done
@@ -182,6 +192,9 @@ class Run(Reports):
                     lane, (item, span) = flying.pop(future)
                     try:
                         self._collect(future, item, span)
+                    except EngineNotStarted as error:
+                        coming = cluster is not None and cluster.expecting
+                        self._refuse(lane, lanes, coming, item, span, str(error))
                     except lost:
                         assert cluster is not None
                         self._schedule.leave(lane.name)
@@ -209,6 +222,8 @@ class Run(Reports):
     def _collect(self, future: Future[Done], item: CheckpointPlan, span: Range) -> None:
         try:
             done = future.result()
+        except EngineNotStarted:
+            raise
         except (EngineFailed, BadInput, StoreConflict) as error:
             self._fail(item, str(error))
         else:
@@ -216,6 +231,7 @@ class Run(Reports):
 
     def _count(self, item: CheckpointPlan, span: Range, done: Done) -> None:
         self.begun(item.checkpoint)
+        self.advanced(item.checkpoint, span, done.sequences, done.windows)
         with self._reporting:
             tally = self._tallies[item.checkpoint]
             tally.memorized += done.memorized
@@ -224,17 +240,59 @@ class Run(Reports):
             self.outcome.windows += done.windows
             self._progress.part(item, span, done.sequences, done.windows)
             if self._schedule.done(item) and item.checkpoint not in self._failed:
+                tally.whole = True
+                tally.scored.clear()
                 checkpoint = item.checkpoint
                 self._store.list_memorized(checkpoint.suite, checkpoint.model.name, checkpoint.step)
                 seconds = time.monotonic() - tally.began
                 self._progress.finished(item, tally.memorized, tally.windows, seconds)
 
+    def _refuse(
+        self,
+        lane: LaneHandle,
+        lanes: Sequence[LaneHandle],
+        coming: bool,
+        item: CheckpointPlan,
+        span: Range,
+        reason: str,
+    ) -> None:
+        """A lane can't have an engine for a checkpoint: others make its parts, if any of them can."""
+        known = self._schedule.refused(lane.name, item)
+        self._refusals[item] = reason
+        self._schedule.refuse(lane.name, item)
+        if coming or any(not self._schedule.refused(other.name, item) for other in lanes):
+            self._schedule.give_back(item, span)
+            if not known and item.checkpoint not in self._failed:
+                with self._reporting:
+                    self._progress.not_started(item.checkpoint.model.name, lane.name, reason)
+        else:
+            self._schedule.relent(item)
+            self._fail(item, reason)
+
+    def _relent(
+        self,
+        lanes: Sequence[LaneHandle],
+        flying: dict[Future[Done], tuple[LaneHandle, Assignment]],
+        coming: bool,
+    ) -> None:
+        """Something is left, and no lane wants it: each may try what it did not try yet; what all tried
+        fails, if no other lane is coming.
+        """
+        self._schedule.relent()
+        self._hand_out(lanes, flying)
+        if not flying and not coming:
+            for item in self._schedule.left:
+                self._fail(item, self._refusals[item])
+
     def _give_back(self, item: CheckpointPlan, span: Range, lane: str) -> None:
         """What a lost lane had in hand goes to another, unless it was the part that broke the lane."""
         checkpoint = item.checkpoint
         where = checkpoint.suite, checkpoint.model.name, checkpoint.step
-        if not self._store.missing(*where, [span], span[1]):
-            self._count(item, span, Done(0, 0, 0))  # it was written just before
+        if not self._store.missing(*where, [span], span[1]):  # it was written just before
+            scores = self._store.read_scores(*where, *span)
+            assert scores.matched_prefix is not None
+            memorized = int(np.count_nonzero(scores.matched_prefix == CONTINUATION))
+            self._count(item, span, Done(len(scores.sequence_id), 0, memorized))
             return
         self._losses[item, span] += 1
         if self._losses[item, span] < _LOSSES:
@@ -271,7 +329,14 @@ class Run(Reports):
                 self._tallies[checkpoint] = _Tally(time.monotonic())
                 self._progress.checkpoint(self._plans[checkpoint])
 
-    def advanced(self, checkpoint: Checkpoint, sequences: int, windows: int) -> None:
-        """See Reports."""
+    def advanced(self, checkpoint: Checkpoint, span: Range, sequences: int, windows: int) -> None:
+        """See Reports. What a lost lane had scored of a part is not counted again when another makes it, nor
+        what is told after the part is done.
+        """
         with self._reporting:
-            self._progress.advanced(self._plans[checkpoint], sequences, windows)
+            tally = self._tallies[checkpoint]
+            before = tally.scored.get(span, (0, 0))
+            now = max(before[0], sequences), max(before[1], windows)
+            if now != before and not tally.whole:
+                tally.scored[span] = now
+                self._progress.advanced(self._plans[checkpoint], now[0] - before[0], now[1] - before[1])

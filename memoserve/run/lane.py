@@ -29,7 +29,7 @@ from memoserve.engines import (
     concatenate,
     fetch_weights,
 )
-from memoserve.errors import BadInput, EngineFailed, StoreConflict
+from memoserve.errors import BadInput, EngineFailed, EngineNotStarted, StoreConflict
 from memoserve.run.plan import Range
 from memoserve.run.windows import KnownWindows, distinct
 from memoserve.sequences import Selection, SequenceSource
@@ -65,8 +65,8 @@ class Reports(Protocol):
     def begun(self, checkpoint: Checkpoint) -> None:
         """The engine has a checkpoint's weights, and evaluates."""
 
-    def advanced(self, checkpoint: Checkpoint, sequences: int, windows: int) -> None:
-        """So many more sequences are scored."""
+    def advanced(self, checkpoint: Checkpoint, span: Range, sequences: int, windows: int) -> None:
+        """Of one part so many sequences are scored by now, and so many distinct windows evaluated for it."""
 
 
 class Lane:
@@ -101,14 +101,14 @@ class Lane:
         self._model = ""
         self._loaded: Checkpoint | None = None
         self._known = KnownWindows()
-        self._failed: dict[Checkpoint, str] = {}
+        self._failed: dict[Checkpoint, EngineFailed] = {}
         self._closed = False
 
     def score(self, number: int, checkpoint: Checkpoint, span: Range) -> Done:
         """Make one part. Calls are numbered from 0; every number must come.
 
-        Raises EngineFailed, BadInput or StoreConflict if the checkpoint can't be gone on with, StorageFailed
-        if the store can't.
+        Raises EngineNotStarted if this lane can't have an engine for the checkpoint, EngineFailed, BadInput
+        or StoreConflict if the checkpoint can't be gone on with, StorageFailed if the store can't.
         """
         with self._engine_for(number) as wait:
             weights = self._weights(checkpoint)
@@ -119,9 +119,9 @@ class Lane:
                 engine = self._with(checkpoint, weights)
                 self._reports.begun(checkpoint)
                 slots, rows = self._known.ask(found.windows)
-                fresh = self._evaluate(engine, found.windows[rows], checkpoint, len(ids))
+                fresh = self._evaluate(engine, found.windows[rows], checkpoint, span, len(ids))
             except EngineFailed as error:
-                self._failed[checkpoint] = str(error)
+                self._failed[checkpoint] = error
                 self._close_engine()
                 raise
             if fresh is not None:
@@ -172,7 +172,8 @@ class Lane:
     def _with(self, checkpoint: Checkpoint, weights: LocalWeights) -> EngineProcess:
         """The engine with these weights: replaced in place for the same model, else started anew."""
         if checkpoint in self._failed:
-            raise EngineFailed(self._failed[checkpoint])
+            before = self._failed[checkpoint]
+            raise type(before)(str(before))
         if checkpoint != self._loaded or self._engine is None:
             self._loaded = None
             self._known = self._remembered(checkpoint)
@@ -194,8 +195,11 @@ class Lane:
         began = time.monotonic()
         log_name = "-".join(filter(None, (suite, model, re.sub(r"[^A-Za-z0-9.]+", "-", self.name))))
         log_file = self._store.logs / f"{log_name}.log"
-        self._engine = EngineProcess(self._settings, folder, log_file, self._verbose, self._device)
-        self._engine.wait_until_up()
+        try:
+            self._engine = EngineProcess(self._settings, folder, log_file, self._verbose, self._device)
+            self._engine.wait_until_up()
+        except EngineFailed as error:
+            raise EngineNotStarted(str(error)) from error
         self._reports.started(model, self.name, time.monotonic() - began)
         return self._engine
 
@@ -222,18 +226,21 @@ class Lane:
         return known
 
     def _evaluate(
-        self, engine: EngineProcess, windows: NDArray[np.uint32], checkpoint: Checkpoint, sequences: int
+        self,
+        engine: EngineProcess,
+        windows: NDArray[np.uint32],
+        checkpoint: Checkpoint,
+        span: Range,
+        sequences: int,
     ) -> Matches | None:
         """Evaluate u32[n, m] windows in blocks, reporting `sequences` in proportion. None for no windows."""
         blocks = []
-        reported = 0
         size = self._settings.block
         for start in range(0, len(windows), size):
             blocks.append(engine.evaluate(windows[start : start + size]))
-            share = sequences * min(start + size, len(windows)) // len(windows)
-            self._reports.advanced(checkpoint, share - reported, len(blocks[-1]))
-            reported = share
-        self._reports.advanced(checkpoint, sequences - reported, 0)
+            done = min(start + size, len(windows))
+            self._reports.advanced(checkpoint, span, sequences * done // len(windows), done)
+        self._reports.advanced(checkpoint, span, sequences, len(windows))
         return concatenate(blocks) if blocks else None
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
 
-from memoserve.engines import EngineSettings, gpus
+from memoserve.engines import EngineSettings, cores_of, gpus
 from memoserve.errors import BadInput
 from memoserve.run.lane import AT_ONCE, Done, Lane
 from memoserve.run.plan import Range
@@ -37,10 +38,10 @@ def devices_for(settings: EngineSettings, asked: str | None) -> list[str]:
     """What each engine runs on: a group of GPUs such as `0` or `0,1`, a range of cores such as `0-15`.
 
     Without `asked`: every visible GPU in groups of `tensor_parallel`, or all cores together (empty).
-    Raises BadInput if they can't be divided.
+    Raises BadInput if they can't be divided, or for cores that aren't there or are given twice.
     """
     if settings.device == "cpu":
-        return [""] if asked is None else asked.split(",")
+        return [""] if asked is None else _groups_of_cores(asked)
     numbers = _visible_gpus() if asked is None else asked.split(",")
     size = settings.tensor_parallel
     if not numbers or len(numbers) % size:
@@ -49,6 +50,38 @@ def devices_for(settings: EngineSettings, asked: str | None) -> list[str]:
             " change --devices or --tensor-parallel"
         )
     return [",".join(numbers[i : i + size]) for i in range(0, len(numbers), size)]
+
+
+def _groups_of_cores(asked: str) -> list[str]:
+    groups = [group.strip() for group in asked.split(",")]
+    there, taken = os.sched_getaffinity(0), set[int]()
+    for group in groups:
+        try:
+            cores = cores_of(group)
+        except ValueError:
+            cores = range(0)
+        if not cores:
+            raise BadInput(
+                f"--devices {asked}: {group!r} is no core or range of cores: give some, such as 0-15,16-31"
+            )
+        if not {cores[0], cores[-1]} <= there or not there.issuperset(cores):
+            raise BadInput(
+                f"--devices {asked}: not all cores of {group} are there for this process, which has "
+                + _ranges(there)
+            )
+        if not taken.isdisjoint(cores):
+            raise BadInput(f"--devices {asked}: two engines would share cores of {group}")
+        taken.update(cores)
+    return groups
+
+
+def _ranges(cores: set[int]) -> str:
+    """Cores as people write them: 0-3,8."""
+    groups = [
+        [core for _, core in group]
+        for _, group in groupby(enumerate(sorted(cores)), lambda pair: pair[1] - pair[0])
+    ]
+    return ",".join(f"{one[0]}-{one[-1]}" if len(one) > 1 else str(one[0]) for one in groups)
 
 
 def _visible_gpus() -> list[str]:

@@ -33,6 +33,10 @@ class Progress(Protocol):
         """That engine is up."""
         ...
 
+    def not_started(self, model: str, lane: str, reason: str) -> None:
+        """It could not be started, and why; other lanes make its parts."""
+        ...
+
     def checkpoint(self, plan: CheckpointPlan) -> None:
         """A checkpoint begins."""
         ...
@@ -99,6 +103,9 @@ class _Lines:
     def started(self, model: str, lane: str, seconds: float) -> None:
         self._say(f"engine for {model}{_on(lane)} is up after {seconds:.1f} s")
         self._began = self._began or time.monotonic()
+
+    def not_started(self, model: str, lane: str, reason: str) -> None:
+        self._say(_not_started(model, lane, reason))
 
     def checkpoint(self, plan: CheckpointPlan) -> None:
         self._done_of[plan.checkpoint] = 0
@@ -182,6 +189,11 @@ def _live(plan: Plan, console: Console) -> Iterator[Progress]:
             bars.remove_task(self._engines.pop(lane))
             self._print(f"engine for {model}{_on(lane)} is up after {seconds:.1f} s")
 
+        def not_started(self, model: str, lane: str, reason: str) -> None:
+            if lane in self._engines:
+                bars.remove_task(self._engines.pop(lane))
+            self._print(_not_started(model, lane, reason), style="bold red")
+
         def checkpoint(self, plan: CheckpointPlan) -> None:
             task = bars.add_task(escape(str(plan.checkpoint)), total=plan.sequences, rate="")
             self._checkpoints[plan.checkpoint] = task, time.monotonic()
@@ -214,6 +226,10 @@ def _live(plan: Plan, console: Console) -> Iterator[Progress]:
 
     with bars:
         yield Live()
+
+
+def _not_started(model: str, lane: str, reason: str) -> str:
+    return f"no engine for {model}{_on(lane)}, others go on without it: {reason}"
 
 
 def _on(lane: str) -> str:
