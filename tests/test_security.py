@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pty
 import re
 import shutil
 import subprocess
@@ -373,6 +374,37 @@ class TestBombs:
         said = cli("sql", "SELECT 1::TIMESTAMPTZ", store, code=3).stderr
         assert "Traceback" not in said
 
+    def test_instants_are_text(self, store: Path, cli: Cli) -> None:
+        """DuckDB's Python client needs pytz for them, and says so only when one comes along."""
+        asked = "SELECT TIMESTAMPTZ '2024-02-03 04:05:06+00' AS t, count(*) AS n FROM checkpoints"
+        for form in ("table", "csv", "json", "markdown"):
+            assert re.search(r"2024-02-0[234] \d\d:05:06", cli("sql", asked, store, "-f", form).stdout)
+
+
+def on_a_terminal(*arguments: str | Path) -> str:
+    """What a command writes to a terminal without colours."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        command(*arguments),
+        stdout=follower,
+        stderr=follower,
+        env={**os.environ, "COLUMNS": "400", "NO_COLOR": "1", "TERM": "dumb"},
+    )
+    os.close(follower)
+    said = b""
+    while chunk := _read(leader):
+        said += chunk
+    os.close(leader)
+    assert process.wait() == 0, said
+    return said.decode()
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # the other end is closed
+        return b""
+
 
 def renamed(store: Path, suite: str, old: str, new: str) -> None:
     """Give a model of a store another name, as a stranger could who made the store."""
@@ -420,10 +452,40 @@ class TestStoresFromStrangers:
             refused = "Hive partition mismatch" in str(error)
         # A second = in the name of a folder, or what ends a URL, makes it no partition to DuckDB.
         assert refused == bool(set("=?") & set(name))
-        for arguments in (("status", odd), ("sql", "FROM checkpoints", odd)):
+        for arguments in (
+            ("status", odd),
+            ("status", odd, "--format", "json"),
+            ("sql", "FROM checkpoints", odd),
+            ("sql", "FROM checkpoints", odd, "--format", "json"),
+            ("sql", "FROM checkpoints", odd, "--format", "markdown"),
+            ("query", "counts", odd),
+            ("verify", odd),
+            ("recommend", odd, "--target", name),
+            ("show", odd, "--target", f"{name}@7"),
+        ):
             said = cli(*arguments, code=None)
-            assert said.returncode in (0, 3), said.stderr
+            assert said.returncode in (0, 3, 4), said.stderr
+            for line in (said.stdout + said.stderr).split("\n"):
+                assert line.isprintable(), (arguments, line)
         assert everything(tmp_path) == before
+
+    def test_a_terminal_obeys_no_name(self, tmp_path: Path, world: World) -> None:
+        """Where a person looks: a terminal, which gets what is not for it escaped in every format."""
+        odd = tmp_path / "odd"
+        shutil.copytree(world.path, odd)
+        old = next((odd / "scores").glob("*/model=*")).name.removeprefix("model=")
+        renamed(odd, world.suite.name, old, "x\x1b[2J\x1b]0;owned\x07\u202e\x9bm")
+        for arguments in (
+            ("status", odd),
+            *(
+                ("query", "checkpoints", odd, "--format", form)
+                for form in ("table", "csv", "json", "markdown")
+            ),
+            ("sql", "SELECT 'x\x1b[2J\x07' AS \"\x1b[2J\", model FROM checkpoints", odd),
+        ):
+            said = on_a_terminal(*arguments)
+            assert "owned" in said
+            assert not [c for c in said if not c.isprintable() and c not in "\r\n"], (arguments, said)
 
     def test_what_is_no_parquet_or_not_like_ours(self, tmp_path: Path, world: World, cli: Cli) -> None:
         for number, content in enumerate(

@@ -464,11 +464,7 @@ class TestVerify:
         said = part_metadata(filled.files, part)
 
         def put(table: pa.Table, said: dict[str, object]) -> None:
-            sink = pa.BufferOutputStream()
-            with pq.ParquetWriter(sink, table.schema, store_schema=False) as writer:
-                writer.write_table(table)
-                writer.add_key_value_metadata({"memoserve": json.dumps(said), KEY: checksum.PLACEHOLDER})
-            filled.files.write(part.name, checksum.seal(sink.getvalue().to_pybytes()))
+            filled.files.write(part.name, self.sealed(table, json.dumps(said)))
 
         ids = table.column("sequence_id").to_numpy()
         for changed, says in (
@@ -484,6 +480,79 @@ class TestVerify:
         assert self.found(filled) == {}
         put(table, {**said, "weights": "others"})
         assert "made with weights" in self.found(filled)[filled.parts("toy", "s", 7)[1].name]
+
+    def sealed(self, table: pa.Table, said: str, **options: object) -> bytes:
+        """A part whose checksum is right, as a stranger can make one."""
+        sink = pa.BufferOutputStream()
+        with pq.ParquetWriter(sink, table.schema, store_schema=False, **options) as writer:
+            writer.write_table(table)
+            writer.add_key_value_metadata({"memoserve": said, KEY: checksum.PLACEHOLDER})
+        return checksum.seal(sink.getvalue().to_pybytes())
+
+    @pytest.mark.parametrize(
+        ("said", "says"),
+        [
+            ("[" * 100_000, "its metadata nests without end"),
+            ('{"a":' * 100_000 + "1" + "}" * 100_000, "its metadata nests without end"),
+            ('{"fingerprint": [1, 2]}', "its metadata is not an object"),
+            ("[]", "its metadata is not an object"),
+            ("\x00", "Expecting value"),
+            ('{"name": 5, "rows": "x", "weights": {}}', "it was written as 5"),
+        ],
+    )
+    def test_a_footer_of_a_stranger(self, filled: Store, cli: Cli, said: str, says: str) -> None:
+        part = filled.parts("toy", "s", 7)[0]
+        filled.files.write(part.name, self.sealed(pq.read_table(part.path), said))
+        assert says in self.found(filled)[part.name]
+        assert part.name in cli("verify", filled.path, code=3).stdout
+        with pytest.raises(BadInput, match="is damaged or not a part"):
+            filled.read_scores("toy", "s", 7, 0, 100)
+        assert part.name in {damage.name for damage in mend(filled, "toy", [("s", 7)])}
+
+    def test_statistics_of_a_stranger(self, filled: Store) -> None:
+        part = filled.parts("toy", "s", 7)[0]
+        table, said = pq.read_table(part.path), json.dumps(part_metadata(filled.files, part))
+        filled.files.write(part.name, self.sealed(table, said, write_statistics=False))
+        assert self.found(filled) == {}
+        instants = table.column("sequence_id").cast(pa.timestamp("us"))
+        filled.files.write(part.name, self.sealed(table.set_column(0, "sequence_id", instants), said))
+        assert part.name in self.found(filled)
+
+    def test_parts_from_before_there_were_checksums(
+        self, filled: Store, checkpoint: Checkpoint, cli: Cli
+    ) -> None:
+        """They may be all that somebody has: named as what they are, and moved only by who says so."""
+        for part in (*filled.parts("toy", "s", 7), *filled.sequence_parts("toy")):
+            said = {k: v for k, v in part_metadata(filled.files, part).items() if k != "name"}
+            table, sink = pq.read_table(part.path), pa.BufferOutputStream()
+            with pq.ParquetWriter(sink, table.schema, store_schema=False) as writer:
+                writer.write_table(table)
+                writer.add_key_value_metadata({"memoserve": json.dumps(said)})
+            filled.files.write(part.name, sink.getvalue().to_pybytes())
+        name = "suites/suite=toy/fingerprint.json"
+        filled.files.write(name, json.dumps(FINGERPRINT).encode())
+        before = {name: filled.files.read(name) for name in filled.files.below("")}
+        found = self.found(filled)
+        assert found.pop(name) == "it carries no checksum: damaged, or written by a memoserve that knew none"
+        assert set(found.values()) == {checksum.FROM_BEFORE}
+        assert len(found) == 5
+        with pytest.raises(
+            StoreConflict, match=r"(?s)5 files in .* --repair` moves them .* makes them again"
+        ):
+            mend(filled, "toy", [("s", 7)])
+        assert {name: filled.files.read(name) for name in filled.files.below("")} == before
+        with pytest.raises(StoreConflict, match="it carries no checksum: damaged, or written by"):
+            filled.read_scores("toy", "s", 7, 0, 100)
+        assert checksum.FROM_BEFORE in cli("verify", filled.path, code=3).stdout
+        cli("verify", filled.path, "--repair")
+        assert mend(filled, "toy", [("s", 7)]) == ()
+        assert filled.missing("toy", "s", 7, [(0, 400)], 100) == [
+            (0, 100),
+            (100, 200),
+            (200, 300),
+            (300, 400),
+        ]
+        assert filled.files.read(f"damaged/{name}") == before[name]
 
     def test_repair(self, filled: Store, checkpoint: Checkpoint, cli: Cli) -> None:
         parts = filled.parts("toy", "s", 7)

@@ -22,6 +22,7 @@ from memoserve.cli.status import status
 from memoserve.cli.suite import app as suite
 from memoserve.cli.verify import verify
 from memoserve.errors import MemoserveError
+from memoserve.terminal import harmless_lines
 
 app = typer.Typer(
     name="memoserve",
@@ -84,14 +85,14 @@ def main() -> None:
     except MemoserveError as error:
         if os.environ.get("MEMOSERVE_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(harmless_lines(f"error: {error}"), file=sys.stderr)
         sys.exit(error.exit_code)
     except Exception as error:
         if os.environ.get("MEMOSERVE_TRACEBACK"):
             raise
         print(
-            f"error: unexpected {type(error).__name__}: {error}\n"
-            "This is a defect of memoserve; memoserve --traceback ... shows where.",
+            harmless_lines(f"error: unexpected {type(error).__name__}: {error}\n")
+            + "This is a defect of memoserve; memoserve --traceback ... shows where.",
             file=sys.stderr,
         )
         sys.exit(1)

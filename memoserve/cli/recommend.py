@@ -231,21 +231,17 @@ def scaling(
 
 def _write(answer: Answer, form: _Format, output: Path | None, title: str, said: list[str]) -> None:
     """Print the answer; for people with the sentences, for programs without."""
-    from memoserve.queries.output import as_csv, as_json, as_markdown, plain, print_table
-    from memoserve.store import writing
+    from memoserve.queries.output import as_csv, as_json, as_markdown, plain, print_table, write_text
+    from memoserve.terminal import harmless_lines
 
     sentences = "".join(f"{line}\n" for line in said)
     if form == "table" and output is None and sys.stdout.isatty():
         print_table(answer, title)
-        typer.echo(sentences, nl=False)
+        typer.echo(harmless_lines(sentences), nl=False)
         return
     text = {"table": plain, "csv": as_csv, "json": as_json, "markdown": as_markdown}[form](answer)
     if form in ("table", "markdown"):
         text = f"{text}\n" + (
             sentences if form == "table" else sentences.replace("\n", "\n\n").rstrip() + "\n"
         )
-    if output is None:
-        sys.stdout.write(text)
-        return
-    with writing(output) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(text, output)

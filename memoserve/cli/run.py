@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 import typer
 
 from memoserve.errors import BadInput, MemoserveError, RunIncomplete
+from memoserve.terminal import harmless
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -204,7 +205,7 @@ def run(
         else:
             diagnosis = diagnose(engine) if dry_run else require(engine)
         console.print(
-            f"suite {chosen_suite.name}: {len(chosen)} checkpoints -> {out}"
+            f"suite {harmless(chosen_suite.name)}: {len(chosen)} checkpoints -> {out}"
             f"  ({mode} mode, {engine} {diagnosis.version} on {diagnosis.device}"
             + (", over Ray)" if cluster is not None else ")"),
             markup=False,
@@ -265,7 +266,7 @@ def run(
         with store.lock():
             for damage in mend(store, chosen_suite.name, [(c.model.name, c.step) for c in chosen]):
                 console.print(
-                    f"{damage.name} is damaged ({damage.problem}): moved aside and made again",
+                    harmless(f"{damage.name} is damaged ({damage.problem}): moved aside and made again"),
                     markup=False,
                     highlight=False,
                 )
@@ -352,6 +353,7 @@ def _raise_if_incomplete(outcome: Outcome, store: Store) -> None:
 
 
 def _print_estimate(console: Console, cost: Estimate, checkpoints: int) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from memoserve.run import duration
@@ -365,7 +367,7 @@ def _print_estimate(console: Console, cost: Estimate, checkpoints: int) -> None:
     for item in cost.checkpoints:
         plan = item.plan
         table.add_row(
-            str(plan.checkpoint),
+            escape(harmless(str(plan.checkpoint))),
             f"{len(plan.missing):,}",
             f"{plan.sequences:,}",
             f"{item.windows:,}",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from memoserve.errors import BadInput
+from memoserve.terminal import harmless
 
 if TYPE_CHECKING:
     from memoserve.memorized import Cell, Pair, Piece, Shown
@@ -114,7 +115,7 @@ def show(
 
 def warn(message: str) -> None:
     """A warning on standard error."""
-    typer.echo(f"warning: {message}", err=True)
+    typer.echo(harmless(f"warning: {message}"), err=True)
 
 
 def _heading(pair: Pair, cell: str, below: float) -> str:
@@ -147,7 +148,7 @@ def _print_all(shown: Iterator[Shown], heading: str) -> None:
             text.append(safe, style="reverse red" if piece.mismatch else style)
         console.print(text)
 
-    console.print(heading)
+    console.print(harmless(heading))
     count = 0
     for one in shown:
         count += 1
@@ -158,7 +159,7 @@ def _print_all(shown: Iterator[Shown], heading: str) -> None:
         line("context", one.context, "dim")
         line("continuation", one.continuation, "bold")
         if one.compared is not None:
-            console.print(f"  {one.compared:<14}{_agreement(one)}")
+            console.print(f"  {harmless(one.compared):<14}{_agreement(one)}")
     if not count:
         console.print("none")
 
@@ -200,5 +201,6 @@ def _write(shown: Iterator[Shown], form: Literal["json", "csv"]) -> None:
     rows.writerow(names)
     for record in records(lambda text: printable(text, sys.stdout.encoding or "ascii")):
         missing = record["mismatches"]
+        record["compared"] = harmless(record["compared"] or "")
         record["mismatches"] = None if missing is None else " ".join(map(str, missing))
         rows.writerow(["" if record[name] is None else record[name] for name in names])

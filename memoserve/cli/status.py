@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from memoserve.terminal import harmless
+
 
 def status(
     directory: Annotated[
@@ -30,10 +32,11 @@ def status(
         made = ", ".join(
             f"{key} {said[key]}" for key in ("mode", "engine", "engine_version", "dtype") if key in said
         )
-        typer.echo(f"suite {suite['suite']}: {made or 'imported'}")
+        typer.echo(harmless(f"suite {suite['suite']}: {made or 'imported'}"))
         typer.echo(f"{len(suite['checkpoints'])} of {suite['checkpoints_in_suite']} checkpoints have scores")
         for path in suite["foreign_parts"]:
-            typer.echo(f"warning: {path} is of another run than the rest: move it away", err=True)
+            said_of = f"warning: {path} is of another run than the rest: move it away"
+            typer.echo(harmless(said_of), err=True)
         if suite["checkpoints"]:
             _print(suite["checkpoints"], sys.stdout.isatty())
 

@@ -42,12 +42,14 @@ def show(
     """Show a suite's models, and the training compute of its checkpoints."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from memoserve.suites import load_suite, select
+    from memoserve.terminal import harmless, harmless_lines
 
     console = Console()
     loaded = load_suite(suite)
-    console.print(f"{loaded.name}: {loaded.description}", markup=False, highlight=False)
+    console.print(harmless_lines(f"{loaded.name}: {loaded.description}"), markup=False, highlight=False)
     facts = [
         f"batch size {loaded.batch_size:,} sequences of {loaded.sequence_length:,} tokens",
         f"end of text: {loaded.eos} (token {loaded.eos_token_id})",
@@ -58,14 +60,14 @@ def show(
         first, stop = loaded.sequences.control
         facts.append(f"control: sequences {first:,} to {stop - 1:,}, which no model saw")
     for fact in facts:
-        console.print(f"  {fact}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  {harmless(fact)}", markup=False, highlight=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     table.add_column("checkpoint")
     for heading in ("parameters", "without emb.", "sequences seen", "tokens seen", "training FLOPs"):
         table.add_column(heading, justify="right")
     for checkpoint in select(loaded, checkpoints):
         table.add_row(
-            str(checkpoint),
+            Text(harmless(str(checkpoint))),
             f"{checkpoint.model.parameters:,}",
             f"{checkpoint.model.parameters_without_embeddings:,}",
             f"{checkpoint.sequences_seen:,}",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from memoserve.errors import BadInput
 from memoserve.queries.run import Answer
 from memoserve.store import writing
+from memoserve.terminal import harmless, harmless_lines
 
 if TYPE_CHECKING:
     import duckdb
@@ -41,9 +42,18 @@ def write_answer(
     if form == "table" and output is None and sys.stdout.isatty():
         print_table(answer, title)
         return
-    text = {"table": plain, "csv": as_csv, "json": as_json, "markdown": as_markdown}[form](answer)
+    write_text(
+        {"table": plain, "csv": as_csv, "json": as_json, "markdown": as_markdown}[form](answer), output
+    )
+
+
+def write_text(text: str, output: Path | None) -> None:
+    """Write lines to a file, whole or not at all, or to standard output; harmless where that is a terminal.
+
+    Raises StorageFailed if the file system refuses.
+    """
     if output is None:
-        sys.stdout.write(text)
+        sys.stdout.write(harmless_lines(text) if sys.stdout.isatty() else text)
         return
     with writing(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -69,21 +79,29 @@ def as_json(answer: Answer) -> str:
         {name: jsonable(value) for name, value in zip(answer.columns, row, strict=True)}
         for row in answer.rows
     ]
-    lines = ",\n".join("  " + json.dumps(row, ensure_ascii=False) for row in rows)
+    lines = ",\n".join("  " + _json_line(row) for row in rows)
     return f"[\n{lines}\n]\n" if rows else "[]\n"
+
+
+def _json_line(row: dict[str, Any]) -> str:
+    """Text that people can read stays as it is, what a terminal could obey is escaped as JSON does that."""
+    text = json.dumps(row, ensure_ascii=False)
+    return (
+        text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+    )
 
 
 def as_markdown(answer: Answer) -> str:
     """A pipe table with numbers for people."""
     cells = _cells(answer)
     align = ["---:" if numeric else "---" for numeric in _numeric(answer)]
-    rows = [list(answer.columns), align, *cells]
+    rows = [[harmless(name) for name in answer.columns], align, *cells]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
 
 
 def plain(answer: Answer) -> str:
     """Columns aligned with spaces, every column, no colours, no wrapping: the same wherever it goes."""
-    table = [list(answer.columns), *_cells(answer)]
+    table = [[harmless(name) for name in answer.columns], *_cells(answer)]
     widths = [max(len(row[i]) for row in table) for i in range(len(answer.columns))]
     numeric = _numeric(answer)
     lines = []
@@ -130,15 +148,17 @@ def print_table(answer: Answer, title: str | None) -> None:
     shown, constant, same = _compact(answer)
     places = {name: place for place, name in enumerate(answer.columns)}
     for name in constant:
-        console.print(Text(f"{name.replace('_', ' ')}: {human(name, answer.rows[0][places[name]])}"))
+        value = human(name, answer.rows[0][places[name]])
+        console.print(Text(f"{harmless(name).replace('_', ' ')}: {value}"))
     for name, other in same.items():
-        console.print(Text(f"{name.replace('_', ' ')}: here the same as {other.replace('_', ' ')}"))
+        said = f"{name.replace('_', ' ')}: here the same as {other.replace('_', ' ')}"
+        console.print(Text(harmless(said)))
     if "unit" not in shown:
         console.print(_table(answer, answer.rows, shown))
         return
     # Sequences and windows are never compared with each other.
     for unit in dict.fromkeys(row[places["unit"]] for row in answer.rows):
-        console.print(Text(f"\nin {unit}"))
+        console.print(Text(f"\nin {harmless(str(unit))}"))
         rows = [row for row in answer.rows if row[places["unit"]] == unit]
         console.print(_table(answer, rows, [name for name in shown if name != "unit"]))
 
@@ -153,7 +173,7 @@ def _table(answer: Answer, rows: list[tuple[Any, ...]], shown: list[str]) -> Tab
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     for name in shown:
         table.add_column(
-            Text(name.replace("_", " ").replace("parameters", "params")),
+            Text(harmless(name).replace("_", " ").replace("parameters", "params")),
             justify="right" if numeric[name] else "left",
             overflow="fold",
         )
@@ -209,7 +229,9 @@ def _compact(answer: Answer) -> tuple[list[str], list[str], dict[str, str]]:
 
 
 def human(name: str, value: Any) -> str:
-    """A number for people: 1,234,567 counts, 70.4M parameters, 0.956 shares, 1.32e+20 FLOPs."""
+    """A value for people: 1,234,567 counts, 70.4M parameters, 0.956 shares, 1.32e+20 FLOPs, text on one line
+    that no terminal obeys.
+    """
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -231,7 +253,7 @@ def human(name: str, value: Any) -> str:
         if size >= 1e6 or size < 1e-4:
             return f"{value:.2e}"
         return f"{value:.4f}" if size < 0.1 else f"{value:.3f}" if size < 10 else f"{value:,.1f}"
-    return str(value)
+    return harmless(str(value))
 
 
 def _short(value: int) -> str:

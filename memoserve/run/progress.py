@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from memoserve.run.plan import CheckpointPlan, Plan, Range
+from memoserve.terminal import harmless, harmless_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -138,7 +139,7 @@ class _Lines:
         return True
 
     def _say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(harmless_lines(line), markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -182,7 +183,7 @@ def _live(plan: Plan, console: Console) -> Iterator[Progress]:
         def starting(self, model: str, lane: str) -> None:
             bars.update(self._index, visible=False)
             self._engines[lane] = bars.add_task(
-                escape(f"starting the engine for {model}{_on(lane)}"), total=None, rate=""
+                escape(harmless(f"starting the engine for {model}{_on(lane)}")), total=None, rate=""
             )
 
         def started(self, model: str, lane: str, seconds: float) -> None:
@@ -195,7 +196,7 @@ def _live(plan: Plan, console: Console) -> Iterator[Progress]:
             self._print(_not_started(model, lane, reason), style="bold red")
 
         def checkpoint(self, plan: CheckpointPlan) -> None:
-            task = bars.add_task(escape(str(plan.checkpoint)), total=plan.sequences, rate="")
+            task = bars.add_task(escape(harmless(str(plan.checkpoint))), total=plan.sequences, rate="")
             self._checkpoints[plan.checkpoint] = task, time.monotonic()
 
         def advanced(self, plan: CheckpointPlan, sequences: int, windows: int) -> None:
@@ -222,7 +223,7 @@ def _live(plan: Plan, console: Console) -> Iterator[Progress]:
                 bars.remove_task(self._checkpoints.pop(plan.checkpoint)[0])
 
         def _print(self, line: str, style: str | None = None) -> None:
-            bars.console.print(line, markup=False, highlight=False, style=style)
+            bars.console.print(harmless_lines(line), markup=False, highlight=False, style=style)
 
     with bars:
         yield Live()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from memoserve.errors import BadInput
 from memoserve.sequences.byte_ranges import read_small
 from memoserve.sequences.place import locate
+from memoserve.terminal import escaped
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -60,9 +61,9 @@ def _escaped(character: str, encoding: str) -> str:
     # isprintable: no control, format (such as text direction), surrogate, unassigned or separator
     # character except the space.
     if character == "\\" or not character.isprintable():
-        return character.encode("unicode_escape").decode("ascii")
+        return escaped(character)
     try:
         character.encode(encoding)
     except UnicodeEncodeError:
-        return character.encode("unicode_escape").decode("ascii")
+        return escaped(character)
     return character

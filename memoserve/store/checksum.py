@@ -16,10 +16,17 @@ KEY = "memoserve_checksum"
 PLACEHOLDER = "0" * 80
 """What a writer puts under KEY for `seal` to fill."""
 
+FROM_BEFORE = "written by a memoserve that knew no checksums: nothing says whether it is as it was written"
+"""What is wrong with a file that is whole as far as anyone can tell, but older than checksums."""
+
 _HEAD = 16 + 32
 
 # As Thrift's compact protocol writes the pair: a string field is 0x18, its length, its bytes.
 _FIELD = re.compile(KEY.encode() + rb"\x18\x50([0-9a-f]{80})")
+
+
+class NoChecksum(ValueError):
+    """A file that carries no checksum: older than these, or damaged just there."""
 
 
 def seal(content: bytes) -> bytes:
@@ -48,7 +55,7 @@ def footer_length(tail: bytes, size: int) -> int:
 def check_footer(footer: bytes, size: int) -> str:
     """Check a footer of a file of `size` bytes by itself, and return the digest of what stands before it.
 
-    Raises ValueError, saying what is wrong.
+    Raises ValueError, saying what is wrong, NoChecksum if there is none.
     """
     place = _field(footer)
     said = place[1].decode()
@@ -70,7 +77,7 @@ def check(content: bytes) -> None:
 def _field(footer: bytes) -> re.Match[bytes]:
     found = _FIELD.search(footer)
     if found is None:
-        raise ValueError("it carries no checksum")
+        raise NoChecksum("it carries no checksum")
     return found
 
 

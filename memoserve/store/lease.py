@@ -144,7 +144,7 @@ class Lease:
     def _read(self, number: int) -> dict[str, Any]:
         try:
             found = json.loads(self._files.read(_name(number)))
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 

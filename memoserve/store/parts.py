@@ -223,7 +223,24 @@ def _footer(files: Files, part: Part) -> tuple[bytes, str]:
     length = checksum.footer_length(tail, part.size)
     if length > len(tail):
         tail = files.read_range(part.name, part.size - length, part.size)
-    return tail[-length:], checksum.check_footer(tail[-length:], part.size)
+    footer = tail[-length:]
+    try:
+        return footer, checksum.check_footer(footer, part.size)
+    except checksum.NoChecksum:
+        if _is_from_before(footer):
+            raise ValueError(checksum.FROM_BEFORE) from None
+        raise
+
+
+def _is_from_before(footer: bytes) -> bool:
+    """Whether a footer without a checksum is one of a part from before there were any: it has no name."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return "name" not in metadata_in(pq.read_metadata(pa.BufferReader(footer)))
+    except (pa.ArrowException, ValueError, OSError):
+        return False
 
 
 def metadata_in(footer: pa.FileMetaData) -> dict[str, Any]:
@@ -232,7 +249,9 @@ def metadata_in(footer: pa.FileMetaData) -> dict[str, Any]:
         found = json.loads((footer.metadata or {})[METADATA_KEY])
     except KeyError:
         raise ValueError("it lacks the metadata of a part") from None
-    if not isinstance(found, dict):
+    except RecursionError:
+        raise ValueError("its metadata nests without end") from None
+    if not isinstance(found, dict) or not isinstance(found.get("fingerprint") or {}, dict):
         raise ValueError("its metadata is not an object")
     return found
 

@@ -458,7 +458,12 @@ def fingerprint_file(fingerprint: Fingerprint) -> bytes:
 
 def fingerprint_in(content: bytes) -> dict[str, str | int | None]:
     """The fingerprint in the content of its file. Raises ValueError if it isn't as it was written."""
-    found = json.loads(content)
+    try:
+        found = json.loads(content)
+    except RecursionError:
+        raise ValueError("it nests without end") from None
+    if isinstance(found, dict) and found and _CHECKSUM not in found:
+        raise ValueError("it carries no checksum: damaged, or written by a memoserve that knew none")
     if not isinstance(found, dict) or found.pop(_CHECKSUM, None) != _digest(found):
         raise ValueError("it does not match its checksum")
     return found

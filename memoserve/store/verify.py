@@ -114,12 +114,20 @@ def mend(store: Store, suite: str, checkpoints: Iterable[tuple[str, int]]) -> tu
     """Move aside what is damaged of the checkpoints (model, step) of a suite; the caller holds the lock.
 
     Footers are always checked; the rest too, if the store is local and that is at most a GiB. Returns what
-    was found and moved.
+    was found and moved. Raises StoreConflict, and moves nothing, for what is from before there were
+    checksums: all of a store may be, and need not be damaged.
     """
     folders = [sequences_folder(suite), *(scores_folder(suite, model, step) for model, step in checkpoints)]
     parts = [part for folder in folders for part in parts_in(store.files, folder)]
     whole = isinstance(store.files, LocalFiles) and sum(part.size for part in parts) <= WHOLE_UP_TO
     damages = tuple(_suite(store.files, suite, parts, "bytes" if whole else "footer"))
+    old = [damage for damage in damages if damage.problem == checksum.FROM_BEFORE]
+    if old:
+        raise StoreConflict(
+            f"{len(old):,} files in {store.path}, such as {old[0].name}, were {checksum.FROM_BEFORE}.\n"
+            "Use another directory; or `memoserve verify --repair` moves them into the folder "
+            f"{ASIDE} of the store, and the same command then makes them again."
+        )
     repair(store.files, damages)
     return damages
 
@@ -151,7 +159,7 @@ def _mark(files: Files, found: Iterable[str]) -> Iterator[Damage]:
         if not any(name.startswith(("suites/suite=", "scores/suite=")) for name in found):
             raise StoreConflict(no_store(files)) from None
         yield Damage(MARK, "it is missing")
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         yield Damage(MARK, "it is damaged")
     else:
         Store.open(files.root)
@@ -216,10 +224,11 @@ def _look(files: Files, part: Part, depth: Depth) -> _Looked:
             content = files.read(part.name)
             checksum.check(content)
             problem = _disorder(part, content) if depth == "rows" else None
-    except (pa.ArrowException, ValueError) as error:
-        return _Looked(part, (str(error).splitlines() or [repr(error)])[0])
     except FileNotFoundError:
         return _Looked(part, "it went away while it was looked at")
+    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
+        # The checksum is right: a forger's, whose statistics, say, are of another type.
+        return _Looked(part, (str(error).splitlines() or [repr(error)])[0])
     return _Looked(part, problem, said)
 
 
@@ -236,7 +245,11 @@ def _contradiction(part: Part, footer: Any, said: dict[str, Any]) -> str | None:
         return f"it has {footer.num_rows} rows and should have {said.get('rows')}"
     for group in range(footer.num_row_groups):
         statistics = footer.row_group(group).column(0).statistics
-        if statistics is not None and not part.first <= statistics.min <= statistics.max <= part.last:
+        if (
+            statistics is not None
+            and statistics.has_min_max
+            and not part.first <= statistics.min <= statistics.max <= part.last
+        ):
             return f"it has sequences {statistics.min}..{statistics.max}"
     return None
 

@@ -1,0 +1,27 @@
+"""Text that others wrote, on its way to a terminal."""
+
+from __future__ import annotations
+
+
+def harmless(text: str, keep: str = "") -> str:
+    r"""`text` with what a terminal could obey escaped, as `\x1b` and `\u202e`, but not what is in `keep`.
+
+    For names and messages, which stay readable as they are; what has to be unambiguous, as token text, is
+    for `memoserve.sequences.printable`.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character in keep else escaped(character)
+        for character in text
+    )
+
+
+def harmless_lines(text: str) -> str:
+    """The same for text of several lines, which stay lines."""
+    return harmless(text, keep="\n\t")
+
+
+def escaped(character: str) -> str:
+    r"""A character as Python writes it in a string of ASCII: `\x1b`."""
+    return character.encode("unicode_escape").decode("ascii")
