@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -24,11 +25,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from memoserve.engines import Matches
-from memoserve.run import make_plan, part_size_for
+from memoserve.run import Events, make_plan, part_size_for
+from memoserve.run.execute import Run
+from memoserve.run.lane import Done
 from memoserve.run.plan import CheckpointPlan, wanted_ranges
 from memoserve.run.schedule import Schedule
 from memoserve.run.windows import KnownWindows, distinct, window_ids
 from memoserve.sequences import Selection
+from memoserve.store import Store
 from memoserve.suites import Suite, load_suite, select
 
 COLUMNS = "model, step, sequence_id, matches, matched_prefix, match_mask"
@@ -237,6 +241,30 @@ def test_a_lane_that_can_start_no_engine_leaves_its_parts_to_others() -> None:
         second,
     ]
     assert schedule.empty
+
+
+def test_what_a_lost_worker_had_done_counts_once(tmp_path: Path) -> None:
+    """A report of a worker that is gone may come late, also after another one has made the part."""
+    suite = load_suite("mini")
+    plan = make_plan(suite, select(suite, "116k@161"), Selection(0, 400), None, 200)
+    (item,) = plan.todo
+    stream = io.StringIO()
+    events = Events(stream)
+    events.plan(plan)
+    run = Run(plan, Store.create(tmp_path / "store"), events)
+    checkpoint, first = item.checkpoint, (0, 200)
+    run.begun(checkpoint)
+    run.advanced(checkpoint, first, 100, 50)
+    run.advanced(checkpoint, first, 50, 20)  # another one begins again
+    run.advanced(checkpoint, first, 120, 60)
+    run._count(item, first, Done(200, 90, 3))
+    run.advanced(checkpoint, first, 200, 90)  # late
+    run._count(item, (200, 400), Done(200, 0, 0))
+    run.advanced(checkpoint, (200, 400), 200, 80)
+    told = [json.loads(line) for line in stream.getvalue().splitlines()]
+    done = [event["all_done"] for event in told if event["event"] == "part_done"]
+    assert done == [200, 400]
+    assert max(event.get("all_done", 0) for event in told) == told[0]["sequences"] == 400
 
 
 @pytest.mark.parametrize(
