@@ -3,7 +3,7 @@
 -- The paper's correlation between checkpoints of one model (Biderman et al. 2023): as correlation, but over one common set for all
 -- pairs, as the authors did: what the earliest of the checkpoints has seen and all were evaluated on. So a lower r means that the
 -- model changed, not that other data came in. A window's score is that of its first evaluated occurrence.
--- Joins all scores of each pair. Checkpoints that have seen nothing are left out.
+-- Reads all scores. Checkpoints that have seen nothing are left out.
 --
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: model (text, the largest evaluated one): the model
@@ -29,54 +29,20 @@ WITH asked AS MATERIALIZED (
     ORDER BY model_order DESC LIMIT 1
 ),
 chosen AS MATERIALIZED (
-    SELECT suite, model, step, checkpoint, min(least(sequences_seen, trained)) OVER () AS seen, count(*) OVER () AS checkpoints,
-           row_number() OVER (ORDER BY step) AS place
-    FROM checkpoints JOIN asked USING (suite, model)
+    SELECT checkpoint FROM checkpoints JOIN asked USING (suite, model)
     WHERE evaluated > 0 AND sequences_seen > 0 AND (names IS NULL OR list_contains(names, checkpoint))
-    LIMIT 100000
-),
-common AS MATERIALIZED (
-    SELECT s.sequence_id FROM scores s JOIN chosen c USING (suite, model, step) WHERE s.sequence_id < c.seen
-    GROUP BY s.sequence_id HAVING count(*) = any_value(c.checkpoints)
-),
-repeat AS MATERIALIZED (FROM repeats((SELECT suite FROM asked), false)),
-sequence AS (
-    SELECT c.place, s.sequence_id AS id, s.matches::INTEGER AS matches, s.matched_prefix::INTEGER AS prefix,
-           -- Neither is known of what published lists leave out: not memorized.
-           coalesce(coalesce(s.matched_prefix, s.matches) = 32, false)::INTEGER AS memorized
-    FROM scores s JOIN chosen c USING (suite, model, step)
-    WHERE s.sequence_id < c.seen AND s.sequence_id IN (SELECT sequence_id FROM common)
-),
-repeated AS (
-    SELECT place, first_id AS id, min_by(matches, s.id) AS matches, min_by(prefix, s.id) AS prefix,
-           min_by(memorized, s.id) AS memorized
-    FROM sequence s JOIN repeat r ON r.sequence_id = s.id GROUP BY ALL
-),
-item AS (
-    SELECT 'sequences' AS unit, * FROM sequence
-    UNION ALL
-    SELECT 'windows', * FROM sequence s
-    WHERE exists(SELECT 1 FROM sequences JOIN asked USING (suite))
-      AND NOT exists(SELECT 1 FROM repeat r WHERE r.sequence_id = s.id)
-    UNION ALL
-    SELECT 'windows', * FROM repeated
 ),
 pair AS (
-    -- + 0 * the other's: only pairs where both are measured count.
-    SELECT a.unit, a.place AS first_place, b.place AS second_place, count(*) AS n,
-           sum(a.memorized)::BIGINT AS first_memorized, sum(b.memorized)::BIGINT AS second_memorized,
-           sum(a.memorized * b.memorized)::BIGINT AS both_memorized,
-           pearson(count(a.matches + b.matches), sum(a.matches + 0 * b.matches), sum(b.matches + 0 * a.matches),
-                   sum(a.matches * a.matches + 0 * b.matches), sum(b.matches * b.matches + 0 * a.matches),
-                   sum(a.matches * b.matches)) AS pearson_matches,
-           pearson(count(a.prefix + b.prefix), sum(a.prefix + 0 * b.prefix), sum(b.prefix + 0 * a.prefix),
-                   sum(a.prefix * a.prefix + 0 * b.prefix), sum(b.prefix * b.prefix + 0 * a.prefix),
-                   sum(a.prefix * b.prefix)) AS pearson_matched_prefix
-    FROM item a JOIN item b ON a.unit = b.unit AND a.id = b.id AND a.place < b.place
+    SELECT unit, first_place, second_place, any_value(first) AS first, any_value(second) AS second, any_value(below) AS common_below,
+           any_value({'n': n, 'x': x, 'y': y, 'xy': xy}) FILTER (measure = 'memorized') AS memorized,
+           any_value(pearson(n, x, y, xx, yy, xy)) FILTER (measure = 'matches') AS pearson_matches,
+           any_value(pearson(n, x, y, xx, yy, xy)) FILTER (measure = 'matched_prefix') AS pearson_matched_prefix,
+           any_value(pearson(n, x, y, xx, yy, xy)) FILTER (measure = 'memorized') AS phi
+    FROM pair_sums((SELECT suite FROM asked), (SELECT list(checkpoint) FROM chosen), true)
     GROUP BY ALL
 )
-SELECT p.unit, f.checkpoint AS first, s.checkpoint AS second, f.seen AS common_below, p.n, p.first_memorized, p.second_memorized,
-       p.both_memorized, p.pearson_matches, p.pearson_matched_prefix,
-       pearson(p.n, p.first_memorized, p.second_memorized, p.first_memorized, p.second_memorized, p.both_memorized) AS phi
-FROM pair p JOIN chosen f ON f.place = p.first_place JOIN chosen s ON s.place = p.second_place
-ORDER BY p.unit, p.first_place, p.second_place;
+SELECT unit, first, second, common_below, memorized.n::BIGINT AS n, memorized.x::BIGINT AS first_memorized,
+       memorized.y::BIGINT AS second_memorized, memorized.xy::BIGINT AS both_memorized, pearson_matches, pearson_matched_prefix, phi
+FROM pair
+WHERE memorized.n > 0
+ORDER BY unit, first_place, second_place;
