@@ -29,8 +29,9 @@ from memoserve.suites import load_suite, select
 class Server:
     """A `memoserve serve` process. `client` speaks to it; `start` again after `kill`."""
 
-    def __init__(self, store: Path, *options: str, env: dict[str, str] | None = None) -> None:
-        self.store = store
+    def __init__(self, store: Path | str, *options: str, env: dict[str, str] | None = None) -> None:
+        self.store = Path(store)
+        self._at = store
         self._options = options
         # Its own, and short: sockets of engines have to fit into a path of 107 characters.
         self.temporary = Path(tempfile.mkdtemp(prefix="ms-"))
@@ -41,7 +42,7 @@ class Server:
     def start(self) -> None:
         """Start it and wait until it says its address."""
         self.process = subprocess.Popen(
-            command("serve", self.store, "--port", "0", *self._options),
+            command("serve", self._at, "--port", "0", *self._options),
             stdout=subprocess.PIPE,
             stderr=(self.temporary / "stderr").open("a"),
             text=True,
@@ -94,7 +95,7 @@ class Server:
 
 
 @contextmanager
-def serving(store: Path, *options: str, env: dict[str, str] | None = None) -> Iterator[Server]:
+def serving(store: Path | str, *options: str, env: dict[str, str] | None = None) -> Iterator[Server]:
     """A server until the end of the block."""
     server = Server(store, *options, env=env)
     try:
@@ -103,9 +104,10 @@ def serving(store: Path, *options: str, env: dict[str, str] | None = None) -> It
         server.close()
 
 
-def workers(store: Path) -> list[psutil.Process]:
+def workers(store: Path | str) -> list[psutil.Process]:
     """The workers of a store and the runs in it."""
     found = []
+    store = Path(store)
     for process in psutil.process_iter(["cmdline"]):
         line = " ".join(process.info["cmdline"] or [])
         if str(store.resolve()) in line and ("memoserve.serve.worker" in line or "memoserve run" in line):

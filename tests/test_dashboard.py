@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.browser
 PAGES = ("overview", "predictors", "budget", "correlation", "distribution", "texts", "sql?query=counts")
 TARGET = "1.2m@1001"
 HOSTILE = "<img src=x onerror=\"window.pwned=1\"><script>window.pwned=1</script><b>bold</b> &amp; 'quoted' "
+HOSTILE_MODEL = "b<img src=x onerror=window.pwned=1>"
 
 
 # What is served
@@ -75,7 +77,10 @@ def hostile_suite(folder: Path, tokenizer: str) -> tuple[Suite, str]:
         '[[models]]\nname = "a"\nparameters = 10\nparameters_without_embeddings = 5\nfolder = "a/{step}"\n'
         '[[models]]\nname = "b"\nparameters = 20\nparameters_without_embeddings = 9\nfolder = "b/{step}"\n'
     )
-    return load_suite(file), str(data)
+    # Of a store that somebody else made: no suite file may name a model so.
+    suite = load_suite(file)
+    small, large = suite.models
+    return replace(suite, models=(small, replace(large, name=HOSTILE_MODEL))), str(data)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +90,7 @@ def made_up(tmp_path_factory: pytest.TempPathFactory, mini: Suite) -> Path:
     store = Store.create(folder / "store")
     write_suite(store, mini, str(mini.sequences.path), 4, 3000, engine="synthetic")
     suite, data = hostile_suite(folder / "suites", str(mini.sequences.tokenizer))
-    write_suite(store, suite, data, 2, 40, engine="synthetic")
+    write_suite(store, suite, data, 2, 40, engine="synthetic", note=HOSTILE)
     return folder
 
 
@@ -324,6 +329,13 @@ def test_hostile_text_is_text(tab: Tab) -> None:
     expect(page.locator(".picture svg")).to_be_visible()
     assert page.evaluate("window.pwned") is None
     assert page.locator("main img, main script, main b:text('bold')").count() == 0
+    for name in ("overview", "predictors", "budget", "correlation", "distribution", "texts", "sql"):
+        query = "counts&suite=zz-hostile" if name == "sql" else ""
+        page = tab.go(f"{name}?suite=zz-hostile" + (f"&query={query}" if query else ""))
+        assert page.evaluate("window.pwned") is None, name
+        assert page.locator("main img, main script, main b:text('bold')").count() == 0, name
+        if name in {"overview", "predictors", "sql"}:
+            expect(page.locator("table", has_text="b<img src=x").first).to_be_visible()
 
 
 def test_sql_with_the_keyboard(tab: Tab, tmp_path: Path) -> None:
@@ -365,7 +377,9 @@ def test_sql_with_the_keyboard(tab: Tab, tmp_path: Path) -> None:
     expect(page.get_by_role("region", name=f"{len(wanted['rows'])} rows")).to_be_visible()
     page.get_by_text("What it does, and its SQL").click()
     page.get_by_role("button", name="Edit as SQL of my own").click()
+    head = next(line for line in wanted["sql"].splitlines() if line.startswith("--"))
     assert editor.input_value().startswith("SET VARIABLE thresholds = [8, 16];\n")
+    assert head in editor.input_value()
     editor.press("Control+Enter")
     tab.rest()
     expect(page.get_by_role("region", name=f"{len(wanted['rows'])} rows")).to_be_visible()
@@ -405,6 +419,52 @@ def test_every_picture_with_its_data_and_sql(tab: Tab, tmp_path: Path) -> None:
     tab.rest()
     expect(page.get_by_label("Start from")).to_have_value("predictors")
     expect(page.get_by_label("target", exact=True)).to_have_value(TARGET)
+
+
+def test_no_picture_is_without_its_files(tab: Tab) -> None:
+    for name in PAGES:
+        page = tab.go(name)
+        for figure in page.locator("figure:visible").all():
+            kinds = figure.locator(".files a, .files button").all_inner_texts()
+            # On the SQL page data and SQL are the answer's, above its chart.
+            wanted = ["SVG", "PNG"] if name.startswith("sql") else ["SVG", "PNG", "CSV", "SQL"]
+            assert kinds[: len(wanted)] == wanted, name
+    files = page.locator(".files").first.locator("a, button").all_inner_texts()
+    assert files == ["CSV", "SQL"]
+
+
+def test_what_is_selected_survives_a_reload(tab: Tab) -> None:
+    for address in (
+        "predictors?target=532k%401001&unit=windows&from=checkpoints",
+        "budget?budget=35%25&min_precision=0.5",
+        "correlation?kind=checkpoint_correlation&model=281k",
+        "distribution?step=581",
+        "texts?cell=hit&predictor=116k%401001&search=self",
+        "sql?query=counts&mark=bar&x=checkpoint",
+    ):
+        page = tab.go(address)
+        values = "[...document.querySelectorAll('select, input')].map((one) => [one.value, one.checked])"
+        before, url = page.evaluate(values), page.url
+        page.reload()
+        tab.rest()
+        assert page.url == url
+        assert page.evaluate(values) == before, address
+
+
+def test_the_chart_of_an_answer_fits_what_the_page_becomes(tab: Tab) -> None:
+    page = tab.go("sql?query=counts")
+    picture = page.locator(".picture svg")
+    # A line for each model: one line through all of them would mean nothing.
+    expect(page.get_by_label("Colour")).to_have_value("parameters")
+    wide = picture.bounding_box()
+    page.set_viewport_size({"width": 700, "height": 900})
+    expect(picture).not_to_have_attribute("width", str(round(wide["width"])))  # type: ignore[index]
+    narrow = picture.bounding_box()
+    assert narrow is not None
+    assert narrow["x"] + narrow["width"] <= 700
+    light = picture.locator("text").first.get_attribute("fill")
+    page.emulate_media(color_scheme="dark")
+    expect(picture.locator("text").first).not_to_have_attribute("fill", str(light))
 
 
 def test_the_way_with_the_keyboard_alone(tab: Tab) -> None:
@@ -482,11 +542,15 @@ def test_a_run_from_the_form_to_the_table(browser: Browser, tmp_path: Path) -> N
         assert "400" in tab.wrong.pop()
         form.get_by_label("Checkpoints").fill("281k@1001,1.2m@1001")
         form.get_by_label("Sequences").fill("0:300")
+        form.get_by_label("Your name").fill("Maren")
+        form.get_by_label("Note").fill("before the <b>large</b> run")
         form.get_by_role("radio", name="Extract").check(force=True)
         form.get_by_label("Engine").select_option("transformers")
         form.get_by_role("button", name="Start").click()
         card = page.locator(".runs > li").first
         expect(card).to_contain_text("281k@1001,1.2m@1001, sequences 0:300, extract mode", timeout=60_000)
+        expect(card).to_contain_text("before the <b>large</b> run")
+        expect(card).to_contain_text("Maren, ")
         expect(card.locator(".chip")).to_have_text("running", timeout=30_000)
         expect(card.get_by_role("button", name="Cancel run 1")).to_be_visible()
         expect(card.locator(".chip")).to_have_text("done", timeout=150_000)
@@ -504,6 +568,17 @@ def test_a_run_from_the_form_to_the_table(browser: Browser, tmp_path: Path) -> N
         page = tab.go("overview")
         page.get_by_role("button", name="Cancel run 2").click()
         expect(page.locator("#run-2 .chip")).to_have_text("cancelled", timeout=60_000)
+        # Who starts another finds what these scores were made with, and their own name.
+        page.get_by_text("Start a run").click()
+        expect(form.get_by_role("radio", name="Extract")).to_be_checked()
+        expect(form.get_by_label("Engine")).to_have_value("transformers")
+        page.reload()
+        tab.rest()
+        expect(page.get_by_label("Your name")).to_have_value("Maren")
+        page.get_by_role("button", name="Submit run 2 again").click()
+        expect(page.locator("#run-3")).to_contain_text("116k@*", timeout=60_000)
+        page.get_by_role("button", name="Cancel run 3").click()
+        expect(page.locator("#run-3 .chip")).to_have_text("cancelled", timeout=60_000)
         # A server that is gone is said in words, and coming back is noticed.
         assert tab.wrong == []
     finally:

@@ -28,6 +28,7 @@ from memoserve.catalog import connect, execute
 from memoserve.queries import list_queries
 from memoserve.report import CHARTS
 from memoserve.store import Store
+from memoserve.suites import load_suite
 
 TARGET = "1.2m@1001"
 
@@ -195,6 +196,48 @@ def test_recommendations_are_those_of_the_command_line(server: Server, cli: Cli)
     assert "FLOPs" in server.get("recommend", 400, budget="lots")["error"]
 
 
+def test_answers_are_those_of_the_store_as_it_is(tmp_path: Path) -> None:
+    """What readers keep between questions, and what is remembered, never outlives what it was made from."""
+    folder = tmp_path / "suites"
+    folder.mkdir()
+    store = Store.create(tmp_path / "store")
+    suite = load_suite("mini")
+    sql = {"sql": "SELECT count(*), count(*) FILTER (matched_prefix = 32) FROM scores"}
+
+    def write(first: int, prefix: int) -> None:
+        ids = np.arange(first, first + 10, dtype=np.int64)
+        matches = SimpleNamespace(
+            matched_prefix=np.full(10, prefix, np.uint8), match_mask=None, matches=None, continuation_ll=None
+        )
+        store.write_scores(suite.checkpoint(suite.models[0], 161), first, first + 10, ids, matches, "weights")
+        time.sleep(0.6)  # how long a look at the store counts
+
+    with serving(Path(store.path), "--suites", str(folder), "--readers", "1") as server:
+        assert server.post("sql", sql)["rows"] == [[0, 0]]
+        assert server.get("store")["suites"] == []
+        store.claim(suite, {"suite": "mini", "mode": "extract", "engine": "synthetic"})
+        write(0, 32)
+        assert server.post("sql", sql)["rows"] == [[10, 10]]
+        write(10, 5)
+        assert server.post("sql", sql)["rows"] == [[20, 10]]
+        assert server.get("store")["suites"][0]["scores"] == 20
+        part = sorted(Path(store.path).glob("scores/*/*/*/*.parquet"))[0]
+        part.unlink()
+        write(0, 7)
+        assert server.post("sql", sql)["rows"] == [[20, 0]]
+        # What fails leaves nothing behind; a variable is one question's.
+        assert "syntax" in server.post("sql", {"sql": "SELEKT"}, 400)["error"]
+        assert server.post("sql", {"sql": "SET VARIABLE n = 3; SELECT getvariable('n')"})["rows"] == [[3]]
+        assert server.post("sql", {"sql": "SELECT getvariable('n')"})["rows"] == [[None]]
+        draw = {"sql": "SELECT random()"}
+        assert server.post("sql", draw)["rows"] != server.post("sql", draw)["rows"]
+        # So with suites that the operator adds.
+        assert "ours" not in {one["name"] for one in server.get("suites")}
+        toy_suite(folder / "ours", models=("s",), steps=(1,), batch=10, trained=20)
+        time.sleep(0.6)
+        assert "ours" in {one["name"] for one in server.get("suites")}
+
+
 # Text
 
 
@@ -258,7 +301,6 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     (suites / "suite.toml").unlink()
     (suites / "toy.toml").write_text(text)
     from memoserve.sequences import open_sequences
-    from memoserve.suites import load_suite
 
     suite = load_suite(suites / "toy.toml")
     source = open_sequences(str(suite.sequences.path), suite.sequences.tokenizer)
@@ -409,6 +451,43 @@ def test_a_port_that_is_taken_is_said(server: Server, cli: Cli) -> None:
     result = cli("serve", server.store, "--port", str(server.port), code=3)
     assert "can't be listened on" in result.stderr
     assert "s3" in cli("serve", "s3://bucket/store", code=3).stderr
+
+
+def test_a_store_behind_a_url_is_served_for_reading(tmp_path: Path, server: Server, cli: Cli) -> None:
+    import fsspec
+    from moto.server import ThreadedMotoServer
+
+    bucket = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    bucket.start()
+    host, port = bucket.get_host_and_port()
+    env = {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+    }
+    try:
+        system = fsspec.filesystem(
+            "s3", key="test", secret="test", endpoint_url=env["AWS_ENDPOINT_URL"], skip_instance_cache=True
+        )
+        system.mkdir("served")
+        for file in server.store.rglob("*"):
+            if file.is_file() and "serve" not in file.parts[-2:]:
+                system.pipe_file(f"served/store/{file.relative_to(server.store)}", file.read_bytes())
+        assert "--read-only" in cli("serve", "s3://served/store", code=3).stderr
+        with serving("s3://served/store", "--read-only", "--seconds", "120", env=env) as remote:
+            assert remote.get("store") == server.get("store") | {"read_only": True}
+            for path in ("checkpoints", "queries/predictors", "plots/predictors"):
+                assert remote.get(path) == server.get(path), path
+            for asked in ({"cell": "memorized"}, {"search": "self", "redact": "false"}):
+                assert remote.get("text", **asked) == server.get("text", **asked)
+            assert remote.get("recommend", budget="50%") == server.get("recommend", budget="50%")
+            sql = {"sql": "SELECT count(*) FROM scores"}
+            assert remote.post("sql", sql)["rows"] == server.post("sql", sql)["rows"]
+            assert remote.client.post("/api/sql", json={"sql": "FROM 's3://served/x.csv'"}).status_code == 400
+            assert "read-only" in remote.post("runs", {"suite": "mini"}, 403)["error"]
+    finally:
+        bucket.stop()
 
 
 def test_short_and_open_tokens_are_refused(cli: Cli, tmp_path: Path) -> None:

@@ -106,7 +106,15 @@ def test_a_bad_run_is_refused_by_the_checks_of_memoserve_run(server: Server) -> 
         ({"suite": "zork"}, "there is no suite"),
     ):
         assert said in server.post("runs", body, 400)["error"], body
-    for body in ({"sample": 0}, {"sample": 2}, {"mode": "guess"}, {"seed": -1}, {"checkpoints": "a\nb"}):
+    for body in (
+        {"sample": 0},
+        {"sample": 2},
+        {"mode": "guess"},
+        {"seed": -1},
+        {"checkpoints": "a\nb"},
+        {"by": "x" * 101},
+        {"note": "a\x00"},
+    ):
         assert server.client.post("/api/runs", json=body).status_code == 422, body
     assert server.get("runs") == []
     assert server.get("runs/1", 404)["error"]
@@ -126,9 +134,12 @@ def test_an_unlike_run_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.engine
 def test_a_run_with_vllm_is_submitted_and_watched_to_its_end(server: Server) -> None:
-    asked = {"suite": "mini", "checkpoints": "116k@1001", "sequences": "0:1000", "mode": "extract"}
+    asked = {
+        "suite": "mini", "checkpoints": "116k@1001", "sequences": "0:1000", "mode": "extract",
+        "by": "Maren", "note": "a --first= try",
+    }  # fmt: skip
     run = server.post("runs", asked, 201)
-    assert run["state"] == "queued"
+    assert (run["state"], run["ahead"]) == ("queued", 0)
     assert run["request"] | asked == run["request"]
     assert run["estimate"]["sequences"] == 1000
     seen = list(events_of(server, run["id"]))
@@ -140,6 +151,9 @@ def test_a_run_with_vllm_is_submitted_and_watched_to_its_end(server: Server) -> 
     assert "starting the engine for 116k" in phases
     done = [event["data"]["all_done"] for event in seen]
     assert done == sorted(done)
+    left = {event["data"]["seconds_left"] for event in seen if event["data"]["state"] == "running"}
+    assert left - {None}
+    assert all(seconds >= 0 for seconds in left - {None})
     last = seen[-1]["data"]
     assert (last["all_done"], last["all_total"]) == (1000, 1000)
     assert (last["checkpoints_done"], last["checkpoints_total"]) == (1, 1)
@@ -248,7 +262,11 @@ def test_an_engine_that_is_killed_costs_an_attempt(server: Server) -> None:
 def test_cancelling(server: Server) -> None:
     first = server.post("runs", REFERENCE, 201)["id"]
     second = server.post("runs", REFERENCE, 201)["id"]
+    third = server.post("runs", REFERENCE, 201)
+    assert third["ahead"] == 2
     assert server.post(f"runs/{second}/cancel")["state"] == "cancelled"
+    assert server.get(f"runs/{third['id']}")["ahead"] == 1
+    assert server.post(f"runs/{third['id']}/cancel")["ahead"] is None
     begun(server, first)
     assert server.get(f"runs/{second}")["started"] is None
     processes = [*workers(server.store), *the_run(server.store).children(recursive=True)]

@@ -318,6 +318,7 @@ def test_any_value_anywhere_is_a_suite_or_bad_input(
         ("large@*", ["large@0", "large@10", "large@25"]),
         ("*@10", ["small@10", "large@10"]),
         ("large@default,small@final", ["small@25", "large@25"]),
+        ("final,small@*", ["small@0", "small@10", "small@25", "large@25"]),
         ("large@0:10", ["large@0", "large@10"]),
         ("s*@1:9999999999", ["small@10", "small@25"]),
         ("large@25, small@0 ,,large@25", ["small@0", "large@25"]),

@@ -93,41 +93,30 @@ def recommend(
     """
     from memoserve.catalog import connect
     from memoserve.queries import Answer
-    from memoserve.recommend import (
-        Advisor,
-        Bounds,
-        as_rows,
-        find_target,
-        grid_answers,
-        parse_budget,
-    )
-    from memoserve.recommend import recommend as answer
+    from memoserve.recommend import advise
 
     if budget is None and recall is None and not grid:
         raise BadInput("say what may be spent (--budget 10%), what must be found (--recall 0.9), or --grid")
-    if min_precision is None and max_flagged is None:
-        min_precision = 0.8
     with connect(directory) as connection:
-        chosen = find_target(connection, suite, target)
-        flops = None if budget is None else parse_budget(budget, chosen)
-        advisor = Advisor(
+        advice = advise(
             connection,
             directory,
-            chosen,
-            Bounds(min_precision, max_flagged),
+            suite=suite,
+            target=target,
+            budget=budget,
+            recall=recall,
+            grid=grid,
+            min_precision=min_precision,
+            max_flagged=max_flagged,
             unit=unit,
             forecast=forecast,
             seed=seed,
         )
-    answers, said = ([], []) if flops is None and recall is None else answer(advisor, flops, recall)
-    if grid:
-        rows, more = grid_answers(advisor)
-        answers, said = [*answers, *rows], list(dict.fromkeys([*said, *more]))
-    if flops is not None and answers[0].flagged is not None:
-        said.append(f"To list what it flags: memoserve export {_export_of(answers[0], directory)}")
-    columns, table = as_rows(answers, chosen, unit)
-    title = f"What to run to know what {chosen.checkpoint} memorizes"
-    _write(Answer(columns, table), form, output, title, said)
+    said = advice.said
+    if budget is not None and advice.answers[0].flagged is not None:
+        said = [*said, f"To list what it flags: memoserve export {_export_of(advice.answers[0], directory)}"]
+    title = f"What to run to know what {advice.target.checkpoint} memorizes"
+    _write(Answer(*advice.table()), form, output, title, said)
 
 
 def _export_of(answer: Recommended, directory: str) -> str:

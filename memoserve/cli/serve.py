@@ -16,7 +16,10 @@ _LIMITS = "Limits"
 
 def serve(
     directory: Annotated[
-        str, typer.Argument(metavar="[DIR]", help="The store: a directory.", envvar="MEMOSERVE_OUT")
+        str,
+        typer.Argument(
+            metavar="[DIR]", help="The store: a directory, or with --read-only a URL.", envvar="MEMOSERVE_OUT"
+        ),
     ] = "memoserve-out",
     host: Annotated[
         str, typer.Option("--host", help="The address to listen on.", rich_help_panel=_WHO)
@@ -85,12 +88,8 @@ def serve(
         raise BadInput(f"{error.name} is not installed: pip install 'memoserve[serve]'") from None
     from memoserve.store import Store
 
-    if "://" in directory:
-        raise BadInput(
-            f"memoserve serve takes a directory of this machine, not {directory}: its runs queue there"
-        )
     settings = Settings(
-        store=Path(directory),
+        store=directory if "://" in directory else Path(directory),
         host=host,
         port=port,
         token=read_token(token_file),

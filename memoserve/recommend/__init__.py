@@ -4,11 +4,9 @@ from memoserve.recommend.forecast import Rehearsal, rehearse_largest
 from memoserve.recommend.law import MEASURES, RULE, Law, fit, hold_out, read_observations
 from memoserve.recommend.recommendation import (
     Advisor,
-    as_rows,
+    advise,
     find_target,
     grid_answers,
-    parse_budget,
-    recommend,
     said_of,
 )
 from memoserve.recommend.rules import Bounds, Unit
@@ -21,14 +19,12 @@ __all__ = [
     "Law",
     "Rehearsal",
     "Unit",
-    "as_rows",
+    "advise",
     "find_target",
     "fit",
     "grid_answers",
     "hold_out",
-    "parse_budget",
     "read_observations",
-    "recommend",
     "rehearse_largest",
     "said_of",
 ]

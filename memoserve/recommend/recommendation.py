@@ -314,6 +314,54 @@ def grid_answers(advisor: Advisor) -> tuple[list[Recommended], list[str]]:
     return answers, said + _caveats(advisor, answers)
 
 
+@dataclass(frozen=True)
+class Advice:
+    """What was recommended for a target, and what to say about it."""
+
+    target: Target
+    unit: Unit
+    answers: list[Recommended]
+    said: list[str]
+
+    def table(self) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+        """(columns, rows) of the answers."""
+        return as_rows(self.answers, self.target, self.unit)
+
+
+def advise(
+    connection: duckdb.DuckDBPyConnection,
+    store: str | Path,
+    *,
+    suite: str | None = None,
+    target: str | None = None,
+    budget: str | None = None,
+    recall: float | None = None,
+    grid: bool = False,
+    min_precision: float | None = None,
+    max_flagged: int | None = None,
+    unit: Unit = "sequences",
+    forecast: bool = False,
+    seed: int = 0,
+) -> Advice:
+    """What to run within `budget` (as parse_budget reads it), to reach `recall`, for a `grid` of budgets.
+
+    A precision of 0.8 is wanted where nothing else bounds what is flagged. Raises BadInput if nothing keeps
+    to budget and bounds.
+    """
+    if min_precision is None and max_flagged is None:
+        min_precision = Bounds().min_precision
+    chosen = find_target(connection, suite, target)
+    flops = None if budget is None else parse_budget(budget, chosen)
+    advisor = Advisor(
+        connection, store, chosen, Bounds(min_precision, max_flagged), unit=unit, forecast=forecast, seed=seed
+    )
+    answers, said = ([], []) if flops is None and recall is None else recommend(advisor, flops, recall)
+    if grid:
+        rows, more = grid_answers(advisor)
+        answers, said = [*answers, *rows], list(dict.fromkeys([*said, *more]))
+    return Advice(chosen, unit, answers, said)
+
+
 def _reasons(
     advisor: Advisor,
     best: Recommended,

@@ -51,13 +51,13 @@ def create_app(settings: Settings) -> FastAPI:
         readers = app.state.readers = Readers(settings)
         app.state.remembered = Remembered(readers, settings)
         app.state.planning = anyio.CapacityLimiter(1)
-        app.state.queue = None if settings.read_only else Queue(settings.store)
+        app.state.queue = None if settings.read_only else Queue(settings.folder)
         try:
             async with anyio.create_task_group() as tasks:
                 for _ in range(settings.readers):
                     tasks.start_soon(_begin, readers)
                 if app.state.queue is not None:
-                    app.state.watch = Watch(settings.store, app.state.queue)
+                    app.state.watch = Watch(settings.folder, app.state.queue)
                     tasks.start_soon(app.state.watch.run)
                 yield
                 tasks.cancel_scope.cancel()

@@ -197,6 +197,13 @@ class Submission(BaseModel):
         str | None,
         Field(pattern=_PRINTABLE, max_length=1000, description="A file in the operator's folder of data."),
     ] = None
+    by: Annotated[
+        str | None,
+        Field(pattern=_PRINTABLE, max_length=100, description="Who submits it, as they call themselves."),
+    ] = None
+    note: Annotated[str | None, Field(pattern=_PRINTABLE, max_length=500, description="What it is for.")] = (
+        None
+    )
 
 
 class Failure(BaseModel):
@@ -205,7 +212,9 @@ class Failure(BaseModel):
 
 
 class Progress(BaseModel):
-    """Where a run is. `done` of `total` sequences of the checkpoint, `all_done` of `all_total` of all."""
+    """Where a run is. `done` of `total` sequences of the checkpoint, `all_done` of `all_total` of all;
+    `seconds_left`: what the rest takes if it goes on as it went, null before it has gone on.
+    """
 
     state: State
     phase: str
@@ -215,6 +224,7 @@ class Progress(BaseModel):
     all_done: int
     all_total: int
     windows_per_second: float | None
+    seconds_left: float | None
     checkpoints_done: int
     checkpoints_total: int
     failures: list[Failure]
@@ -232,12 +242,13 @@ class Estimate(BaseModel):
 
 
 class Run(BaseModel):
-    """A submitted run. Times are seconds since 1970."""
+    """A submitted run. Times are seconds since 1970. `ahead`: how many runs come before a queued one."""
 
     id: int
     state: State
     request: Submission
     estimate: Estimate
+    ahead: int | None
     created: float
     started: float | None
     ended: float | None

@@ -22,6 +22,8 @@ def start() -> dict[str, Any]:
         "all_done": 0,
         "all_total": 0,
         "windows_per_second": None,
+        "seconds_left": None,
+        "began": None,
         "checkpoints_done": 0,
         "checkpoints_total": 0,
         "failures": [],
@@ -56,10 +58,15 @@ def follow(now: dict[str, Any], event: dict[str, Any]) -> None:
             "total": event["sequences"],
             "windows_per_second": None,
         }
+        # Not the time that an engine takes to start.
+        now["began"] = now["began"] or event.get("time")
     elif kind in {"progress", "part_done"}:
         now |= {"phase": "evaluating", "checkpoint": name} | {
             key: event[key] for key in ("done", "total", "all_done", "all_total", "windows_per_second")
         }
+        if now["began"] and now["all_done"]:
+            rest = (now["all_total"] - now["all_done"]) / now["all_done"]
+            now["seconds_left"] = round((event["time"] - now["began"]) * rest, 1)
     elif kind == "checkpoint_finished":
         now["checkpoints_done"] += 1
         now["done"] = now["total"]

@@ -180,26 +180,23 @@ def recommend(
     grid: bool,
 ) -> Reply:
     """Which cheap run to pay for, as `memoserve recommend` says."""
-    from memoserve.recommend import (
-        Advisor,
-        Bounds,
-        as_rows,
-        find_target,
-        grid_answers,
-        parse_budget,
-    )
-    from memoserve.recommend import recommend as answer
+    from memoserve.recommend import advise
 
-    if min_precision is None and max_flagged is None:
-        min_precision = 0.8
     with catalog(place) as connection:
-        chosen = find_target(connection, suite, target)
-        flops = None if budget is None else parse_budget(budget, chosen)
-        bounds = Bounds(min_precision, max_flagged)
-        advisor = Advisor(connection, place.store, chosen, bounds, unit=unit, forecast=forecast)
-    answers, said = grid_answers(advisor) if grid else answer(advisor, flops, recall)
-    columns, rows = as_rows(answers, chosen, unit)
-    return reply_json(names_and_rows(columns, rows) | {"said": said})
+        advice = advise(
+            connection,
+            place.store,
+            suite=suite,
+            target=target,
+            budget=budget,
+            recall=recall,
+            grid=grid,
+            min_precision=min_precision,
+            max_flagged=max_flagged,
+            unit=unit,
+            forecast=forecast,
+        )
+    return reply_json(names_and_rows(*advice.table()) | {"said": advice.said})
 
 
 def text(

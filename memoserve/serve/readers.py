@@ -62,7 +62,7 @@ class Busy(MemoserveError):
 class Place:
     """Where a reader works, and within which limits."""
 
-    store: Path
+    store: Path | str
     scratch: Path
     memory: int
     threads: int

@@ -56,18 +56,20 @@ def _found(queue: Queue, id_: int) -> Run:
 def progress_of(run: Run) -> dict[str, Any]:
     """Where a run is, as it is told."""
     now = progress.start() | run.progress
-    del now["exit_code"], now["said"]
+    del now["exit_code"], now["said"], now["began"]
     if run.state != "running":
-        now |= {"phase": run.state, "windows_per_second": None}
+        now |= {"phase": run.state, "windows_per_second": None, "seconds_left": None}
     return {"state": run.state, **now, "message": run.message}
 
 
-def _told(run: Run) -> dict[str, Any]:
+def _told(run: Run, unfinished: list[Run]) -> dict[str, Any]:
+    places = {one.id: place for place, one in enumerate(unfinished)}
     return {
         "id": run.id,
         "state": run.state,
         "request": run.request,
         "estimate": run.estimate,
+        "ahead": places.get(run.id) if run.state == "queued" else None,
         "created": run.created,
         "started": run.started,
         "ended": run.ended,
@@ -88,7 +90,8 @@ async def submit(request: Request, submission: contract.Submission) -> Any:
     arguments = arguments_of(submission, settings)
     async with request.app.state.planning:
         estimate = await _plan(arguments)
-    return _told(queue.submit(submission.model_dump(), arguments, estimate))
+    submitted = queue.submit(submission.model_dump(), arguments, estimate)
+    return _told(submitted, queue.unfinished())
 
 
 @router.get("", response_model=list[contract.Run], responses=errors())
@@ -100,13 +103,16 @@ def listed(
     """The runs, newest first."""
     if request.app.state.queue is None:
         return []
-    return [_told(run) for run in _queue_of(request).newest(limit, offset)]
+    queue = _queue_of(request)
+    unfinished = queue.unfinished()
+    return [_told(run, unfinished) for run in queue.newest(limit, offset)]
 
 
 @router.get("/{id}", response_model=contract.Run, responses=errors(404))
 def run(request: Request, id: _Id) -> Any:
     """One run."""
-    return _told(_found(_queue_of(request), id))
+    queue = _queue_of(request)
+    return _told(_found(queue, id), queue.unfinished())
 
 
 @router.post("/{id}/cancel", response_model=contract.Run, responses=errors(404, 408, 415))
@@ -117,7 +123,7 @@ def cancel(request: Request, id: _Id) -> Any:
     after = queue.get(id)
     if after.state in {"done", "failed"}:
         raise StoreConflict(f"run {id} has ended: it is {after.state}")
-    return _told(after)
+    return _told(after, queue.unfinished())
 
 
 @router.get(
@@ -196,7 +202,7 @@ def arguments_of(submission: contract.Submission, settings: Settings) -> list[st
     files = suite_files(settings.suites)
     if submission.suite not in files:
         raise BadInput(f"there is no suite {submission.suite!r} here; there are {', '.join(sorted(files))}")
-    arguments = [f"--suite={files[submission.suite].resolve()}", f"--out={settings.store.resolve()}"]
+    arguments = [f"--suite={files[submission.suite].resolve()}", f"--out={settings.folder.resolve()}"]
     for name in ("checkpoints", "sequences", "sample", "seed", "mode", "engine"):
         value = getattr(submission, name)
         if value is not None:

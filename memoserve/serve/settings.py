@@ -16,13 +16,15 @@ _SHORTEST_TOKEN = 16
 
 @dataclass(frozen=True)
 class Settings:
-    """`suites` and `data`: folders whose files submitted runs may name, None: shipped suites alone.
+    """`store`: a folder, or the URL of a store, which is only read.
+
+    `suites` and `data`: folders whose files submitted runs may name, None: shipped suites alone.
 
     `memory`: bytes that one reader process may use; `readers`: how many there are at most; `seconds`: what
     one answer may take.
     """
 
-    store: Path
+    store: Path | str
     host: str = "127.0.0.1"
     port: int = 8000
     token: str | None = None
@@ -48,6 +50,18 @@ class Settings:
         for name, folder in (("--suites", self.suites), ("--data", self.data)):
             if folder is not None and not folder.is_dir():
                 raise BadInput(f"{name} {folder} is not a folder")
+
+        if isinstance(self.store, str) and not self.read_only:
+            raise BadInput(
+                f"{self.store} is not on this machine, and runs wait in a file that has to be: serve it with "
+                "--read-only, and run with memoserve run"
+            )
+
+    @property
+    def folder(self) -> Path:
+        """The store of a service that takes runs."""
+        assert isinstance(self.store, Path)
+        return self.store
 
     def allows_host(self, name: str) -> bool:
         """Whether a request may name this host: a page of another site can't have its name lead here.

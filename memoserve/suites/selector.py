@@ -8,6 +8,9 @@ from memoserve.errors import BadInput
 from memoserve.suites.suite import Checkpoint, Model, Suite
 
 
+_WORDS = {"all": "*@*", "final": "*@final", "default": "*@default"}
+
+
 def label(checkpoint: Checkpoint) -> str:
     """The name of a checkpoint everywhere: `model@step`."""
     return str(checkpoint)
@@ -17,18 +20,14 @@ def select(suite: Suite, selector: str | None = None) -> tuple[Checkpoint, ...]:
     """The checkpoints that `selector` names, smallest model first, steps ascending, each once.
 
     None: the suite's default steps of every model; `all`: every step of every model; `final`: the last
-    step of every model; otherwise a comma-separated list of `model@step`, where the model may be a
-    pattern (`*`, `1*b`) and the step a number, `*` (all), `final`, `default` or a range `1000:5000`
+    step of every model; otherwise a comma-separated list of these words and `model@step`, where the model
+    may be a pattern (`*`, `1*b`) and the step a number, `*` (all), `final`, `default` or a range `1000:5000`
     (both ends included); `model` alone means `model@default`.
 
     Raises BadInput for what names no checkpoint.
     """
-    if selector is None:
-        terms = ["*@default"]
-    elif selector in ("all", "final", "default"):
-        terms = [f"*@{'*' if selector == 'all' else selector}"]
-    else:
-        terms = [term.strip() for term in selector.split(",") if term.strip()]
+    named = ["default"] if selector is None else map(str.strip, selector.split(","))
+    terms = [_WORDS.get(term, term) for term in named if term]
     if not terms:
         raise BadInput("the checkpoint selector is empty: say all, final, or a list such as 70m@143000,12b@*")
     chosen: set[tuple[int, int]] = set()

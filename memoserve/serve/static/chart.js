@@ -92,6 +92,10 @@ export function fitted(original, width) {
     if (node.mark?.type === 'line' && node.mark.point) node.mark.point = { ...(node.mark.point === true ? {} : node.mark.point), tooltip: true };
   });
   walk(spec, (node) => {
+    for (const [channel, room] of [['x', panels ? (spec.spec ?? spec.concat[0]).width : width], ['y', (spec.spec ?? spec.concat?.[0] ?? spec).height]]) {
+      const its = node.encoding?.[channel];
+      if (typeof its?.title === 'string') its.title = broken(its.title, Math.floor(room / 5.6));
+    }
     const x = node.encoding?.x;
     if (x?.type === 'quantitative' && x.axis?.values === undefined && x.axis?.tickCount === undefined) x.axis = { ...x.axis, tickCount: narrow ? 5 : 8 };
   });
@@ -102,6 +106,13 @@ export function fitted(original, width) {
     spec.config = merged(spec.config, DARK);
   } else spec.config.background = 'transparent';
   return spec;
+}
+
+/** A title in two lines, where one is longer than `most` characters. */
+function broken(title, most) {
+  const pause = Math.max(title.lastIndexOf(' (', most), title.lastIndexOf(', ', most) + 1);
+  const space = pause > 0 ? pause : title.lastIndexOf(' ', most);
+  return title.length <= most || space < 0 ? title : [title.slice(0, space), title.slice(space + 1)];
 }
 
 async function view(spec, options) {

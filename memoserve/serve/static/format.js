@@ -39,9 +39,13 @@ export function duration(seconds) {
   if (missing(seconds)) return NONE;
   const rest = Math.max(0, Math.round(seconds));
   if (rest < 60) return `${rest} s`;
-  if (rest < 3600) return `${Math.floor(rest / 60)} min ${rest % 60} s`;
-  return `${Math.floor(rest / 3600)} h ${Math.round((rest % 3600) / 60)} min`;
+  const [whole, minutes] = [Math.floor(rest / 60), Math.round(rest / 60)];
+  if (rest < 3600) return rest % 60 ? `${whole} min ${rest % 60} s` : `${whole} min`;
+  return minutes % 60 ? `${Math.floor(minutes / 60)} h ${minutes % 60} min` : `${minutes / 60} h`;
 }
+
+/** The same where seconds would say too much. */
+export const roughly = (seconds) => duration(missing(seconds) || seconds < 90 ? seconds : Math.round(seconds / 60) * 60);
 
 /** A time, in seconds since 1970, as the reader's clock has it. */
 export const moment = (seconds) =>

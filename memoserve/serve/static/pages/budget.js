@@ -54,6 +54,7 @@ export async function open(main, { store, select, link, values }) {
     },
   });
   const advice = area('Working it out…');
+  const expected = h('div');
   const grid = area('Working it out…');
 
   let waiting = 0;
@@ -80,6 +81,7 @@ export async function open(main, { store, select, link, values }) {
         h('div', { class: 'slider controls' }, h('div', { class: 'field grow' }, h('label', { for: 'budget' }, 'Budget'), said, slider, ends)),
         curve.element),
       h('section', { 'aria-labelledby': 'advice' }, h('h2', { id: 'advice' }, 'Recommendation'), advice.element)),
+    expected,
     h('section', {}, h('h2', {}, 'The best run for each budget'), grid.element));
 
   let before = {};
@@ -104,7 +106,10 @@ export async function open(main, { store, select, link, values }) {
 
     const now = { frontier: [name, unit].join(), grid: JSON.stringify(asked), advice: JSON.stringify([asked, budget, its.recall]) };
     if (now.frontier !== before.frontier) curve.show({ suite: its.suite, target: its.target }, unit);
-    const advise = () => advice.fill((signal) => get('recommend', { ...asked, budget, recall: its.recall }, signal), (answer) => recommended(answer, unit));
+    const advise = () => advice.fill((signal) => get('recommend', { ...asked, budget, recall: its.recall }, signal), (answer) => {
+      expected.replaceChildren(...whatToExpect(answer, unit));
+      return recommended(answer);
+    });
     if (now.grid !== before.grid) {
       grid.fill((signal) => get('recommend/grid', asked, signal), (answer) => {
         // Nobody has said a budget: one that buys something.
@@ -139,15 +144,19 @@ function withBudget(spec, its, domain) {
 
 const pick = ({ scale, axis, title: name }) => ({ scale, axis, title: name });
 
-function recommended(answer, unit) {
+function recommended(answer) {
   const [first, ...rest] = answer.said;
-  const rows = records(answer);
   announce(first ?? '');
+  const [, run, why] = first?.match(/^([^:]+:)(.*)$/s) ?? [null, '', first];
   return [
-    h('div', { class: 'answer' }, h('p', {}, h('b', {}, first))),
+    h('div', { class: 'answer' }, h('p', {}, h('b', {}, run), why)),
     h('ul', { class: 'small' }, rest.map((line) => h('li', {}, line))),
-    rows.length ? table(`What to expect, in ${unit}; below each share its interval`, COLUMNS, rows, { sortable: false }) : null,
-  ].filter(Boolean);
+  ];
+}
+
+function whatToExpect(answer, unit) {
+  const rows = records(answer);
+  return rows.length ? [table(`What to expect, in ${unit}; below each share its interval`, COLUMNS, rows, { sortable: false })] : [];
 }
 
 function gridTable(answer, unit) {

@@ -1,7 +1,7 @@
 // Questions of one's own: a named query with its parameters, or SQL; the answer as table and chart.
 import { address, get, keep, post, postForFile } from '../api.js';
 import { checkpointsOf, defaultSuite, entry, picker } from '../controls.js';
-import { draw, fitted, picture } from '../chart.js';
+import { dark, draw, fitted, picture } from '../chart.js';
 import { announce, download, h } from '../dom.js';
 import { count } from '../format.js';
 import { area, empty } from '../states.js';
@@ -107,8 +107,8 @@ export async function open(main, { store, select }) {
     const list = (value) => `[${value.split(/[\s,]+/).filter(Boolean).map(text).join(', ')}]`;
     const set = query.parameters.filter((one) => values[one.name]).map((one) =>
       `SET VARIABLE ${one.name} = ${/names|numbers/.test(one.type) ? list(values[one.name]) : text(values[one.name])};\n`);
-    // Without its head of comments: the page shows it, and SET has to stand alone.
-    editor.value = set.join('') + query.sql.replace(/^(\s*--.*\n|\s*\n)+/, '');
+    // Before its head of comments, since SET has to stand alone.
+    editor.value = set.join('') + query.sql;
     select({ ...cleared(), query: '', sql: editor.value, run: '' });
     editor.focus();
     editor.setSelectionRange(0, 0);
@@ -191,9 +191,10 @@ function charting(answer, select, name) {
   const guess = {
     x,
     y: numbers.find((column) => /recall_corpus$|^sequences_share$|^share$|^evaluated$|^n$/.test(column) && column !== x) ?? numbers.findLast((column) => column !== x && distinct(column) > 1) ?? numbers[0],
-    colour: words.find((column) => column !== x && distinct(column) > 1 && distinct(column) <= 20 && separates(column)) ?? '',
-    mark: step ? 'line' : 'bar',
+    colour: [...words, ...numbers].find((column) => column !== x && distinct(column) > 1 && distinct(column) <= 20 && separates(column)) ?? '',
   };
+  // A line through several rows a place would go up and down between them.
+  guess.mark = !step ? 'bar' : guess.colour || distinct(x) === answer.rows.length ? 'line' : 'point';
   const controls = {
     mark: picker('Drawn as', MARKS, (mark) => select({ mark })),
     x: picker('Across', all.map(option), (its) => select({ x: its })),
@@ -203,11 +204,32 @@ function charting(answer, select, name) {
   const target = h('div', { class: 'picture', role: 'img' });
   let spec = null;
   let view = null;
+  let drawnWidth = 0;
+  let stopped = false;
   const file = (kind) => h('button', { type: 'button', onclick: async () => download(`${name}.${kind}`, await picture(spec, kind)) }, kind.toUpperCase());
   const element = h('figure', { 'aria-labelledby': 'answer-chart' },
     h('figcaption', {}, h('h2', { id: 'answer-chart' }, 'As a chart')),
     h('div', { class: 'controls' }, Object.values(controls).map((one) => one.element)), target,
     h('div', { class: 'files' }, 'Download', file('svg'), file('png')));
+
+  async function redraw() {
+    const width = Math.floor(target.clientWidth);
+    if (!spec || width < 50) return;
+    drawnWidth = width;
+    view?.finalize();
+    view = null;
+    const mine = spec;
+    const made = await draw(fitted(mine, width), target);
+    if (mine !== spec || view || stopped) made.finalize();
+    else view = made;
+  }
+
+  // As wide as the page, whatever it becomes.
+  const watch = new ResizeObserver(() => {
+    if (drawnWidth && Math.abs(target.clientWidth - drawnWidth) > 2) redraw();
+  });
+  watch.observe(element);
+  dark.addEventListener('change', redraw);
 
   async function update(its) {
     const chosen = {};
@@ -218,10 +240,17 @@ function charting(answer, select, name) {
     }
     spec = specification(answer, chosen, numbers);
     target.setAttribute('aria-label', `${chosen.y} by ${chosen.x}. The table has the numbers.`);
-    view?.finalize();
-    view = await draw(fitted(spec, target.clientWidth), target);
+    await redraw();
   }
-  return { element, update, stop: () => view?.finalize() };
+
+  function stop() {
+    stopped = true;
+    watch.disconnect();
+    dark.removeEventListener('change', redraw);
+    view?.finalize();
+  }
+
+  return { element, update, stop };
 }
 
 // Okabe and Ito's, as the report's.
@@ -249,6 +278,6 @@ function specification(answer, { mark, x, y, colour }, numbers) {
         ? { field: field(colour), type: numbers.includes(colour) && !few ? 'quantitative' : 'nominal', title: colour, sort: null, scale: few ? { range: COLOURS } : { scheme: 'viridis' }, legend: { orient: 'right' } }
         : { value: COLOURS[0] },
     },
-    config: { aria: false, background: '#ffffff', font: 'Liberation Sans, Arial, Helvetica, sans-serif', view: { stroke: '#d1d5db' }, axis: { gridColor: '#e5e7eb' } },
+    config: { aria: false, background: '#ffffff', font: 'Liberation Sans, Arial, Helvetica, sans-serif', view: { stroke: '#d1d5db' }, axis: { gridColor: '#e5e7eb', titleFontWeight: 'normal' }, legend: { titleFontWeight: 'normal' } },
   };
 }
