@@ -79,8 +79,9 @@ def hostile_suite(folder: Path, tokenizer: str) -> tuple[Suite, str]:
     )
     # Of a store that somebody else made: no suite file may name a model so.
     suite = load_suite(file)
-    small, large = suite.models
-    return replace(suite, models=(small, replace(large, name=HOSTILE_MODEL))), str(data)
+    small, large = suite.table.models
+    models = [small, large.model_copy(update={"name": HOSTILE_MODEL})]
+    return replace(suite, table=suite.table.model_copy(update={"models": models})), str(data)
 
 
 @pytest.fixture(scope="module")
@@ -520,6 +521,33 @@ def test_made_up_scores_are_called_so_and_read_only_takes_no_runs(tab: Tab) -> N
     tab.go("overview")
     expect(page.get_by_text("Start a run")).to_have_count(0)
     expect(page.get_by_text("read only")).to_be_visible()
+
+
+def test_logging_in(browser: Browser, made_up: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMOSERVE_TOKEN", "0123456789abcdef0123456789abcdef")
+    server = Server(made_up / "store", "--read-only", "--host", "0.0.0.0")
+    tab = Tab(browser, server.url.replace("0.0.0.0", "127.0.0.1"))
+    page = tab.page
+    page.goto(f"{tab.url}/")
+    expect(page).to_have_url(f"{tab.url}/login")
+    expect(page.get_by_label("Token")).to_be_focused()
+    page.keyboard.type("wrong")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("not the token")
+    page.get_by_label("Token").fill("0123456789abcdef0123456789abcdef")
+    page.keyboard.press("Enter")
+    tab.rest()
+    expect(page.locator("h1")).to_have_text("Overview")
+    page = tab.go("predictors")
+    expect(page.locator(".picture svg").first).to_be_visible()
+    # Whose cookie is gone is sent there again.
+    tab.context.clear_cookies()
+    page.reload()
+    expect(page).to_have_url(f"{tab.url}/login")
+    tab.context.close()
+    server.stop()
+    assert len(tab.wrong) == 1
+    assert "401" in tab.wrong[0]
 
 
 # Runs

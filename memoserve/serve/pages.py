@@ -20,16 +20,19 @@ _LOGIN = """<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
 <title>memoserve: log in</title>
+<link rel="icon" href="/static/icon.svg" type="image/svg+xml">
+<link rel="stylesheet" href="/static/style.css">
 </head>
-<body>
+<body class="login">
 <main>
 <h1>memoserve</h1>
-<p>This service wants its token.</p>
+<p>This service wants its token. Whoever started it has it.</p>
 {said}<form method="post" action="/login">
-<p><label>Token
-<input type="password" name="token" autocomplete="current-password" required autofocus></label></p>
-<p><button>Log in</button></p>
+<div class="field grow"><label for="token">Token</label>
+<input type="password" id="token" name="token" autocomplete="current-password" required autofocus></div>
+<button class="main">Log in</button>
 </form>
 </main>
 </body>
@@ -68,7 +71,9 @@ async def login(request: Request) -> Response:
         given = str(said.get("token", "")) if isinstance(said, dict) else ""
     if token is not None and not is_token(given, token):
         await asyncio.sleep(_WRONG_SECONDS)
-        return HTMLResponse(_LOGIN.format(said="<p role=alert>That is not the token.</p>\n"), 401)
+        return HTMLResponse(
+            _LOGIN.format(said='<p role="alert" class="error">That is not the token.</p>\n'), 401
+        )
     response = RedirectResponse("/", 303)
     if token is not None:
         response.set_cookie(

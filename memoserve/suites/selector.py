@@ -7,7 +7,6 @@ from fnmatch import fnmatchcase
 from memoserve.errors import BadInput
 from memoserve.suites.suite import Checkpoint, Model, Suite
 
-
 _WORDS = {"all": "*@*", "final": "*@final", "default": "*@default"}
 
 
