@@ -14,7 +14,7 @@ from random_stores import World, random_world, toy_suite
 
 from memoserve.catalog import connect, execute, write_catalog
 from memoserve.errors import BadInput, StorageFailed, StoreConflict
-from memoserve.queries import find_query
+from memoserve.queries import Query, find_query, list_queries
 from memoserve.store import Store
 
 
@@ -187,6 +187,13 @@ WRITES = [
     "BEGIN",
 ]
 LOADS_OR_SETS = [
+    "SET VARIABLE x = 1 -- a comment\n || getenv('HOME')",
+    "SET VARIABLE x = 1 /* ; -- */ || (SELECT 1)",
+    "SET VARIABLE x = 1 --;--\r || (SELECT 1)",
+    "SET VARIABLE x = $$ ' $$ || (SELECT 1) || $$ ' $$",
+    "SET VARIABLE x = E'\\'' || (SELECT 1) || ''",
+    "SET VARIABLE x = ';-- ' || (SELECT 1)",
+    "SET VARIABLE x = 'ü' || (SELECT 1)",
     "INSTALL httpfs",
     "LOAD httpfs",
     "LOAD '{outside}/evil.duckdb_extension'",
@@ -235,6 +242,7 @@ class TestSandbox:
         "statement",
         [
             "SELECT count(*) FROM scores",
+            "SET VARIABLE x = 'a (b)'; -- what (it) asks\n\nSELECT getvariable('x')",
             "FROM checkpoints",
             "VALUES (1)",
             "WITH x AS (FROM memorized) SELECT count(*) FROM x",
@@ -250,6 +258,13 @@ class TestSandbox:
     def test_allowed(self, store: Path, statement: str) -> None:
         with connect(store) as db:
             assert execute(db, statement.format(store=store), store).fetchall()
+
+    @pytest.mark.parametrize("query", list_queries(), ids=lambda query: query.name)
+    def test_named_queries_are_allowed_as_ones_own(self, store: Path, query: Query) -> None:
+        """With a parameter set in front, as the dashboard hands them over."""
+        asked = f"SET VARIABLE suite = 'toy';\n{query.sql}"
+        with connect(store) as db:
+            assert execute(db, asked, store).description
 
     def test_errors_point_into_the_statement(self, store: Path) -> None:
         with connect(store) as db, pytest.raises(BadInput) as error:

@@ -540,10 +540,14 @@ def test_logging_in(browser: Browser, made_up: Path, monkeypatch: pytest.MonkeyP
     expect(page.locator("h1")).to_have_text("Overview")
     page = tab.go("predictors")
     expect(page.locator(".picture svg").first).to_be_visible()
-    # Whose cookie is gone is sent there again.
+    # Whose cookie is gone is sent there again, and comes back to where they were.
     tab.context.clear_cookies()
     page.reload()
-    expect(page).to_have_url(f"{tab.url}/login")
+    expect(page.get_by_label("Token")).to_be_focused()
+    page.keyboard.type("0123456789abcdef0123456789abcdef")
+    page.keyboard.press("Enter")
+    expect(page.locator("h1")).to_have_text("Predictors")
+    expect(page).to_have_url(f"{tab.url}/#/predictors")
     tab.context.close()
     server.stop()
     assert len(tab.wrong) == 1

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     import duckdb
 
 _WRITES = re.compile(
-    r"COPY|EXPORT|INSERT|UPDATE|DELETE|MERGE|CREATE|DROP|ALTER|ATTACH|DETACH|LOAD|VACUUM|CHECKPOINT"
+    # Not the join that DuckDB names PIECEWISE_MERGE_JOIN.
+    r"COPY|EXPORT|INSERT|UPDATE|DELETE|(?<!PIECEWISE_)MERGE|CREATE|DROP|ALTER|ATTACH|DETACH|LOAD|VACUUM"
+    r"|CHECKPOINT"
 )
 # Table functions that run a query which the plan doesn't show, or that start writing files (2.0 refuses the
 # latter by itself once its configuration is locked, 1.4 does not).
@@ -48,7 +50,7 @@ _TELLTALE = frozenset(
 _ABOUT_ITSELF = re.compile(r"(duckdb|pragma|sqlite|pg)_", re.IGNORECASE)
 _HARMLESS_SCHEMA_VIEWS = frozenset({"tables", "columns"})
 
-_SET_LITERAL = re.compile(r"^\s*SET\s+VARIABLE\s+\w+\s*(?:=|\bTO\b)[^()]*$", re.IGNORECASE)
+_SET_VARIABLE = re.compile(r"\s*SET\s+VARIABLE\s+\w+\s*(?:=|\bTO\b)", re.IGNORECASE)
 _PLAIN_EXPLAIN = re.compile(r"\s*EXPLAIN\s+(?:\(\s*FORMAT\s+\w+\s*\)\s*)?(?!\()", re.IGNORECASE)
 _LOOKS_ONLY = (
     "memoserve sql only reads: SELECT, FROM, VALUES, WITH, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN, and "
@@ -180,7 +182,7 @@ def _check_kind(statement: duckdb.Statement) -> None:
         if re.search(r"\banaly[sz]e\b", statement.query, re.IGNORECASE):
             raise BadInput(f"EXPLAIN ANALYZE runs its statement and is refused here. {_LOOKS_ONLY}.")
         return
-    if kind == kinds.SET and _SET_LITERAL.match(statement.query.strip().rstrip(";")):
+    if kind == kinds.SET and _sets_a_literal(statement.query):
         return
     if kind == kinds.MULTI:
         raise BadInput(
@@ -188,6 +190,19 @@ def _check_kind(statement: duckdb.Statement) -> None:
             "with FILTER"
         )
     raise BadInput(f"{kind.name if kind is not None else 'this statement'} is refused. {_LOOKS_ONLY}.")
+
+
+def _sets_a_literal(query: str) -> bool:
+    """Whether a SET sets a variable to what needs no computing: it has no brackets, except in strings and in
+    the comments that follow it (the head of a named query). DuckDB's own lexer tells.
+    """
+    import duckdb
+
+    if not _SET_VARIABLE.match(query):
+        return False
+    if not query.isascii():  # the lexer counts bytes
+        return "(" not in query and ")" not in query
+    return all(query[offset] not in "()" for offset, _ in duckdb.tokenize(query) if offset < len(query))
 
 
 def _kind(statement: duckdb.Statement) -> duckdb.StatementType | None:

@@ -24,6 +24,7 @@ _LOGIN = """<!DOCTYPE html>
 <title>memoserve: log in</title>
 <link rel="icon" href="/static/icon.svg" type="image/svg+xml">
 <link rel="stylesheet" href="/static/style.css">
+<script type="module" src="/static/login.js"></script>
 </head>
 <body class="login">
 <main>

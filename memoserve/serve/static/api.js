@@ -28,7 +28,7 @@ async function ask(url, options) {
   }
   if (response.ok) return response;
   if (response.status === 401) {
-    location.assign('login');
+    location.assign(`login${location.hash}`);
     throw new Failure('This store needs a token; you are being sent to the page that asks for it.', 401);
   }
   let said = `The server answered ${response.status} ${response.statusText}.`;

@@ -111,7 +111,16 @@ export async function open(main, { store, select, link, values }) {
       return recommended(answer);
     });
     if (now.grid !== before.grid) {
-      grid.fill((signal) => get('recommend/grid', asked, signal), (answer) => {
+      const best = async (signal) => {
+        try {
+          return await get('recommend/grid', asked, signal);
+        } catch (error) {
+          // There is no best for any budget; the recommendation says why.
+          if (!its.budget && !signal.aborted) advise();
+          throw error;
+        }
+      };
+      grid.fill(best, (answer) => {
         // Nobody has said a budget: one that buys something.
         const buys = records(answer).find((row) => row.budget_share >= 0.1);
         if (!its.budget) {
