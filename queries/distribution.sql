@@ -29,7 +29,7 @@ repeat AS MATERIALIZED (
     FROM repeats((SELECT suite FROM asked), false) UNION ALL FROM repeats((SELECT suite FROM asked), true)
 ),
 numbered AS (SELECT count(*) > 0 AS windows FROM (SELECT 1 FROM sequences JOIN asked USING (suite) LIMIT 1)),
-narrow AS (
+narrow AS NOT MATERIALIZED (
     SELECT model, step, sequence_id, matches, matched_prefix,
            CASE WHEN sequence_id >= trained THEN 'control' WHEN sequence_id >= seen THEN 'unseen' ELSE 'seen' END AS sample
     FROM scores JOIN chosen USING (suite, model, step)

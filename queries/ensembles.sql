@@ -64,35 +64,41 @@ cost AS (
         FROM team t JOIN predictor p ON t.mask & p.bit <> 0 GROUP BY t.mask, p.model
     ) GROUP BY mask
 ),
-evaluation AS MATERIALIZED (
-    FROM evaluations((SELECT suite FROM target),
-                     (SELECT list(checkpoint) FROM (SELECT checkpoint FROM predictor UNION ALL SELECT checkpoint FROM target)))
+-- The target is a member too, with bit 62.
+member AS MATERIALIZED (
+    SELECT checkpoint, bit FROM predictor UNION ALL SELECT checkpoint, 1::BIGINT << 62 FROM target LIMIT 100000
 ),
+everyone AS MATERIALIZED (SELECT bit_or(bit) AS bits, list({'bit': bit, 'seen': seen}) AS predictors FROM predictor),
 item AS (
-    SELECT i.unit, i.window_number, i.id, i.memorized AS truth,
-           bit_or(CASE WHEN e.memorized THEN p.bit ELSE 0 END) AS said,
-           bit_or(CASE WHEN e.id IS NULL AND i.id < p.seen THEN p.bit ELSE 0 END) AS lacking
-    FROM evaluation i JOIN target t ON t.checkpoint = i.checkpoint CROSS JOIN predictor p
-    LEFT JOIN evaluation e ON e.unit = i.unit AND e.id = i.id AND e.checkpoint = p.checkpoint
+    SELECT e.unit, e.id, CASE WHEN e.repeated THEN e.window_number END AS cluster,
+           bit_or(CASE WHEN e.memorized THEN m.bit ELSE 0 END) AS said, bit_or(m.bit) AS known
+    FROM evaluations((SELECT suite FROM target), (SELECT list(checkpoint) FROM member)) e JOIN member m USING (checkpoint)
     GROUP BY ALL
 ),
-kind AS MATERIALIZED (SELECT unit, window_number, truth, said, lacking, count(*) AS n FROM item GROUP BY ALL),
+-- cluster is NULL for all that are clusters of their own.
+kind AS MATERIALIZED (
+    SELECT i.unit, i.cluster, i.said >> 62 = 1 AS truth, i.said,
+           CASE WHEN i.known & a.bits = a.bits THEN 0
+                ELSE coalesce(list_bit_or([p.bit FOR p IN a.predictors IF p.bit & i.known = 0 AND i.id < p.seen]), 0) END AS lacking,
+           count(*) AS n
+    FROM item i CROSS JOIN everyone a WHERE i.known >> 62 = 1 GROUP BY ALL
+),
 judged AS (
-    SELECT k.unit, t.mask, o.operation, k.window_number, k.truth, k.n,
+    SELECT k.unit, t.mask, o.operation, k.cluster, k.truth, k.n,
            CASE WHEN o.operation = 'intersection' THEN k.said & t.mask = t.mask ELSE k.said & t.mask <> 0 END AS predicted
     FROM kind k JOIN team t ON k.lacking & t.mask = 0
     JOIN (VALUES ('alone'), ('intersection'), ('union')) o(operation) ON (o.operation = 'alone') = (t.size = 1)
 ),
 cluster AS (
-    SELECT unit, mask, operation, window_number, sum(n) FILTER (predicted) AS predicted, sum(n) FILTER (truth) AS memorized,
+    SELECT unit, mask, operation, cluster, sum(n) FILTER (predicted) AS predicted, sum(n) FILTER (truth) AS memorized,
            sum(n) FILTER (predicted AND truth) AS hits
     FROM judged GROUP BY ALL
 ),
 counted AS (
     SELECT unit, mask, operation, coalesce(sum(predicted), 0)::BIGINT AS predicted,
            coalesce(sum(memorized), 0)::BIGINT AS memorized, coalesce(sum(hits), 0)::BIGINT AS hits,
-           sum(predicted) ** 2 / sum(predicted ** 2) AS predicted_effective,
-           sum(memorized) ** 2 / sum(memorized ** 2) AS memorized_effective
+           sum(predicted) ** 2 / sum(CASE WHEN cluster IS NULL THEN predicted ELSE predicted ** 2 END) AS predicted_effective,
+           sum(memorized) ** 2 / sum(CASE WHEN cluster IS NULL THEN memorized ELSE memorized ** 2 END) AS memorized_effective
     FROM cluster GROUP BY ALL
 )
 SELECT x.checkpoint AS target, c.unit, array_to_string(t.names, ' + ') AS predictors, c.operation, k.training_flops,

@@ -34,19 +34,26 @@ unit AS MATERIALIZED (
     UNION ALL
     SELECT 'windows' WHERE exists(SELECT 1 FROM sequences JOIN asked USING (suite))
 ),
+-- first_id is NULL for all sequences together that are the only one of their window.
 scored AS (
-    SELECT c.place, r.first_id, unnest([
-               {signal: 'memorized', tau: CASE WHEN coalesce(s.matched_prefix, s.matches) = 32 THEN 32.0::DOUBLE END},
-               {signal: 'matches', tau: CASE WHEN s.matches >= c.lowest THEN s.matches::DOUBLE END},
-               {signal: 'matched_prefix', tau: CASE WHEN s.matched_prefix >= c.lowest THEN s.matched_prefix::DOUBLE END},
-               {signal: 'continuation_ll', tau: CASE WHEN s.continuation_ll >= -32 THEN floor(2 * s.continuation_ll::DOUBLE) / 2 END}
-           ], recursive := true)
+    SELECT c.place, c.lowest, r.first_id, s.matches, s.matched_prefix,
+           CASE WHEN s.continuation_ll >= -32 THEN floor(2 * s.continuation_ll::DOUBLE) / 2 END AS continuation_ll, count(*) AS n
     FROM scores s JOIN chosen c USING (suite, model, step) LEFT JOIN repeat r USING (sequence_id)
     WHERE s.sequence_id < c.seen
       AND (s.matches >= least(c.lowest, 32) OR s.matched_prefix >= least(c.lowest, 32) OR s.continuation_ll >= -32)
+    GROUP BY ALL
 ),
--- first_id is NULL for all sequences together that are the only one of their window.
-bin AS MATERIALIZED (SELECT place, signal, first_id, tau, count(*) AS n FROM scored WHERE tau IS NOT NULL GROUP BY ALL),
+bin AS MATERIALIZED (
+    SELECT place, signal, first_id, tau, sum(n)::BIGINT AS n FROM (
+        SELECT place, first_id, n, unnest([
+                   {signal: 'memorized', tau: CASE WHEN coalesce(matched_prefix, matches) = 32 THEN 32.0::DOUBLE END},
+                   {signal: 'matches', tau: CASE WHEN matches >= lowest THEN matches::DOUBLE END},
+                   {signal: 'matched_prefix', tau: CASE WHEN matched_prefix >= lowest THEN matched_prefix::DOUBLE END},
+                   {signal: 'continuation_ll', tau: continuation_ll}
+               ], recursive := true)
+        FROM scored
+    ) WHERE tau IS NOT NULL GROUP BY ALL
+),
 item AS (
     SELECT 'sequences' AS unit, place, signal, tau, n FROM bin
     UNION ALL

@@ -47,36 +47,45 @@ pair AS MATERIALIZED (
     FROM target t JOIN checkpoint p ON p.model_order <= t.model_order AND p.checkpoint <> t.checkpoint
                                    AND p.training_flops < t.training_flops
 ),
-evaluation AS MATERIALIZED (
-    FROM evaluations((SELECT suite FROM suite), (SELECT list(checkpoint) FROM checkpoint))
+-- What all checkpoints said of an id, as a string of bits, one for each.
+member AS MATERIALIZED (
+    SELECT checkpoint, seen, place, set_bit(repeat('0', checkpoints)::BIT, place::INTEGER, 1) AS bits,
+           repeat('0', checkpoints)::BIT AS none
+    FROM (SELECT *, row_number() OVER () - 1 AS place, (count(*) OVER ())::INTEGER AS checkpoints FROM checkpoint) LIMIT 100000
 ),
-unit AS (SELECT DISTINCT unit FROM evaluation),
-predicted AS (
-    SELECT p.target, p.predictor, e.unit, e.window_number, count(*) AS n, count(*) FILTER (t.memorized) AS hits
-    FROM pair p JOIN evaluation e ON e.checkpoint = p.predictor AND e.memorized
-    JOIN evaluation t ON t.checkpoint = p.target AND t.unit = e.unit AND t.id = e.id
+everyone AS MATERIALIZED (SELECT list({'bits': bits, 'seen': seen}) AS members, any_value(none) AS none FROM member),
+item AS (
+    SELECT e.unit, e.id, CASE WHEN e.repeated THEN e.window_number END AS cluster,
+           bit_or(CASE WHEN e.memorized THEN m.bits ELSE m.none END) AS said, bit_or(m.bits) AS known
+    FROM evaluations((SELECT suite FROM suite), (SELECT list(checkpoint) FROM checkpoint)) e JOIN member m USING (checkpoint)
     GROUP BY ALL
 ),
-wanted AS (
-    SELECT p.target, p.predictor, t.unit, t.window_number, count(*) AS n
-    FROM pair p JOIN evaluation t ON t.checkpoint = p.target AND t.memorized
-    LEFT JOIN evaluation e ON e.checkpoint = p.predictor AND e.unit = t.unit AND e.id = t.id
-    WHERE e.id IS NOT NULL OR t.id >= p.seen
+-- may: which of them can say something of the id, or have not seen it. cluster is NULL for all that are clusters of their own.
+kind AS MATERIALIZED (
+    SELECT i.unit, i.cluster, i.said, i.known, count(*) AS n,
+           CASE WHEN bit_count(i.known) = bit_length(i.known) THEN i.known
+                ELSE i.known | coalesce(list_bit_or([m.bits FOR m IN a.members IF i.id >= m.seen]), a.none) END AS may
+    FROM item i CROSS JOIN everyone a GROUP BY ALL
+),
+unit AS (SELECT DISTINCT unit FROM kind),
+counted AS (
+    SELECT p.target, p.predictor, k.unit, k.cluster,
+           sum(k.n) FILTER (get_bit(k.said, x.place::INTEGER) = 1 AND get_bit(k.known, t.place::INTEGER) = 1) AS predicted,
+           sum(k.n) FILTER (get_bit(k.said, x.place::INTEGER) = 1 AND get_bit(k.said, t.place::INTEGER) = 1) AS hits,
+           sum(k.n) FILTER (get_bit(k.said, t.place::INTEGER) = 1 AND get_bit(k.may, x.place::INTEGER) = 1) AS wanted
+    FROM kind k CROSS JOIN pair p JOIN member t ON t.checkpoint = p.target JOIN member x ON x.checkpoint = p.predictor
     GROUP BY ALL
 ),
 said AS (
-    SELECT target, predictor, unit, sum(n)::BIGINT AS n, sum(hits)::BIGINT AS hits, sum(n) ** 2 / sum(n * n) AS effective
-    FROM predicted GROUP BY ALL
-),
-true_ones AS (
-    SELECT target, predictor, unit, sum(n)::BIGINT AS n, sum(n) ** 2 / sum(n * n) AS effective FROM wanted GROUP BY ALL
+    SELECT target, predictor, unit, sum(predicted)::BIGINT AS n, sum(hits)::BIGINT AS hits, sum(wanted)::BIGINT AS wanted,
+           sum(predicted) ** 2 / sum(CASE WHEN cluster IS NULL THEN predicted ELSE predicted ** 2 END) AS effective,
+           sum(wanted) ** 2 / sum(CASE WHEN cluster IS NULL THEN wanted ELSE wanted ** 2 END) AS wanted_effective
+    FROM counted GROUP BY ALL
 )
 SELECT p.target, p.target_model, p.target_order, u.unit, p.predictor, p.predictor_model, p.training_flops, p.compute_ratio,
-       p.size_ratio, coalesce(s.n, 0) AS predictor_memorized, coalesce(w.n, 0) AS target_memorized,
-       coalesce(s.hits, 0) AS both_memorized, s.hits / nullif(s.n, 0) AS precision,
-       coalesce(s.hits, 0) / nullif(w.n, 0) AS recall_corpus, s.effective AS predictor_effective,
-       w.effective AS target_effective
-FROM pair p CROSS JOIN unit u
-LEFT JOIN said s ON s.target = p.target AND s.predictor = p.predictor AND s.unit = u.unit
-LEFT JOIN true_ones w ON w.target = p.target AND w.predictor = p.predictor AND w.unit = u.unit
+       p.size_ratio, coalesce(s.n, 0) AS predictor_memorized, coalesce(s.wanted, 0) AS target_memorized,
+       coalesce(s.hits, 0) AS both_memorized, coalesce(s.hits, 0) / nullif(s.n, 0) AS precision,
+       coalesce(s.hits, 0) / nullif(s.wanted, 0) AS recall_corpus, s.effective AS predictor_effective,
+       s.wanted_effective AS target_effective
+FROM pair p CROSS JOIN unit u LEFT JOIN said s ON s.target = p.target AND s.predictor = p.predictor AND s.unit = u.unit
 ORDER BY u.unit, p.target_order, p.model_order, p.step;

@@ -248,7 +248,8 @@ FROM its_compared JOIN its_predictor q USING (place) LEFT JOIN its_counted USING
 
 -- What the checkpoints `the_checkpoints` (a list of names model@step) made of everything that at least one of them
 -- memorized. One row a unit, checkpoint and id that it has seen and was evaluated on; id is the sequence's, or for windows
--- that of the window's first occurrence, window_number that of the first occurrence either way. Small, as what is
+-- that of the window's first occurrence, window_number that of the first occurrence either way, repeated whether other
+-- sequences may have the same window_number: every other row is a cluster of its own. Small, as what is
 -- memorized is: a checkpoint without a row has either not seen the id (id >= sequences_seen) or lacks its score.
 -- Held-out sequences never count.
 CREATE MACRO evaluations(the_suite, the_checkpoints) AS TABLE
@@ -285,7 +286,7 @@ its_wanted AS MATERIALIZED (
 ),
 its_known AS MATERIALIZED (
     SELECT e.checkpoint, e.sequence_id, coalesce(r.first_id, e.sequence_id) AS window_number,
-           f.sequence_id IS NOT NULL AS memorized
+           r.first_id IS NOT NULL AS repeated, f.sequence_id IS NOT NULL AS memorized
     FROM (
         SELECT c.checkpoint, s.sequence_id
         FROM scores s JOIN its_scanned c USING (suite, model, step)
@@ -298,13 +299,16 @@ its_known AS MATERIALIZED (
     LEFT JOIN its_repeat r ON r.sequence_id = e.sequence_id
 ),
 its_item AS (
-    SELECT 'sequences' AS unit, checkpoint, sequence_id AS id, window_number, memorized FROM its_known
+    SELECT 'sequences' AS unit, checkpoint, sequence_id AS id, window_number, repeated, memorized FROM its_known
     UNION ALL
-    SELECT 'windows', checkpoint, window_number, window_number, bool_or(memorized) FROM its_known
-    WHERE exists(SELECT 1 FROM sequences q JOIN its_asked a ON q.suite = a.suite)
+    SELECT 'windows', checkpoint, window_number, window_number, false, memorized FROM its_known
+    WHERE NOT repeated AND exists(SELECT 1 FROM sequences q JOIN its_asked a ON q.suite = a.suite)
+    UNION ALL
+    SELECT 'windows', checkpoint, window_number, window_number, false, bool_or(memorized) FROM its_known
+    WHERE repeated AND exists(SELECT 1 FROM sequences q JOIN its_asked a ON q.suite = a.suite)
     GROUP BY checkpoint, window_number
 )
-SELECT unit, checkpoint, id, window_number, memorized FROM its_item;
+SELECT unit, checkpoint, id, window_number, repeated, memorized FROM its_item;
 
 -- 64 scores (0 to 32, NULL if not measured) as bits: which ids of a block have each binary digit of their score, and which
 -- are measured at all. A sum of products of two checkpoints' scores is then a count of common bits, 64 ids at a time.
