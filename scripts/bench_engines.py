@@ -3,7 +3,8 @@
 
     python scripts/bench_engines.py --sizes 6m --dtypes float32,bfloat16 -o bench.json
 
-Alternatives, each in a process of its own with all cores:
+Alternatives, each with all cores; they are up at the same time and take turns, so that what slows a machine
+for a while slows them all, and a ratio is the median of those of the rounds:
 
     a  Hugging Face generate, use_cache=False, as the paper's authors ran it
     b  Hugging Face generate with cache
@@ -17,9 +18,8 @@ Alternatives, each in a process of its own with all cores:
 Weights are random, which is all the same for speed. How many windows survive how many tokens is not: the
 continuations are made to match the model's own generation for as many tokens as windows of the mini suite
 match its largest model, measured at the start. Each alternative gets so many windows that a round takes about
---seconds. Prints a table with ratios; -o writes JSON, and adds to what an earlier call on the same machine
-wrote there, so that a long comparison can be made in pieces. On a GPU the same, with sizes such as 410m or
-6.9b and float16.
+--seconds. Prints a table with ratios; -o writes JSON, and adds other sizes and dtypes to what an earlier call
+on such a processor wrote there. On a GPU the same, with sizes such as 410m or 6.9b and float16.
 
 The share of the ceiling counts the arithmetic of one teacher-forced pass over a window, whatever an
 alternative does; of g and h, which leave out what nothing reads of their last layer, only what they do.
@@ -36,6 +36,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,9 @@ LEAST = 16
 
 WINDOWS = "MEMOSERVE_BENCH_WINDOWS"
 """The environment variable that tells `TrueContinuations` its file."""
+
+ANSWER = "answer: "
+"""What a line of a worker's output begins with that is not an engine's chatter."""
 
 
 def make_model(size: str, folder: Path) -> None:
@@ -215,38 +219,112 @@ def memoserve_engine(which: str, folder: Path, dtype: str, costs: dict[str, floa
     return engine.evaluate
 
 
-def measure(
-    which: str, folder: Path, dtype: str, windows: NDArray[np.uint32], rounds: int, seconds: float
-) -> dict[str, Any]:
-    costs: dict[str, float] = {}
-    if which in "abc":
-        run = hugging_face(which, folder, dtype)
-    elif which in "dij":
-        run = plain_vllm(which, folder, dtype)
-    else:
-        run = memoserve_engine(which, folder, dtype, costs)
-    for _ in range(2):
-        began = time.perf_counter()
-        run(windows[:LEAST])
-        warm = time.perf_counter() - began
-        if warm > seconds:
-            break
-    rate = LEAST / warm
-    part = windows[: max(LEAST, min(len(windows), int(rate * seconds)))]
-    run(part)
-    taken = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        run(part)
-        taken.append(time.perf_counter() - began)
-    rates = [len(part) / t for t in taken]
-    return {
-        "windows_per_second": len(part) / statistics.median(taken),
-        "lowest": min(rates),
-        "highest": max(rates),
-        "windows": len(part),
-        **costs,
+WORKERS = {"hf": "abc", "vllm": "d", "drafts": "i", "compiled": "j", "memoserve": "efgh", "ceiling": "="}
+"""Alternatives by the process that has them; `=` is the ceiling of matrix products."""
+
+
+def work(letters: str, folder: Path, dtype: str, seconds: float) -> None:
+    """A process's side: get alternatives up and warm, say so, then take turns as told on standard input."""
+    windows = np.load(folder / "windows.npy")
+    turns: dict[str, Callable[[], Any]] = {}
+    found: dict[str, Any] = {}
+    for which in letters:
+        if which == "=":
+            turns[which] = partial(ceiling, folder.name, dtype)
+            found[which] = processor()
+            continue
+        costs: dict[str, float] = {}
+        if which in "abc":
+            run = hugging_face(which, folder, dtype)
+        elif which in "dij":
+            run = plain_vllm(which, folder, dtype)
+        else:
+            run = memoserve_engine(which, folder, dtype, costs)
+        part = windows[:LEAST]
+        for _ in range(3):  # the first may still compile or allocate, and small batches are slow ones
+            wanted = int(min(rate(run, part) * seconds, len(part) * 8))
+            grown = windows[: max(LEAST, wanted)]
+            if len(grown) <= len(part):
+                break
+            part = grown
+        turns[which] = partial(rate, run, part)
+        found[which] = {"windows": len(part), **costs}
+    print(ANSWER + json.dumps(found), flush=True)
+    for line in sys.stdin:
+        print(ANSWER + json.dumps(turns[line.strip()]()), flush=True)
+
+
+def rate(run: Callable[[NDArray[np.uint32]], Any], windows: NDArray[np.uint32]) -> float:
+    """Windows a second."""
+    began = time.perf_counter()
+    run(windows)
+    return len(windows) / (time.perf_counter() - began)
+
+
+class Worker:
+    """The driver's side."""
+
+    def __init__(self, letters: str, folder: Path, dtype: str, seconds: float) -> None:
+        self._errors = folder / f"{letters}-{dtype}.log"
+        command = [
+            sys.executable,
+            __file__,
+            "--worker",
+            letters,
+            str(folder),
+            dtype,
+            "--seconds",
+            str(seconds),
+        ]
+        with open(self._errors, "wb") as errors:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+            )
+        self.found: dict[str, Any] = self._answer()
+
+    def turn(self, which: str) -> Any:
+        """Windows a second of one alternative's turn; of `=`, FLOP/s by dtype."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{which}\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def end(self) -> None:
+        """Let the process end."""
+        self._process.communicate()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith(ANSWER):
+                return json.loads(line.removeprefix(ANSWER))
+        raise SystemExit(self._errors.read_text(errors="replace")[-2000:])
+
+
+def compare(letters: str, folder: Path, dtype: str, rounds: int, seconds: float) -> dict[str, Any]:
+    """Let alternatives take turns."""
+    workers = {
+        chosen: Worker(chosen, folder, dtype, seconds)
+        for group in WORKERS.values()
+        if (chosen := "".join(sorted(set(group) & set(letters + "="))))
     }
+    (ceilings,) = (worker for chosen, worker in workers.items() if chosen == "=")
+    products: dict[str, float] = {}
+    rates: dict[str, dict[str, Any]] = {
+        which: {**worker.found[which], "windows_per_second": []}
+        for chosen, worker in workers.items()
+        for which in chosen
+        if which != "="
+    }
+    for _ in range(rounds):
+        for precision, top in ceilings.turn("=").items():
+            products[precision] = max(top, products.get(precision, 0.0))
+        for chosen, worker in workers.items():
+            for which in chosen.replace("=", ""):
+                rates[which]["windows_per_second"].append(worker.turn(which))
+    for worker in workers.values():
+        worker.end()
+    return {"processor": ceilings.found["="], "products": products, "rates": rates}
 
 
 def ceiling(size: str, dtype: str) -> dict[str, float]:
@@ -354,24 +432,10 @@ def main() -> None:
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        which, folder, dtype = arguments.worker
-        if which == "ceiling":
-            print(json.dumps([processor(), ceiling(Path(folder).name, dtype)]))
-        else:
-            sys.path.insert(0, str(Path(__file__).parent))  # where vLLM finds TrueContinuations
-            windows = np.load(Path(folder) / "windows.npy")
-            print(
-                json.dumps(measure(which, Path(folder), dtype, windows, arguments.rounds, arguments.seconds))
-            )
+        letters, place, dtype = arguments.worker
+        sys.path.insert(0, str(Path(__file__).parent))  # where vLLM finds TrueContinuations
+        work(letters, Path(place), dtype, arguments.seconds)
         return
-
-    def worker(which: str, folder: Path, dtype: str) -> Any:
-        command = [sys.executable, __file__, "--worker", which, str(folder), dtype]
-        command += ["--rounds", str(arguments.rounds), "--seconds", str(arguments.seconds)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"{which} {folder.name} {dtype}: {done.stderr[-2000:]}")
-        return json.loads(done.stdout.strip().splitlines()[-1])
 
     output: Path | None = arguments.output
     results: dict[str, Any] = json.loads(output.read_text()) if output and output.exists() else {}
@@ -383,45 +447,42 @@ def main() -> None:
             make_model(size, folder)
             np.save(folder / "windows.npy", make_windows(folder, matching, arguments.windows, SIZES[size][3]))
             for dtype in arguments.dtypes.split(","):
-                machine, products = worker("ceiling", folder, dtype)
+                found = compare(arguments.only, folder, dtype, arguments.rounds, arguments.seconds)
+                machine = found.pop("processor")
                 if results.setdefault("processor", machine) != machine:
                     raise SystemExit(f"{output} was measured on {results['processor']}, this is {machine}")
-                key = f"{size} {dtype}"
-                of_key = results.setdefault(
-                    key, {"parameters": parameters(size), "products": {}, "rates": {}}
-                )
-                tops, rates = of_key["products"], of_key["rates"]
-                for precision, top in products.items():
-                    tops[precision] = max(top, tops.get(precision, 0.0))
-                for which in arguments.only:
-                    rates[which] = worker(which, folder, dtype)
-                    print(f"{which} {rates[which]['windows_per_second']:.1f} windows/s", flush=True)
-                print_table(key, of_key, machine)
+                results[f"{size} {dtype}"] = found
+                print_table(size, dtype, found, machine)
                 if output:
                     output.write_text(json.dumps(results, indent=2) + "\n")
 
 
-def print_table(key: str, found: dict[str, Any], machine: str) -> None:
+def print_table(size: str, dtype: str, found: dict[str, Any], machine: str) -> None:
     """One size and dtype: windows a second, shares of the ceiling and ratios."""
-    size, dtype = key.split()
     rates, products = found["rates"], found["products"]
     counted = max(products, key=products.__getitem__)
-    print(f"\n{size}: {found['parameters']:,} parameters, {dtype}, {machine}")
+    print(f"\n{size}: {parameters(size):,} parameters, {dtype}, {machine}")
     print("matrix products, GFLOP/s: " + ", ".join(f"{k} {v / 1e9:.0f}" for k, v in products.items()))
     if counted != dtype:
         print(f"the ceiling is that of {counted}: what this processor multiplies {dtype} by at its fastest")
-    print(f"{'':32} {'windows/s':>10} {'of ceiling':>10} {'x a':>7} {'x c':>7} {'x d':>7}")
+    columns = (
+        f"{'windows/s':>9} {'lowest':>8} {'highest':>8} {'of ceiling':>10} {'x a':>7} {'x c':>7} {'x d':>7}"
+    )
+    print(f"{'':32} {columns}")
     for which in sorted(rates):
-        rate = rates[which]["windows_per_second"]
-        ratios = [
-            f"{rate / rates[other]['windows_per_second']:7.2f}" if other in rates else " " * 7
-            for other in "acd"
-        ]
+        own = rates[which]["windows_per_second"]
+        ratios = []
+        for other in "acd":
+            others = rates.get(other, {}).get("windows_per_second")
+            by_round = [x / y for x, y in zip(own, others, strict=True)] if others else []
+            ratios.append(f"{statistics.median(by_round):7.2f}" if by_round else " " * 7)
         costs = "  ".join(
             f"{k} {rates[which][k]:.2f} s" for k in ("cold start", "checkpoint switch") if k in rates[which]
         )
-        share = rate * flops(which, size) / products[counted]
-        print(f"{which} {NAMES[which]:30} {rate:10.1f} {share:10.0%} {' '.join(ratios)}  {costs}", flush=True)
+        middle = statistics.median(own)
+        share = middle * flops(which, size) / products[counted]
+        figures = f"{middle:9.1f} {min(own):8.1f} {max(own):8.1f} {share:10.0%} {' '.join(ratios)}"
+        print(f"{which} {NAMES[which]:30} {figures}  {costs}", flush=True)
 
 
 if __name__ == "__main__":
