@@ -50,6 +50,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def test_the_store_and_its_checkpoints(server: Server) -> None:
     store = server.get("store")
+    assert store["name"] == "store"
     assert [suite["suite"] for suite in store["suites"]] == ["mini"]
     assert store["suites"][0]["scores"] == 3 * 1500
     assert store["suites"][0]["evaluated_checkpoints"] == 3

@@ -71,7 +71,10 @@ def test_answers_are_as_described(described: schemathesis.BaseSchema, server: Se
 
 @pytest.mark.slow
 def test_answers_are_as_described_at_length(described: schemathesis.BaseSchema, server: Server) -> None:
-    check(described, 150)
+    try:
+        check(described, 150)
+    finally:
+        print(server.stderr())  # what a 500 was, where there was one
     assert server.get("runs") == []
     assert "Traceback" not in server.stderr()
 

@@ -29,6 +29,9 @@ class StoredSuite(BaseModel):
 
 
 class StoreOverview(BaseModel):
+    """`name`: of its folder, without the way there."""
+
+    name: str
     version: str
     suites: list[StoredSuite]
     read_only: bool

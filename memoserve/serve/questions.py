@@ -48,8 +48,15 @@ def store(place: Place, read_only: bool) -> Reply:
             }
         )
     synthetic = any(is_synthetic(suite["fingerprint"]) for suite in suites)
+    name = place.store.resolve().name if isinstance(place.store, Path) else place.store.rstrip("/")
     return reply_json(
-        {"version": __version__, "suites": suites, "read_only": read_only, "synthetic": synthetic}
+        {
+            "name": name.rpartition("/")[2],
+            "version": __version__,
+            "suites": suites,
+            "read_only": read_only,
+            "synthetic": synthetic,
+        }
     )
 
 

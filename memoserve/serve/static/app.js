@@ -128,6 +128,7 @@ function build() {
 async function aboutStore() {
   const store = await keep('store');
   nav.append(h('div', { class: 'store' },
+    h('b', {}, store.name),
     h('span', {}, `memoserve ${store.version}`),
     store.read_only && h('span', {}, 'read only: no runs can be started here')));
   if (store.synthetic) {
