@@ -32,7 +32,7 @@ numbered AS (SELECT count(*) > 0 AS windows FROM (SELECT 1 FROM sequences JOIN a
 whole AS MATERIALIZED (
     SELECT suite, model, step FROM part_rows GROUP BY ALL HAVING bool_and(rows = last - first + 1)
 ),
-evaluated AS (
+evaluated AS MATERIALIZED (
     SELECT model, step, sum(greatest(0, least(last + 1, seen) - first))::BIGINT AS sequences,
            sum(greatest(0, least(last + 1, trained) - greatest(first, seen)))::BIGINT AS unseen,
            sum(greatest(0, last + 1 - greatest(first, trained)))::BIGINT AS control
@@ -55,10 +55,17 @@ memorized_count AS (
 ),
 -- Only repeated windows have to be counted apart: the sum over all windows c of n_c squared is the number of
 -- sequences plus, for each repeated one, n_c squared less n_c; and the windows are the sequences less n_c - 1 each.
+-- What a checkpoint was evaluated on that has all it has seen needs no looking up.
+complete AS MATERIALIZED (
+    SELECT c.* FROM chosen c SEMI JOIN whole USING (suite, model, step) JOIN evaluated e USING (model, step) WHERE e.sequences = c.seen
+),
 repeated AS (
     SELECT model, step, sum(n - 1)::BIGINT AS surplus, sum(n * n - n)::BIGINT AS excess FROM (
-        SELECT model, step, first_id, count(*) AS n
-        FROM scores JOIN chosen c USING (suite, model, step) JOIN repeat USING (sequence_id)
+        SELECT c.model, c.step, r.first_id, count(*) AS n FROM complete c JOIN repeat r ON r.sequence_id < c.seen GROUP BY ALL
+        UNION ALL
+        SELECT model, step, first_id, count(*)
+        FROM scores JOIN (FROM chosen ANTI JOIN complete USING (suite, model, step) LIMIT 100000) c USING (suite, model, step)
+        JOIN repeat USING (sequence_id)
         WHERE sequence_id < c.seen GROUP BY ALL
     ) GROUP BY ALL
 ),

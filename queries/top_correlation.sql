@@ -4,7 +4,7 @@
 -- sequence whose score is in the checkpoint's own top share, else 0, over everything; that is phi_top. Of equal scores at
 -- the edge all are in, so a top may be larger than asked. Beside it Pearson's r of the scores among the sequences in the top of
 -- the second, larger checkpoint alone. The score is matches, or matched_prefix where matches were not measured. A window's
--- score is that of its first evaluated occurrence. Joins all scores of each pair.
+-- score is that of its first evaluated occurrence. Reads all scores twice.
 --
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: checkpoints (checkpoint names, the last evaluated step of every model): which checkpoints
@@ -36,40 +36,78 @@ chosen AS MATERIALIZED (
     LIMIT 100000
 ),
 repeat AS MATERIALIZED (FROM repeats((SELECT suite FROM asked), false)),
-sequence AS (
-    SELECT c.place, s.sequence_id AS id, coalesce(s.matches, s.matched_prefix)::INTEGER AS score
-    FROM scores s JOIN chosen c USING (suite, model, step)
+unit AS MATERIALIZED (
+    SELECT 'sequences' AS unit UNION ALL SELECT 'windows' WHERE exists(SELECT 1 FROM sequences JOIN asked USING (suite))
+),
+-- What makes windows of sequences: repeated sequences leave, the first one of each window comes back.
+repeated AS MATERIALIZED (
+    SELECT c.place, s.sequence_id AS id, r.first_id, coalesce(s.matches, s.matched_prefix)::INTEGER AS score
+    FROM scores s JOIN chosen c USING (suite, model, step) JOIN repeat r USING (sequence_id)
     WHERE s.sequence_id < c.seen AND coalesce(s.matches, s.matched_prefix) IS NOT NULL
 ),
-item AS (
-    SELECT 'sequences' AS unit, * FROM sequence
+change AS MATERIALIZED (
+    SELECT place, id, -1 AS weight, score FROM repeated
     UNION ALL
-    SELECT 'windows', * FROM sequence s
-    WHERE exists(SELECT 1 FROM sequences JOIN asked USING (suite))
-      AND NOT exists(SELECT 1 FROM repeat r WHERE r.sequence_id = s.id)
-    UNION ALL
-    SELECT 'windows', place, first_id, min_by(score, s.id)
-    FROM sequence s JOIN repeat r ON r.sequence_id = s.id GROUP BY place, first_id
+    SELECT place, first_id, 1, min_by(score, id) FROM repeated GROUP BY place, first_id
+),
+histogram AS (
+    SELECT c.place, coalesce(s.matches, s.matched_prefix)::INTEGER AS score, count(*) AS n
+    FROM scores s JOIN chosen c USING (suite, model, step)
+    WHERE s.sequence_id < c.seen AND coalesce(s.matches, s.matched_prefix) IS NOT NULL GROUP BY ALL
 ),
 edge AS MATERIALIZED (
     SELECT unit, place, max(score) AS threshold FROM (
-        SELECT unit, place, score, sum(count(*)) OVER (PARTITION BY unit, place ORDER BY score DESC) AS above,
-               sum(count(*)) OVER (PARTITION BY unit, place) AS total
-        FROM item GROUP BY unit, place, score
+        SELECT unit, place, score, sum(sum(n)) OVER (PARTITION BY unit, place ORDER BY score DESC) AS above,
+               sum(sum(n)) OVER (PARTITION BY unit, place) AS total
+        FROM (
+            SELECT unit, place, score, n FROM histogram CROSS JOIN unit
+            UNION ALL
+            SELECT 'windows', place, score, weight FROM change
+        ) GROUP BY unit, place, score HAVING sum(n) > 0
     ) CROSS JOIN asked
     WHERE above >= top * total GROUP BY unit, place
 ),
-topped AS (
-    SELECT i.unit, i.place, i.id, i.score, coalesce(i.score >= e.threshold, false)::INTEGER AS top
-    FROM item i LEFT JOIN edge e USING (unit, place)
+-- 64 sequences at a time: scores as digits, and what is in the top of its checkpoint's sequences and windows.
+block AS MATERIALIZED (
+    SELECT place, block, digits(score, bit) AS score, coalesce(bit_or(bit) FILTER (score >= sequence_edge), 0::BIGINT) AS sequence_top,
+           coalesce(bit_or(bit) FILTER (score >= window_edge), 0::BIGINT) AS window_top
+    FROM (
+        SELECT c.place, s.sequence_id >> 6 AS block, bit_of(s.sequence_id) AS bit, coalesce(s.matches, s.matched_prefix) AS score,
+               x.threshold AS sequence_edge, y.threshold AS window_edge
+        FROM scores s JOIN chosen c USING (suite, model, step)
+        LEFT JOIN edge x ON x.unit = 'sequences' AND x.place = c.place LEFT JOIN edge y ON y.unit = 'windows' AND y.place = c.place
+        WHERE s.sequence_id < c.seen AND coalesce(s.matches, s.matched_prefix) IS NOT NULL
+    ) GROUP BY place, block
+),
+-- n, top ones of the first, of the second and of both; then of the second's top the sums of scores, squares and products.
+together AS (
+    SELECT unit, first_place, second_place, sum(bit_count(known)) AS n, sum(bit_count(known & first_top)) AS first_top,
+           sum(bit_count(known & second_top)) AS second_top, sum(bit_count(known & first_top & second_top)) AS both_top,
+           sum(sum_of(known & second_top, f)) AS x, sum(sum_of(known & second_top, s)) AS y,
+           sum(square_of(known & second_top, f)) AS xx, sum(square_of(known & second_top, s)) AS yy,
+           sum(product_of(known & second_top, f, s)) AS xy
+    FROM (
+        SELECT u.unit, f.place AS first_place, s.place AS second_place, f.score.known & s.score.known AS known,
+               CASE WHEN u.unit = 'sequences' THEN f.sequence_top ELSE f.window_top END AS first_top,
+               CASE WHEN u.unit = 'sequences' THEN s.sequence_top ELSE s.window_top END AS second_top, f.score AS f, s.score AS s
+        FROM block f JOIN block s ON f.block = s.block AND f.place < s.place CROSS JOIN unit u
+    ) GROUP BY ALL
+    UNION ALL
+    SELECT 'windows', first_place, second_place, sum(weight), sum(weight * first_top), sum(weight * second_top),
+           sum(weight * first_top * second_top), sum(weight * second_top * f), sum(weight * second_top * s),
+           sum(weight * second_top * f * f), sum(weight * second_top * s * s), sum(weight * second_top * f * s)
+    FROM (
+        SELECT f.place AS first_place, s.place AS second_place, f.weight, f.score AS f, s.score AS s,
+               coalesce(f.score >= x.threshold, false)::INTEGER AS first_top, coalesce(s.score >= y.threshold, false)::INTEGER AS second_top
+        FROM change f JOIN change s ON f.id = s.id AND f.weight = s.weight AND f.place < s.place
+        LEFT JOIN edge x ON x.unit = 'windows' AND x.place = f.place LEFT JOIN edge y ON y.unit = 'windows' AND y.place = s.place
+    ) GROUP BY ALL
 ),
 pair AS (
-    SELECT a.unit, a.place AS first_place, b.place AS second_place, count(*) AS n, sum(a.top)::BIGINT AS first_top,
-           sum(b.top)::BIGINT AS second_top, sum(a.top * b.top)::BIGINT AS both_top,
-           pearson(sum(b.top), sum(a.score * b.top), sum(b.score * b.top), sum(a.score * a.score * b.top),
-                   sum(b.score * b.score * b.top), sum(a.score * b.score * b.top)) AS pearson_second_top
-    FROM topped a JOIN topped b ON a.unit = b.unit AND a.id = b.id AND a.place < b.place
-    GROUP BY ALL
+    SELECT unit, first_place, second_place, sum(n)::BIGINT AS n, sum(first_top)::BIGINT AS first_top,
+           sum(second_top)::BIGINT AS second_top, sum(both_top)::BIGINT AS both_top,
+           pearson(sum(second_top), sum(x), sum(y), sum(xx), sum(yy), sum(xy)) AS pearson_second_top
+    FROM together GROUP BY ALL HAVING sum(n) > 0
 )
 SELECT p.unit, f.checkpoint AS first, s.checkpoint AS second, p.n, x.threshold AS first_threshold,
        y.threshold AS second_threshold, p.first_top, p.second_top, p.both_top,

@@ -320,14 +320,22 @@ CREATE MACRO digits(score, bit) AS {
     'd8': coalesce(bit_or(bit) FILTER (score & 8 = 8), 0::BIGINT), 'd16': coalesce(bit_or(bit) FILTER (score & 16 = 16), 0::BIGINT),
     'd32': coalesce(bit_or(bit) FILTER (score = 32), 0::BIGINT)};
 
--- Over those of a block's ids that are set in `ids`: the sum of the scores r, and that of the products of r and s, both as
--- digits.
+-- Over those of a block's ids that are set in `ids`: the sum of the scores r, of the products of r and s, and of the squares
+-- of r, all as digits. (A score of 32 has no other digit.)
 CREATE MACRO sum_of(ids, r) AS
     bit_count(ids & r.d1)::INTEGER + 2 * bit_count(ids & r.d2)::INTEGER + 4 * bit_count(ids & r.d4)::INTEGER
     + 8 * bit_count(ids & r.d8)::INTEGER + 16 * bit_count(ids & r.d16)::INTEGER + 32 * bit_count(ids & r.d32)::INTEGER;
 CREATE MACRO product_of(ids, r, s) AS
     sum_of(ids & r.d1, s) + 2 * sum_of(ids & r.d2, s) + 4 * sum_of(ids & r.d4, s) + 8 * sum_of(ids & r.d8, s)
     + 16 * sum_of(ids & r.d16, s) + 32 * sum_of(ids & r.d32, s);
+CREATE MACRO square_of(ids, r) AS
+    bit_count(ids & r.d1)::INTEGER + 4 * bit_count(ids & r.d2)::INTEGER + 16 * bit_count(ids & r.d4)::INTEGER
+    + 64 * bit_count(ids & r.d8)::INTEGER + 256 * bit_count(ids & r.d16)::INTEGER + 1024 * bit_count(ids & r.d32)::INTEGER
+    + 4 * bit_count(ids & r.d1 & r.d2)::INTEGER + 8 * bit_count(ids & r.d1 & r.d4)::INTEGER
+    + 16 * bit_count(ids & r.d1 & r.d8)::INTEGER + 32 * bit_count(ids & r.d1 & r.d16)::INTEGER
+    + 16 * bit_count(ids & r.d2 & r.d4)::INTEGER + 32 * bit_count(ids & r.d2 & r.d8)::INTEGER
+    + 64 * bit_count(ids & r.d2 & r.d16)::INTEGER + 64 * bit_count(ids & r.d4 & r.d8)::INTEGER
+    + 128 * bit_count(ids & r.d4 & r.d16)::INTEGER + 256 * bit_count(ids & r.d8 & r.d16)::INTEGER;
 
 -- Sums over the pairs of the checkpoints `the_checkpoints` (names model@step), from which correlations follow. One row a unit,
 -- pair (the smaller or earlier one first) and measure: matches, matched_prefix, or memorized as 0 and 1. n; the sums of the scores
@@ -376,8 +384,8 @@ its_sequence AS (
          'yy': sum(bit_count(o.ids & f.ids & s.memorized)), 'xy': sum(bit_count(o.ids & f.memorized & s.memorized))},
         {'measure': 'matched_prefix', 'n': sum(bit_count(o.ids & f.prefix.known & s.prefix.known)),
          'x': sum(sum_of(o.ids & s.prefix.known, f.prefix)), 'y': sum(sum_of(o.ids & f.prefix.known, s.prefix)),
-         'xx': sum(product_of(o.ids & s.prefix.known, f.prefix, f.prefix)),
-         'yy': sum(product_of(o.ids & f.prefix.known, s.prefix, s.prefix)),
+         'xx': sum(square_of(o.ids & s.prefix.known, f.prefix)),
+         'yy': sum(square_of(o.ids & f.prefix.known, s.prefix)),
          'xy': sum(product_of(o.ids, f.prefix, s.prefix))}
     ], recursive := true)
     FROM its_block f JOIN its_block s ON f.block = s.block AND f.place < s.place JOIN its_common o ON o.block = f.block
@@ -385,8 +393,8 @@ its_sequence AS (
     UNION ALL
     SELECT f.place, s.place, 'matches', sum(bit_count(o.ids & f.matches.known & s.matches.known)),
            sum(sum_of(o.ids & s.matches.known, f.matches)), sum(sum_of(o.ids & f.matches.known, s.matches)),
-           sum(product_of(o.ids & s.matches.known, f.matches, f.matches)),
-           sum(product_of(o.ids & f.matches.known, s.matches, s.matches)), sum(product_of(o.ids, f.matches, s.matches))
+           sum(square_of(o.ids & s.matches.known, f.matches)),
+           sum(square_of(o.ids & f.matches.known, s.matches)), sum(product_of(o.ids, f.matches, s.matches))
     FROM its_matches f JOIN its_matches s ON f.block = s.block AND f.place < s.place JOIN its_common o ON o.block = f.block
     GROUP BY f.place, s.place
 ),
