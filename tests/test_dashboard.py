@@ -426,6 +426,7 @@ def test_no_picture_is_without_its_files(tab: Tab) -> None:
     for name in PAGES:
         page = tab.go(name)
         for figure in page.locator("figure:visible").all():
+            expect(figure.locator(".picture svg")).to_be_visible()
             kinds = figure.locator(".files a, .files button").all_inner_texts()
             # On the SQL page data and SQL are the answer's, above its chart.
             wanted = ["SVG", "PNG"] if name.startswith("sql") else ["SVG", "PNG", "CSV", "SQL"]
