@@ -4,7 +4,7 @@
 -- order, which makes no assumption about how sequences hang together within a block. A window counts in the block of its first
 -- occurrence, so that none is in two. Each replicate weighs each block by a Poisson variable of mean 1, drawn from an MD5 of block,
 -- replicate and seed: the same answer every time. Lines as in thresholds, of a log-likelihood half nats from -64 on (all below count
--- at -64). With few blocks that have anything to count, under 20 or so, percentiles are too narrow. Joins all scores of the two.
+-- at -64). With few blocks that have anything to count, under 20 or so, percentiles are too narrow. Reads all scores of the predictor.
 --
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: target (checkpoint, the last evaluated step of the largest evaluated model): what is predicted
@@ -54,9 +54,19 @@ drawn AS MATERIALIZED (
 ),
 repeat AS MATERIALIZED (FROM repeats((SELECT suite FROM target), false)),
 numbered AS (SELECT count(*) > 0 AS windows FROM (SELECT 1 FROM sequences JOIN target USING (suite) LIMIT 1)),
-truth AS (
-    SELECT s.sequence_id, coalesce(coalesce(s.matched_prefix, s.matches) = 32, false) AS hit
-    FROM scores s JOIN target t USING (suite, model, step) WHERE s.sequence_id < t.seen
+hit AS MATERIALIZED (
+    SELECT m.sequence_id FROM memorized m JOIN target t USING (suite, model, step) WHERE m.sequence_id < t.seen
+),
+-- What the target was evaluated on, as bitmaps of 64 ids; if that is all it has seen, nothing need be looked up.
+complete AS MATERIALIZED (
+    SELECT coalesce(sum(least(p.last + 1, t.seen) - p.first) FILTER (p.first < t.seen AND p.rows = p.last - p.first + 1), 0)
+           = any_value(t.seen) AS complete
+    FROM target t LEFT JOIN part_rows p USING (suite, model, step)
+),
+evaluated AS MATERIALIZED (
+    SELECT s.sequence_id >> 6 AS block, bit_or(bit_of(s.sequence_id)) AS ids
+    FROM scores s JOIN (FROM (SELECT t.* FROM target t SEMI JOIN complete c ON NOT c.complete) LIMIT 1) t USING (suite, model, step)
+    WHERE s.sequence_id < t.seen GROUP BY ALL
 ),
 flagged AS (
     SELECT s.sequence_id, CASE a.signal WHEN 'continuation_ll' THEN greatest(floor(2 * s.continuation_ll::DOUBLE) / 2, -64)
@@ -64,13 +74,22 @@ flagged AS (
                                         WHEN 'matched_prefix' THEN s.matched_prefix::DOUBLE END AS tau
     FROM scores s JOIN predictor p USING (suite, model, step) CROSS JOIN asked a WHERE s.sequence_id < p.seen
 ),
+-- By block of its window's first occurrence; first_id is NULL for all together whose window occurs once.
+seen_by_both AS MATERIALIZED (
+    SELECT r.first_id, coalesce(r.first_id, f.sequence_id) * d.blocks // t.seen AS block, f.tau,
+           h.sequence_id IS NOT NULL AS hit, count(*) AS n
+    FROM flagged f CROSS JOIN complete c CROSS JOIN drawn d CROSS JOIN target t
+    LEFT JOIN evaluated e ON e.block = f.sequence_id >> 6
+    LEFT JOIN hit h ON h.sequence_id = f.sequence_id LEFT JOIN repeat r ON r.sequence_id = f.sequence_id
+    WHERE f.tau IS NOT NULL AND (c.complete OR e.ids & bit_of(f.sequence_id) <> 0) GROUP BY ALL
+),
 item AS (
-    SELECT 'sequences' AS unit, coalesce(r.first_id, f.sequence_id) AS window_number, f.tau, t.hit
-    FROM flagged f JOIN truth t USING (sequence_id) LEFT JOIN repeat r USING (sequence_id) WHERE f.tau IS NOT NULL
+    SELECT 'sequences' AS unit, block, tau, hit, n FROM seen_by_both
     UNION ALL
-    SELECT 'windows', coalesce(r.first_id, f.sequence_id), max(f.tau), bool_or(t.hit)
-    FROM flagged f JOIN truth t USING (sequence_id) LEFT JOIN repeat r USING (sequence_id) CROSS JOIN numbered
-    WHERE f.tau IS NOT NULL AND windows GROUP BY ALL
+    SELECT 'windows', block, tau, hit, n FROM seen_by_both CROSS JOIN numbered WHERE first_id IS NULL AND windows
+    UNION ALL
+    SELECT 'windows', block, max(tau), bool_or(hit), 1 FROM seen_by_both CROSS JOIN numbered
+    WHERE first_id IS NOT NULL AND windows GROUP BY first_id, block
 ),
 -- What the target memorized and the predictor has not seen: it is in the recall, at no threshold.
 unseen AS (
@@ -80,8 +99,8 @@ unseen AS (
     WHERE m.sequence_id >= p.seen AND m.sequence_id < t.seen
 ),
 bin AS MATERIALIZED (
-    SELECT unit, window_number * d.blocks // t.seen AS block, tau, count(*) AS n, count(*) FILTER (hit) AS hits, 0 AS unseen
-    FROM item CROSS JOIN drawn d CROSS JOIN target t GROUP BY ALL
+    SELECT unit, block, tau, sum(n)::BIGINT AS n, coalesce(sum(n) FILTER (hit), 0)::BIGINT AS hits, 0 AS unseen
+    FROM item GROUP BY ALL
     UNION ALL
     SELECT unit, window_number * d.blocks // t.seen, NULL, 0, 0, count(*)
     FROM (

@@ -4,7 +4,7 @@
 -- is what has a signal of at least tau, the signal being continuation_ll, matches or matched_prefix. Precision and
 -- recall_seen are over what both have seen and were evaluated on (with a signal); recall_corpus is over all that the target has
 -- seen, where what the predictor has not seen counts as not predicted. One row a value of the signal; of a
--- log-likelihood's many values those where recall_seen first reaches each percent. Joins all scores of the two checkpoints.
+-- log-likelihood's many values those where recall_seen first reaches each percent. Reads all scores of the predictor.
 -- Intervals are Wilson's, 95%, equal windows as one cluster.
 --
 -- parameter: suite (text, the first evaluated one): the suite
@@ -50,9 +50,19 @@ asked AS MATERIALIZED (
 ),
 repeat AS MATERIALIZED (FROM repeats((SELECT suite FROM target), false)),
 numbered AS (SELECT count(*) > 0 AS windows FROM (SELECT 1 FROM sequences JOIN target USING (suite) LIMIT 1)),
-truth AS (
-    SELECT s.sequence_id, coalesce(coalesce(s.matched_prefix, s.matches) = 32, false) AS hit
-    FROM scores s JOIN target t USING (suite, model, step) WHERE s.sequence_id < t.seen
+hit AS MATERIALIZED (
+    SELECT m.sequence_id FROM memorized m JOIN target t USING (suite, model, step) WHERE m.sequence_id < t.seen
+),
+-- What the target was evaluated on, as bitmaps of 64 ids; if that is all it has seen, nothing need be looked up.
+complete AS MATERIALIZED (
+    SELECT coalesce(sum(least(p.last + 1, t.seen) - p.first) FILTER (p.first < t.seen AND p.rows = p.last - p.first + 1), 0)
+           = any_value(t.seen) AS complete
+    FROM target t LEFT JOIN part_rows p USING (suite, model, step)
+),
+evaluated AS MATERIALIZED (
+    SELECT s.sequence_id >> 6 AS block, bit_or(bit_of(s.sequence_id)) AS ids
+    FROM scores s JOIN (FROM (SELECT t.* FROM target t SEMI JOIN complete c ON NOT c.complete) LIMIT 1) t USING (suite, model, step)
+    WHERE s.sequence_id < t.seen GROUP BY ALL
 ),
 flagged AS (
     SELECT s.sequence_id, CASE a.signal WHEN 'continuation_ll' THEN s.continuation_ll::DOUBLE
@@ -62,9 +72,10 @@ flagged AS (
 ),
 -- first_id is NULL for all sequences together that are the only one of their window.
 bin AS MATERIALIZED (
-    SELECT r.first_id, f.tau, t.hit, count(*) AS n
-    FROM flagged f JOIN truth t USING (sequence_id) LEFT JOIN repeat r USING (sequence_id)
-    WHERE f.tau IS NOT NULL GROUP BY ALL
+    SELECT r.first_id, f.tau, h.sequence_id IS NOT NULL AS hit, count(*) AS n
+    FROM flagged f CROSS JOIN complete c LEFT JOIN evaluated e ON e.block = f.sequence_id >> 6
+    LEFT JOIN hit h ON h.sequence_id = f.sequence_id LEFT JOIN repeat r ON r.sequence_id = f.sequence_id
+    WHERE f.tau IS NOT NULL AND (c.complete OR e.ids & bit_of(f.sequence_id) <> 0) GROUP BY ALL
 ),
 item AS MATERIALIZED (
     SELECT 'sequences' AS unit, first_id, tau, hit, n FROM bin

@@ -8,8 +8,9 @@ Everything is measured on synthetic stores (scripts/make_scale_store.py), made i
 again. Each query runs in a process of its own, with a cold DuckDB and whatever the operating system has
 cached; memory is that process's peak, all of Python included. Seconds of the clock mean little on a
 machine that others use: CPU seconds stand beside them. The usual way is pandas and scikit-learn's
-confusion matrix (pip install pandas scikit-learn) over two checkpoints' scores, as much of them as is
-asked for. -o writes JSON.
+confusion matrix (pip install '.[bench]'), of the largest model and each smaller one, on stores of up to
+--usual sequences; its ratio to the query `confusion`, which answers the same, stands behind it. A table
+in Markdown comes last; -o writes JSON.
 """
 
 from __future__ import annotations
@@ -46,9 +47,10 @@ def main() -> None:
     queries.add_argument("--models", type=int, default=8)
     queries.add_argument("--mode", choices=("extract", "score"), default="extract")
     queries.add_argument("--queries", type=lambda text: text.split(","), help="which (default: all)")
-    queries.add_argument("--memory", default="4GB", help="what DuckDB may use")
+    # So that the process stays below 4 GiB.
+    queries.add_argument("--memory", default="3500MB", help="what DuckDB may use")
     queries.add_argument("--timeout", type=float, default=600, help="seconds a query")
-    queries.add_argument("--usual", type=int, default=9_152_000, help="rows a checkpoint for the usual way")
+    queries.add_argument("--usual", type=int, default=36_608_000, help="the most for the usual way")
     queries.add_argument("--keep", action="store_true", help="leave the stores; use those that are there")
     queries.add_argument("-o", "--output", type=Path)
     one = commands.add_parser("one", help="one measurement, in this process (the others call it)")
@@ -162,15 +164,45 @@ def measure_queries(options: argparse.Namespace) -> dict[str, Any]:
             )
             found["queries"].append(row)
             _print(row)
-        if options.usual and sequences == options.sequences[-1]:
-            row = {"sequences": options.usual, "what": "usual", "query": "confusion"} | _run(
-                "usual", store, str(options.usual), options.memory, options.timeout
+        if sequences <= options.usual:
+            row = {"sequences": sequences, "what": "usual", "query": "confusion"} | _run(
+                "usual", store, "-", options.memory, options.timeout
             )
             found["queries"].append(row)
             _print(row)
+            ours = [
+                one for one in found["queries"] if one["sequences"] == sequences and _is(one, "confusion")
+            ]
+            if ours and "failed" not in {**row, **ours[0]}:
+                row["ratio"] = {key: row[key] / ours[0][key] for key in ("seconds", "cpu", "peak")}
+                print("usual way / memoserve:", row["ratio"], flush=True)
         if not options.keep:
             shutil.rmtree(store)
+    _table(found["queries"])
     return found
+
+
+def _is(row: dict[str, Any], query: str) -> bool:
+    return bool(row["what"] == "query" and row["query"] == query)
+
+
+def _table(rows: list[dict[str, Any]]) -> None:
+    """A line a query: seconds, CPU seconds, peak GB and GB spilled at each size."""
+    sizes = sorted({row["sequences"] for row in rows})
+    print("\n| |" + "".join(f" {size:,} |" for size in sizes) + "\n|---|" + "---|" * len(sizes))
+    for what, query in dict.fromkeys((row["what"], row["query"]) for row in rows):
+        cells = []
+        for size in sizes:
+            its = [r for r in rows if (r["what"], r["query"], r["sequences"]) == (what, query, size)]
+            cells.append(_cell(its[0]) if its else "")
+        print(f"| `{query}` |" if what == "query" else f"| {what} |", " | ".join(cells), "|")
+
+
+def _cell(row: dict[str, Any]) -> str:
+    if "failed" in row:
+        return "failed"
+    spilled = f", {row['written'] / 1e9:.1f} GB spilled" if row["written"] > 1e8 else ""
+    return f"{row['seconds']:.1f} s, {row['cpu']:.1f} CPU s, {row['peak'] / 1e9:.2f} GB{spilled}"
 
 
 def _run(what: str, store: Path, name: str, memory: str, limit: float) -> dict[str, Any]:
@@ -205,7 +237,7 @@ def _one(what: str, store: Path, name: str, memory: str) -> dict[str, Any]:
     if what == "query":
         rows, seconds = _query(store, name, memory), None
     elif what == "usual":
-        rows, seconds = _usual(store, int(name)), None
+        rows, seconds = _usual(store), None
     else:
         rows, seconds = _memorized(store, memory, narrow=what == "narrow")
     seconds = time.perf_counter() - began if seconds is None else seconds
@@ -245,27 +277,30 @@ def _memorized(store: Path, memory: str, *, narrow: bool) -> tuple[int, float]:
         return rows, time.perf_counter() - began
 
 
-def _usual(store: Path, rows: int) -> int:
-    """As the notebooks do it: both checkpoints' scores into data frames, joined, and a confusion matrix."""
+def _usual(store: Path) -> int:
+    """As notebooks do it: two checkpoints' scores in data frames, joined, and a confusion matrix; seven times."""
     import pandas as pd
     from sklearn.metrics import confusion_matrix, precision_score, recall_score
 
-    frames = []
-    for model in ("synthetic-6.9b", "synthetic-12b"):
+    from memoserve.suites import load_suite
+
+    suite = load_suite(store / "synthetic-suite.toml")
+
+    def scores(model: str) -> pd.DataFrame:
         parts = sorted(store.glob(f"scores/*/model={model}/step={STEP}/part-*.parquet"))
-        read, n = [], 0
-        for part in parts:
-            read.append(pd.read_parquet(part, columns=["sequence_id", "matched_prefix"], partitioning=None))
-            n += len(read[-1])
-            if n >= rows:
-                break
-        frames.append(pd.concat(read).head(rows))
-    joined = frames[0].merge(frames[1], on="sequence_id", suffixes=("_p", "_t"))
-    predicted, truth = joined["matched_prefix_p"] == 32, joined["matched_prefix_t"] == 32
-    confusion_matrix(truth, predicted)
-    precision_score(truth, predicted)
-    recall_score(truth, predicted)
-    return len(joined)
+        columns = ["sequence_id", "matched_prefix"]
+        whole = pd.concat([pd.read_parquet(part, columns=columns, partitioning=None) for part in parts])
+        return whole[whole["sequence_id"] < suite.sequences.trained]
+
+    *smaller, largest = (model.name for model in suite.models)
+    target = scores(largest)
+    for model in smaller:
+        joined = scores(model).merge(target, on="sequence_id", suffixes=("_p", "_t"))
+        predicted, truth = joined["matched_prefix_p"] == 32, joined["matched_prefix_t"] == 32
+        confusion_matrix(truth, predicted)
+        precision_score(truth, predicted)
+        recall_score(truth, predicted)
+    return len(smaller)
 
 
 def _bytes(folder: Path) -> int:
