@@ -278,7 +278,7 @@ def _memorized(store: Path, memory: str, *, narrow: bool) -> tuple[int, float]:
 
 
 def _usual(store: Path) -> int:
-    """As notebooks do it: two checkpoints' scores in data frames, joined, and a confusion matrix; seven times."""
+    """As notebooks do it: two checkpoints' scores in data frames, joined, a confusion matrix; seven times."""
     import pandas as pd
     from sklearn.metrics import confusion_matrix, precision_score, recall_score
 
