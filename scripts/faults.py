@@ -45,7 +45,7 @@ import psutil
 from memoserve.store import Store
 from memoserve.store.parts import Part, part_name, read_part
 
-CHECKPOINTS = ("116k@161", "116k@301")
+CHECKPOINTS = ("116k@161", "116k@301", "116k@441", "116k@581")
 SEQUENCES, PART = 96, 6
 PARTS = SEQUENCES // PART * (len(CHECKPOINTS) + 1)
 SECONDS = 900
@@ -76,8 +76,8 @@ ENDINGS = {
 FORKSERVER = "memoserve.engines.preload"
 """In the command line of what engines are forked from, and of what is forked."""
 
-GOES_ON = {"second", "gone", "busy", "lease"}
-"""After these a run may well end as if nothing had happened, so that another one can follow."""
+GOES_ON = {"engine", "forkserver", "worker", "node", "second", "gone", "busy"}
+"""After these a run may well go on, so that another one can follow."""
 
 
 class Bucket:
@@ -280,6 +280,11 @@ class Harness:
         """The end of what runs wrote since one ended."""
         return self.output.read_text(errors="replace")[-characters:] if self.output.exists() else ""
 
+    @property
+    def enough(self) -> bool:
+        """Whether as much happened as was asked for."""
+        return self.whole.faults.total() + self.now.faults.total() >= self.options.faults
+
     def bad(self, what: str) -> None:
         """Something that must not be."""
         self.now.wrong.append(what)
@@ -338,7 +343,7 @@ def main() -> int:
         if options.executor == "ray":
             harness.nodes = Nodes()  # inherits what says where the bucket is
         try:
-            while harness.whole.faults.total() < options.faults and len(harness.whole.wrong) < 20:
+            while not harness.enough and len(harness.whole.wrong) < 20:
                 began = time.monotonic()
                 with place(harness) as where:
                     chain(harness, where, kinds)
@@ -390,7 +395,9 @@ def chain(harness: Harness, where: str, kinds: set[str]) -> None:
     damages = sorted(kinds & set(DAMAGES) - (LOCAL_ONLY if remote else set()))
     left: set[str] = set()
     for _ in range(harness.dice.randint(2, 4) if strikes else 0):
-        strike(harness, where, strikes)
+        if harness.enough:
+            break
+        strike(harness, where, strikes, left)
         check(harness, where, set(), may_be_left=left)  # a run that was killed early mended nothing
         left = damage_some(harness, where, damages)
     store = Store.create(where)
@@ -411,7 +418,7 @@ def chain(harness: Harness, where: str, kinds: set[str]) -> None:
             harness.bad(f"{where}: step {step} is not that of the undisturbed run")
         harness.now.rows_compared += len(rows[0])
     # The finished store is damaged once more, and mended by a run that starts an engine for just that.
-    if damages and harness.dice.random() < 0.3:
+    if damages and not harness.enough and harness.dice.random() < 0.3:
         damage_some(harness, where, damages)
         before = snapshot(store)
         run = harness.run(where)
@@ -426,12 +433,12 @@ def chain(harness: Harness, where: str, kinds: set[str]) -> None:
             harness.bad(f"{where}: the mended store is not the undisturbed one")
 
 
-def strike(harness: Harness, where: str, strikes: list[str]) -> None:
-    """One run with one thing that happens to it, or several."""
+def strike(harness: Harness, where: str, strikes: list[str], left: set[str]) -> None:
+    """One run with one thing that happens to it, or several; after each, the store is looked at."""
     run = harness.run(where)
     happened: list[str] = []
     try:
-        for _ in range(3):
+        for _ in range(5):
             kind = harness.rarest(strikes)
             if not wait_for_a_moment(harness, where, run, kind):
                 break
@@ -442,6 +449,7 @@ def strike(harness: Harness, where: str, strikes: list[str]) -> None:
                 harness.fault(kind, where, parts=at, **said)
             if kind not in GOES_ON or run.poll() is not None:
                 break
+            check(harness, where, set(), may_be_left=left, at_work=True)
         run.wait(SECONDS)
     except subprocess.TimeoutExpired:
         harness.bad(f"{where}: a run hung after {', '.join(happened)}: {harness.said()}")
@@ -465,9 +473,11 @@ def wait_for_a_moment(harness: Harness, where: str, run: subprocess.Popen[bytes]
         time.sleep(dice.uniform(0, 8))
         return run.poll() is None
     seconds = dice.uniform(0, 15) if kind not in TARGETS and dice.random() < 0.3 else SECONDS
-    parts = dice.randrange(SEQUENCES // PART if kind in TARGETS else 0, PARTS)
-    deadline = time.monotonic() + seconds
     there = 0
+    with suppress(Exception):
+        there = len(list(all_parts(Store(where))))
+    parts = dice.randrange(min(max(there, SEQUENCES // PART if kind in TARGETS else 0), PARTS - 1), PARTS)
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and there <= parts:
         if run.poll() is not None:
             return False
@@ -492,7 +502,7 @@ def kill_driver(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> d
 
 
 def kill_one(kind: str) -> Any:
-    """Kill one of the processes of a kind, and wait for the run."""
+    """Kill one of the processes of a kind."""
 
     def strike(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> dict[str, Any] | None:
         processes = TARGETS[kind](harness, run)
@@ -502,7 +512,7 @@ def kill_one(kind: str) -> Any:
             harness.dice.choice(processes).kill()
         except psutil.NoSuchProcess:
             return None
-        return {"exit": run.wait(SECONDS)}
+        return {}
 
     return strike
 
@@ -512,7 +522,7 @@ def kill_node(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> dic
     if harness.nodes is None:
         return None
     harness.nodes.replace(harness.dice.choice(("first", "last")))
-    return {"exit": run.wait(SECONDS)}
+    return {}
 
 
 def fill_disk(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> dict[str, Any] | None:
@@ -645,7 +655,7 @@ def damage_some(harness: Harness, where: str, damages: list[str]) -> set[str]:
     # What an earlier run left damaged is not damaged twice.
     left = damaged_now(store)
     parts = [part for part in parts if part.name not in left]
-    chosen = dice.sample(parts, min(len(parts), dice.randint(1, 5)))
+    chosen = dice.sample(parts, min(len(parts), dice.randint(1, 6)))
     for part in chosen:
         kind = harness.rarest(damages)
         name = damage(harness, store, part, kind)
@@ -717,8 +727,14 @@ def foreign(folder: Path, part: Part) -> bytes | None:
     return Path(store.write_scores(checkpoint, part.first, part.stop, ids, some, "x").path).read_bytes()
 
 
-def check(harness: Harness, where: str, expected: set[str], may_be_left: Iterable[str] = ()) -> None:
-    """What verify says is what was done, and what is whole is right."""
+def check(
+    harness: Harness,
+    where: str,
+    expected: set[str],
+    may_be_left: Iterable[str] = (),
+    at_work: bool = False,
+) -> None:
+    """What verify says is what was done, and what is whole is right. `at_work`: a run may write meanwhile."""
     store = Store(where)
     if not Store.is_at(where) or "memoserve.json" not in store.files.names(""):
         return  # killed before it made one
@@ -730,11 +746,16 @@ def check(harness: Harness, where: str, expected: set[str], may_be_left: Iterabl
     left = {name for name in named - expected if name.endswith(".tmp")}
     if named - left - set(may_be_left) != expected:
         harness.bad(f"{where}: damaged {sorted(expected)}, verify named {sorted(named)}")
-    for part in all_parts(store):
+    for part in list(all_parts(store)):
         if part.name in named or not part.name.startswith("scores/"):
             continue
         step = int(part.name.split("/")[3].removeprefix("step="))
-        table = read_part(store.files, part, store.fingerprint("mini"))
+        try:
+            table = read_part(store.files, part, store.fingerprint("mini"))
+        except FileNotFoundError:
+            if at_work:  # mended since
+                continue
+            raise
         its_ids = table.column("sequence_id").to_numpy()
         its_prefix = table.column("matched_prefix").to_numpy()
         ids, prefix = harness.reference[step]

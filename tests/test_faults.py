@@ -25,7 +25,7 @@ def harness(tmp_path: Path, *options: str) -> tuple[str, list[dict[str, object]]
 @pytest.mark.engine
 @pytest.mark.parametrize("place", [pytest.param("local", marks=pytest.mark.slow), "s3"])
 def test_a_killed_driver_and_damaged_parts(tmp_path: Path, place: str) -> None:
-    kinds = "driver,flip,truncate,footer,overlap"
+    kinds = "driver,engine,flip,truncate,footer,overlap"
     said, faults = harness(tmp_path, "--faults", "5", "--seed", "3", "--place", place, "--kinds", kinds)
     assert len(faults) >= 5
     assert {fault["where"] for fault in faults} == {place}
@@ -36,5 +36,20 @@ def test_a_killed_driver_and_damaged_parts(tmp_path: Path, place: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])
 def test_every_kind(tmp_path: Path, engine: str) -> None:
-    _, faults = harness(tmp_path, "--faults", "30", "--seed", "4", "--engine", engine)
+    kept = tmp_path / "result.json"
+    said, faults = harness(
+        tmp_path, "--faults", "30", "--seed", "4", "--engine", engine, "--result", str(kept)
+    )
     assert len(faults) >= 30
+    assert sum(json.loads(kept.read_text())["faults"].values()) == len(faults)
+    # Stopped and started again, it goes on from what it has kept.
+    again, _ = harness(tmp_path, "--faults", "30", "--engine", engine, "--result", str(kept))
+    assert again.splitlines()[-1] == said.splitlines()[-1]
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+def test_on_a_ray_cluster(tmp_path: Path) -> None:
+    kinds = "driver,engine,worker,node,flip,truncate"
+    _, faults = harness(tmp_path, "--faults", "15", "--seed", "5", "--executor", "ray", "--kinds", kinds)
+    assert {"worker", "node"} & {fault["kind"] for fault in faults}

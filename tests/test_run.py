@@ -413,6 +413,30 @@ def test_an_engine_killed_in_mid_run_costs_one_checkpoint(
 
 
 @pytest.mark.engine
+def test_what_engines_are_forked_from_killed_at_its_start_costs_one_checkpoint(
+    small_suite: Path, tmp_path: Path
+) -> None:
+    arguments = command(
+        *("run", "--engine", "transformers", "--mode", "extract", "--suite", small_suite),
+        *("--checkpoints", "116k@*", "--sequences", "0:200", "--out", tmp_path / "out"),
+    )
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    driver, forked_from = psutil.Process(process.pid), []
+    while not forked_from:
+        assert process.poll() is None
+        forked_from = [p for p in driver.children() if "memoserve.engines.preload" in str(p.cmdline())]
+        time.sleep(0.02)
+    forked_from[0].kill()  # seconds before it has imported torch
+    output, _ = process.communicate()
+    assert process.returncode == 6, output
+    assert "Traceback" not in output
+    assert "what it was to be forked from was killed" in output
+    assert {row[1] for row in scores(tmp_path / "out")} == {301}
+    subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
+    assert len(scores(tmp_path / "out")) == 2 * 200
+
+
+@pytest.mark.engine
 def test_two_runs_on_one_store_do_not_meet(small_suite: Path, cli: Cli, tmp_path: Path) -> None:
     arguments = ("run", "--engine", "transformers", "--suite", small_suite, "--out", tmp_path / "out")
     process = subprocess.Popen(
