@@ -15,7 +15,7 @@ import numpy as np
 
 from memoserve.definitions import CONTINUATION
 from memoserve.engines import EngineSettings, fetch_weights
-from memoserve.errors import BadInput, EngineFailed, EngineNotStarted, StoreConflict
+from memoserve.errors import BadInput, EngineFailed, EngineNotStarted, MemoserveError, StoreConflict
 from memoserve.run.cluster import Cluster, Work
 from memoserve.run.lane import AT_ONCE, Done, Fetch, Lane, Reports, read
 from memoserve.run.local import LocalLane
@@ -221,7 +221,7 @@ class Run(Reports):
 
     def _collect(self, future: Future[Done], item: CheckpointPlan, span: Range) -> None:
         try:
-            done = future.result()
+            done = _result(future)
         except EngineNotStarted:
             raise
         except (EngineFailed, BadInput, StoreConflict) as error:
@@ -340,3 +340,12 @@ class Run(Reports):
             if now != before and not tally.whole:
                 tally.scored[span] = now
                 self._progress.advanced(self._plans[checkpoint], now[0] - before[0], now[1] - before[1])
+
+
+def _result(future: Future[Done]) -> Done:
+    """What a part turned out to be. Raises what its lane raised: Ray wraps that, with a traceback as text."""
+    try:
+        return future.result()
+    except Exception as error:
+        cause = getattr(error, "cause", None)
+        raise (cause if isinstance(cause, MemoserveError) else error) from None
