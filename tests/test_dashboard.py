@@ -586,8 +586,11 @@ def test_a_run_from_the_form_to_the_table(browser: Browser, tmp_path: Path) -> N
         expect(card).to_contain_text("Maren, ")
         expect(card.locator(".chip")).to_have_text("running", timeout=30_000)
         expect(card.get_by_role("button", name="Cancel run 1")).to_be_visible()
-        expect(card.locator(".chip")).to_have_text("done", timeout=150_000)
+        expect(card.locator(".chip")).to_have_text("done", timeout=400_000)
         expect(card).to_contain_text("600 scores written")
+        card.get_by_text("Log").click()
+        expect(card.locator("pre")).to_contain_text("checkpoint finished: checkpoint 1.2m@1001")
+        assert width_over(page) <= 0
         expect(page.get_by_role("link", name=re.compile("1.2m@1001: 300 of 32,032"))).to_be_visible()
         page.get_by_role("link", name=re.compile("1.2m@1001: 300 of 32,032")).click()
         tab.rest()

@@ -211,7 +211,7 @@ function told(run, done) {
   }
   const took = run.started && run.ended ? ` in ${duration(run.ended - run.started)}` : '';
   if (state === 'done') return progress.all_total ? `${count(progress.all_total)} scores written${took}.` : `Everything was there already${took}.`;
-  if (state === 'cancelled') return run.started ? `Stopped; ${count(progress.all_done)} scores are kept, and another run goes on from there.` : 'Cancelled before it began.';
+  if (state === 'cancelled') return run.started ? `Stopped at ${count(progress.all_done)} of ${count(progress.all_total)} scores; what was written whole is kept, and a run like it goes on from there.` : 'Cancelled before it began.';
   return `Ended${took}; what was written whole is kept.`;
 }
 
