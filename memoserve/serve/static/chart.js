@@ -74,8 +74,9 @@ export function fitted(original, width) {
   const narrow = width < 560;
   const panels = spec.facet || spec.concat;
   if (panels) {
-    const there = spec.facet?.field ? new Set(spec.data.values.map((row) => row[spec.facet.field])).size : 2;
-    spec.columns = Math.min(spec.columns ?? 2, narrow ? 1 : 2, there);
+    // One panel takes the whole width; a field that is made in the picture can't be counted.
+    const kinds = new Set(spec.data?.values.map((row) => row[spec.facet?.field]));
+    spec.columns = Math.min(spec.columns ?? 2, narrow || (kinds.size === 1 && !kinds.has(undefined)) ? 1 : 2);
     // Beside a panel: its axis, and on the right the legend.
     const room = Math.floor((width - (narrow ? 0 : 110)) / spec.columns) - (narrow ? 75 : 80);
     for (const panel of spec.facet ? [spec.spec] : spec.concat) {
