@@ -37,6 +37,9 @@ _STATUS: tuple[tuple[type[MemoserveError], int], ...] = (
     (StorageFailed, 503),
 )
 
+_BEGUN = 2
+"""Readers that are started with the server; the others when they are needed."""
+
 _ABOUT = """What a store of memorization scores says, and runs that add to it.
 
 Tables come as JSON, CSV, Parquet or an Arrow stream (`format=`). Errors are `{"error": "..."}` with what is
@@ -54,7 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.queue = None if settings.read_only else Queue(settings.folder)
         try:
             async with anyio.create_task_group() as tasks:
-                for _ in range(settings.readers):
+                for _ in range(min(settings.readers, _BEGUN)):
                     tasks.start_soon(_begin, readers)
                 if app.state.queue is not None:
                     app.state.watch = Watch(settings.folder, app.state.queue)

@@ -116,7 +116,7 @@ function card(first, { refresh, changed }) {
     } catch (error) {
       text = error.message;
     }
-    const pre = log.querySelector('pre') ?? log.appendChild(h('pre', { tabindex: '0', 'aria-label': `Log of run ${run.id}` }));
+    const pre = log.querySelector('pre') ?? log.appendChild(h('pre', { tabindex: '0', role: 'region', 'aria-label': `Log of run ${run.id}` }));
     // At its end it follows what comes; who reads further up is left there.
     const following = pre.scrollHeight - pre.scrollTop - pre.clientHeight < 20;
     pre.textContent = text;
