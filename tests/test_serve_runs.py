@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,9 @@ import httpx
 import psutil
 import pytest
 from serving import Server, mini_store, serving, until, workers
+
+from memoserve.serve.queue import Queue
+from memoserve.serve.worker import lock_file
 
 
 def events_of(server: Server, id_: int, last: str | None = None) -> Iterator[dict[str, Any]]:
@@ -305,8 +311,6 @@ def test_a_run_that_can_not_succeed_fails_and_says_why(tmp_path: Path) -> None:
 
 @pytest.mark.engine
 def test_somebodys_own_run_in_the_store_is_waited_for(server: Server) -> None:
-    import fcntl
-
     id_ = server.post("runs", {**REFERENCE, "checkpoints": "116k@161", "sequences": "0:64"}, 201)["id"]
     server.post(f"runs/{id_}/cancel")
     held = os.open(server.store / ".lock", os.O_RDWR | os.O_CREAT)
@@ -322,9 +326,26 @@ def test_a_stopped_server_says_so_and_leaves_nothing(tmp_path: Path) -> None:
         assert server.process is not None
         readers = psutil.Process(server.process.pid)
         server.get("store")
-        children = readers.children(recursive=True)
-        assert children
-        server.process.send_signal(signal.SIGINT)
+        # Somebody watches a run that waits, somebody else's question takes long.
+        queue = Queue(server.store)
+        held = os.open(lock_file(queue.folder), os.O_RDWR | os.O_CREAT)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting = queue.submit(
+            REFERENCE, [], dict.fromkeys(("sequences", "checkpoints", "flops", "bytes"), 1)
+        )
+        endless = {"sql": "SELECT count(*) FROM range(100000000000) a, range(1000) b"}
+        with ThreadPoolExecutor(2) as pool:
+            watched = pool.submit(lambda: [e["event"] for e in events_of(server, waiting.id)])
+            asked = pool.submit(lambda: httpx.post(f"{server.url}/api/sql", json=endless, timeout=60))
+            until(lambda: any(child.cpu_percent(0.2) > 0 for child in readers.children(recursive=True)), 20)
+            time.sleep(2)
+            children = readers.children(recursive=True)
+            assert children
+            server.process.send_signal(signal.SIGINT)
+            assert watched.result() == ["progress"]
+            assert asked.result().status_code == 503
+            assert "stopped" in asked.result().json()["error"]
+        os.close(held)
         assert server.process.wait(timeout=20) in {0, 130, -signal.SIGINT}
         until(lambda: not any(child.is_running() for child in children), 20)
         assert "Traceback" not in server.stderr()

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 from collections.abc import Mapping
+from contextlib import suppress
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -101,6 +102,14 @@ class Guard:
                 raise
             response = JSONResponse({"error": refused.detail}, refused.status_code, refused.headers)
             await response(scope, receive, guarded_send)
+        except asyncio.CancelledError:
+            # The server is being stopped, and has waited for its answers as long as it does.
+            if not began:
+                stopping = JSONResponse({"error": "the service is being stopped"}, 503)
+                await stopping(scope, receive, guarded_send)
+                return
+            with suppress(Exception):  # a file of which a part was sent can't be ended well
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _check_host(self, headers: Mapping[str, str]) -> None:
         """Against DNS rebinding: a page of evil.example whose name was led here says so in Host."""
