@@ -336,7 +336,7 @@ def ceiling(size: str, dtype: str) -> dict[str, float]:
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     hidden, device = SIZES[size][0], the_device()
-    shapes = [(2048, 2048, 2048), (1024, hidden, 4 * hidden), (4096, hidden, 4 * hidden)]
+    shapes = [(1024, 1024, 1024), (1024, hidden, 4 * hidden), (4096, hidden, 4 * hidden)]
     best: dict[str, float] = {}
     with torch.inference_mode():
         for rows, inner, columns in shapes if device == "cpu" else [(8192, 8192, 8192), *shapes]:
@@ -344,21 +344,25 @@ def ceiling(size: str, dtype: str) -> dict[str, float]:
                 wanted = getattr(torch, precision)
                 a = torch.randn(rows, inner).to(device, wanted)
                 b = torch.randn(inner, columns).to(device, wanted)
-                repeated = 2.0 * rows * inner * columns * 10
+                once = 2.0 * rows * inner * columns
                 products = [lambda a=a, b=b: a @ b]
                 if precision == "float32" and device == "cpu":
                     x, y = a.numpy(), b.numpy()
                     products.append(lambda x=x, y=y: x @ y)
                 for product in products:
                     product()
-                    for _ in range(3):
+                    repeated = 1
+                    for _ in range(4):
                         began = time.perf_counter()
-                        for _ in range(10):
+                        for _ in range(repeated):
                             product()
                         if device == "cuda":
                             torch.cuda.synchronize()
-                        rate = repeated / (time.perf_counter() - began)
-                        best[precision] = max(best.get(precision, 0.0), rate)
+                        seconds = time.perf_counter() - began
+                        best[precision] = max(best.get(precision, 0.0), repeated * once / seconds)
+                        if seconds > 0.5:  # 16 bit on a processor that has no products of it
+                            break
+                        repeated = 10
     return best
 
 
