@@ -231,7 +231,7 @@ def test_axe_finds_nothing(browser: Browser, served: str, scheme: str) -> None:
 
 def test_predictors_are_those_of_the_query(tab: Tab) -> None:
     page = tab.go("predictors?unit=windows")
-    rows = httpx.get(f"{tab.url}/api/queries/predictors").json()
+    rows = httpx.get(f"{tab.url}/api/queries/predictors", timeout=60).json()
     names = [column["name"] for column in rows["columns"]]
     wanted = [dict(zip(names, row, strict=True)) for row in rows["rows"]]
     wanted = [row for row in wanted if row["unit"] == "windows"]
@@ -262,7 +262,7 @@ def test_the_slider_moves_the_line_and_the_recommendation(tab: Tab) -> None:
     advice = page.locator("section", has=page.get_by_role("heading", name="Recommendation"))
     line = page.locator(".picture svg g.mark-rule line").last
     before, at = advice.inner_text(), line.bounding_box()
-    said = httpx.get(f"{tab.url}/api/recommend", params={"budget": "50%"}).json()["said"]
+    said = httpx.get(f"{tab.url}/api/recommend", params={"budget": "50%"}, timeout=60).json()["said"]
     assert said[0] in before
     slider.focus()
     for _ in range(40):
@@ -374,7 +374,9 @@ def test_sql_with_the_keyboard(tab: Tab, tmp_path: Path) -> None:
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile("thresholds=8"))
     tab.rest()
-    wanted = httpx.get(f"{tab.url}/api/queries/emergent_counts", params={"thresholds": "8,16"}).json()
+    wanted = httpx.get(
+        f"{tab.url}/api/queries/emergent_counts", params={"thresholds": "8,16"}, timeout=60
+    ).json()
     expect(page.get_by_role("region", name=f"{len(wanted['rows'])} rows")).to_be_visible()
     page.get_by_text("What it does, and its SQL").click()
     page.get_by_role("button", name="Edit as SQL of my own").click()
@@ -414,7 +416,10 @@ def test_every_picture_with_its_data_and_sql(tab: Tab, tmp_path: Path) -> None:
     assert held["SVG"].startswith(b"<svg")
     assert b"What smaller models say" in held["SVG"]
     assert held["PNG"].startswith(b"\x89PNG")
-    assert held["CSV"] == httpx.get(f"{tab.url}/api/queries/predictors?target={TARGET}&format=csv").content
+    assert (
+        held["CSV"]
+        == httpx.get(f"{tab.url}/api/queries/predictors?target={TARGET}&format=csv", timeout=60).content
+    )
     assert held["SQL"].decode() == (Path(__file__).parents[1] / "queries" / "predictors.sql").read_text()
     figure.get_by_role("link", name="open on the SQL page").click()
     tab.rest()

@@ -72,17 +72,22 @@ def test_logging_in_sets_a_cookie_that_is_not_the_token(closed: Server) -> None:
     assert wrong.status_code == 401
     assert "set-cookie" not in wrong.headers
     for body in ({"data": {"token": TOKEN}}, {"json": {"token": TOKEN}}):
-        answer = httpx.post(f"{closed.url}/login", **body)  # type: ignore[arg-type]
+        answer = httpx.post(f"{closed.url}/login", timeout=60, **body)  # type: ignore[arg-type]
         assert (answer.status_code, answer.headers["location"]) == (303, "/")
         cookie = answer.headers["set-cookie"]
         assert "HttpOnly" in cookie
         assert "samesite=strict" in cookie.lower()
         assert TOKEN not in cookie
         value = cookie.partition(";")[0]
-        assert httpx.get(f"{closed.url}/api/store", headers={"cookie": value}).status_code == 200
-        assert httpx.get(f"{closed.url}/api/store", headers={"cookie": value[:-1] + "0g"}).status_code == 401
+        assert httpx.get(f"{closed.url}/api/store", headers={"cookie": value}, timeout=60).status_code == 200
+        assert (
+            httpx.get(
+                f"{closed.url}/api/store", headers={"cookie": value[:-1] + "0g"}, timeout=60
+            ).status_code
+            == 401
+        )
     for junk in (b"{", b"[1]", b'{"token": 5}', b""):
-        assert httpx.post(f"{closed.url}/login", content=junk, headers=JSON).status_code == 401
+        assert httpx.post(f"{closed.url}/login", content=junk, headers=JSON, timeout=60).status_code == 401
 
 
 def test_no_process_of_the_service_has_the_token(closed: Server) -> None:
