@@ -99,19 +99,24 @@ evaluated_truth AS MATERIALIZED (
     UNION ALL
     SELECT DISTINCT 'windows', window_number FROM evaluated_sequence WHERE 'windows' IN (SELECT unit FROM unit)
 ),
--- What has a signal above the lowest lines, by the signal's number: names here make DuckDB 2.0.0 stop with an internal error.
--- Whole numbers and half nats: exact, and few enough to try them all.
-scored AS (
+-- What has a signal above the lowest lines, by the signal's number. Whole numbers and half nats: exact, and few enough to
+-- try them all. (Not by unnesting a list of signals: DuckDB 2.0.0 then stops with an internal error where the rows are many.)
+above AS MATERIALIZED (
     SELECT c.place, s.sequence_id, coalesce(r.first_id, s.sequence_id) AS window_number, r.first_id IS NOT NULL AS repeated,
-           unnest([
-               {signal: 1, tau: CASE WHEN coalesce(s.matched_prefix, s.matches) = 32 THEN 32.0::DOUBLE END},
-               {signal: 2, tau: CASE WHEN s.matches >= a.lowest THEN s.matches::DOUBLE END},
-               {signal: 3, tau: CASE WHEN s.matched_prefix >= a.lowest THEN s.matched_prefix::DOUBLE END},
-               {signal: 4, tau: CASE WHEN s.continuation_ll >= -32 THEN floor(2 * s.continuation_ll::DOUBLE) / 2 END}
-           ], recursive := true)
+           a.lowest, s.matches, s.matched_prefix, s.continuation_ll
     FROM scores s JOIN candidate c USING (suite, model, step) CROSS JOIN asked a LEFT JOIN repeat r USING (sequence_id)
     WHERE s.sequence_id < c.seen
       AND (s.matches >= least(a.lowest, 32) OR s.matched_prefix >= least(a.lowest, 32) OR s.continuation_ll >= -32)
+),
+scored AS NOT MATERIALIZED (
+    SELECT place, sequence_id, window_number, repeated, 1 AS signal, 32::DOUBLE AS tau FROM above
+    WHERE coalesce(matched_prefix, matches) = 32
+    UNION ALL
+    SELECT place, sequence_id, window_number, repeated, 2, matches::DOUBLE FROM above WHERE matches >= lowest
+    UNION ALL
+    SELECT place, sequence_id, window_number, repeated, 3, matched_prefix::DOUBLE FROM above WHERE matched_prefix >= lowest
+    UNION ALL
+    SELECT place, sequence_id, window_number, repeated, 4, floor(2 * continuation_ll::DOUBLE) / 2 FROM above WHERE continuation_ll >= -32
 ),
 -- Windows are clusters of their own, and so are sequences whose window occurs once.
 flagged AS (
