@@ -21,6 +21,8 @@ from random_stores import toy_suite
 
 from memoserve.catalog import connect, write_catalog
 from memoserve.queries import find_query, list_queries, run_query
+from memoserve.run import list_memorized, make_plan
+from memoserve.sequences import Selection
 from memoserve.store import Store
 from memoserve.store.verify import verify
 from memoserve.suites import load_suite
@@ -323,6 +325,32 @@ class TestMemorizedLists:
             with connect(store.path) as connection:
                 got = connection.execute("SELECT model, sequence_id FROM memorized ORDER BY ALL").fetchall()
                 assert got == sorted((name, i) for name in memorized for i in memorized[name]), step
+
+    def test_a_run_that_ended_before_its_list_is_made_up_for(self, tmp_path: Path) -> None:
+        total = 1 << 20
+        suite = toy_suite(tmp_path, models=("s",), steps=(4, 8), batch=total // 8, trained=total, control=1)
+        store = Store.create(tmp_path / "store")
+        store.claim(suite, {"suite": "toy"})
+        ids, selection = np.arange(total), Selection(0, total)
+        matches = SimpleNamespace(
+            matches=None,
+            matched_prefix=np.where(ids % 1000 == 0, 32, 1).astype(np.uint8),
+            match_mask=None,
+            continuation_ll=None,
+        )
+        half, whole = suite.all_checkpoints()
+        store.write_scores(whole, 0, total, ids, matches, "w")
+        plan = make_plan(suite, (half, whole), selection, store, total)
+        assert [item.checkpoint for item in plan.todo] == [half]
+        list_memorized(plan, store)
+        (file,) = (tmp_path / "store").glob("scores/*/*/*/memorized-*")
+        assert file.parent.name == "step=8"
+        assert pq.read_table(file, partitioning=None)["sequence_id"].to_pylist() == list(
+            range(0, total, 1000)
+        )
+        written = file.stat().st_mtime_ns
+        list_memorized(plan, store)
+        assert file.stat().st_mtime_ns == written
 
     def test_is_used(self, stores: dict[str, Path], tmp_path: Path) -> None:
         path = tmp_path / "store"

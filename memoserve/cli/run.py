@@ -179,6 +179,7 @@ def run(
         execute,
         execute_on,
         fingerprint_of,
+        list_memorized,
         make_plan,
         on_every_node,
         part_size_for,
@@ -272,6 +273,7 @@ def run(
                 )
             store.claim(chosen_suite, fingerprint)
             plan = make_plan(chosen_suite, chosen, selection, store, cells, unseen)
+            list_memorized(plan, store)
             if events is not None:
                 events.plan(plan, **about)
             if not plan.todo:

@@ -106,6 +106,14 @@ def execute_on(
     return run.outcome
 
 
+def list_memorized(plan: Plan, store: Store) -> None:
+    """List what the whole checkpoints memorized, should a run have ended before it came to that."""
+    for item in plan.checkpoints:
+        if not item.missing:
+            checkpoint = item.checkpoint
+            store.list_memorized(checkpoint.suite, checkpoint.model.name, checkpoint.step)
+
+
 def _names(devices: Sequence[str]) -> list[str]:
     """A single engine needs no name."""
     return [""] if len(devices) == 1 else [f"device {device}" for device in devices]
