@@ -432,6 +432,7 @@ def test_what_engines_are_forked_from_killed_at_its_start_costs_one_checkpoint(
     assert process.returncode == 6, output
     assert "Traceback" not in output
     assert "what it was to be forked from was killed" in output
+    assert list((tmp_path / "out").glob("scores/*/*/step=301/*")), output
     assert {row[1] for row in scores(tmp_path / "out")} == {301}
     subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
     assert len(scores(tmp_path / "out")) == 2 * 200

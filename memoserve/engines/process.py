@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import threading
+import time
 import traceback
 from multiprocessing import Pipe, resource_tracker
 from multiprocessing.connection import Connection
@@ -33,7 +34,7 @@ _LOG_LINES = 8
 
 
 class EngineProcess:
-    """The driver's end. Starting returns at once; the first call waits until the engine is up.
+    """The driver's end. Starting doesn't wait for the engine's weights; the first call waits until it is up.
 
     `device`: GPUs such as `0` or `0,1`, on a CPU cores such as `0-15`; empty for whatever is visible.
 
@@ -73,6 +74,8 @@ class EngineProcess:
             self._process.start()
         except (EOFError, OSError) as error:
             self._connection.close()
+            # Its connections end before it does, and while it is still there no other one is started.
+            time.sleep(0.5)
             raise EngineFailed(
                 f"the {settings.engine} engine's process did not start: what it was to be forked from "
                 f"was killed ({type(error).__name__}; out of memory?)"
