@@ -3,113 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import duckdb
-import psutil
 import pytest
-from conftest import Cli, command
+from conftest import Cli
+from ray_cluster import Nodes, events_until, files, rows, start
 
 ray = pytest.importorskip("ray", reason="Ray is an extra")
 
 SMALL = ("run", "--engine", "transformers", "--checkpoints", "116k@161,116k@301", "--sequences", "0:600")
 PARTS = ("--part-size", "50")
 
-# A process of its own keeps the cluster, so that nothing of Ray stays in the tests' process.
-CLUSTER = """
-import sys
-from ray.cluster_utils import Cluster
-small = {"object_store_memory": 80_000_000}
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
-def add(number):
-    # An address of its own: else the driver might take a node for its own that is going to be killed.
-    return cluster.add_node(num_cpus=1, node_ip_address=f"127.0.0.{number}", **small).node_id
-print(cluster.address, add(2), add(3), flush=True)
-for line in sys.stdin:
-    if line.strip() == "add":
-        print(add(4), flush=True)
-    else:
-        (node,) = [node for node in cluster.worker_nodes if node.node_id == line.strip()]
-        cluster.remove_node(node, allow_graceful=False)
-        print("gone", flush=True)
-cluster.shutdown()
-"""
-
-
-class Nodes:
-    """A cluster without CPUs on its head and with two nodes of one CPU."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", CLUSTER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "RAY_memory_monitor_refresh_ms": "0", "RAY_health_check_period_ms": "500"},
-        )
-        self.address, *self.nodes = self._answer().split()
-
-    def ask(self, line: str) -> str:
-        assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def engines(self) -> list[psutil.Process]:
-        """The engines on its nodes, and what they are forked from."""
-        processes = psutil.Process(self._process.pid).children(recursive=True)
-        return [process for process in processes if "memoserve.engines.preload" in str(process.cmdline())]
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
-
 
 @pytest.fixture
 def nodes() -> Iterator[Nodes]:
     cluster = Nodes()
+    cluster.have(2)
     yield cluster
     cluster.close()
-
-
-def rows(store: Path) -> list[tuple[object, ...]]:
-    return duckdb.sql(
-        "SELECT model, step, sequence_id, matches, match_mask FROM "
-        f"read_parquet('{store}/scores/**/*.parquet', hive_partitioning=true) ORDER BY ALL"
-    ).fetchall()
-
-
-def files(store: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(store)): file.read_bytes() for file in store.glob("scores/**/*.parquet")}
-
-
-def start(*arguments: str | Path, cwd: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command(*arguments, "--progress", "json"), stdout=subprocess.PIPE, text=True, cwd=cwd
-    )
-
-
-def events_until(process: subprocess.Popen[str], kind: str, count: int = 1) -> list[dict[str, Any]]:
-    assert process.stdout is not None
-    events = []
-    for line in process.stdout:
-        events.append(json.loads(line))
-        if [event["event"] for event in events].count(kind) == count:
-            return events
-    raise AssertionError(events)
 
 
 @pytest.mark.engine
@@ -123,7 +37,7 @@ def test_a_cluster_makes_the_same_parts_and_loses_nothing_with_a_node(
     lanes = {event["lane"] for event in before if event["event"] == "engine_starting"}
     assert len(lanes) == 2
     assert {lane.split()[1] for lane in lanes} == {node[:6] for node in nodes.nodes}
-    assert nodes.ask(nodes.nodes[0]) == "gone"
+    nodes.kill(nodes.nodes[0])
     after = events_until(process, "part_done", 4)
     assert len(after) > 3
     engines = nodes.engines()
@@ -153,9 +67,9 @@ def test_deterministic_parts_are_equal_byte_by_byte(nodes: Nodes, cli: Cli, tmp_
     same += ("--part-size", "250")
     process = start(*same, "--executor", "ray", "--address", nodes.address, "--out", "over-ray", cwd=tmp_path)
     events_until(process, "part_done", 10)
-    assert nodes.ask(nodes.nodes[1]) == "gone"
+    nodes.kill(nodes.nodes[1])
     time.sleep(1)
-    nodes.ask("add")
+    nodes.add()
     output, _ = process.communicate()
     assert process.returncode == 0
     lanes = [json.loads(line) for line in output.splitlines()]
