@@ -247,11 +247,15 @@ class Run(Reports):
             self.outcome.sequences += done.sequences
             self.outcome.windows += done.windows
             self._progress.part(item, span, done.sequences, done.windows)
-            if self._schedule.done(item) and item.checkpoint not in self._failed:
+            whole = self._schedule.done(item) and item.checkpoint not in self._failed
+            if whole:
                 tally.whole = True
                 tally.scored.clear()
-                checkpoint = item.checkpoint
-                self._store.list_memorized(checkpoint.suite, checkpoint.model.name, checkpoint.step)
+        if whole:
+            checkpoint = item.checkpoint
+            # Many parts are read for it: lanes may report meanwhile.
+            self._store.list_memorized(checkpoint.suite, checkpoint.model.name, checkpoint.step)
+            with self._reporting:
                 seconds = time.monotonic() - tally.began
                 self._progress.finished(item, tally.memorized, tally.windows, seconds)
 

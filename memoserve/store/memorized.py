@@ -10,17 +10,16 @@ catalog reads the scores again: slower, and the same answer.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from memoserve.store import checksum
+from memoserve.definitions import CONTINUATION
 from memoserve.store.files import Files
+from memoserve.store.listed import keep_list, listing
 from memoserve.store.parts import Part, digest_of, read_columns
 
 # With fewer scores, reading them takes no longer than looking for a list.
 WORTH_A_LIST = 1 << 20
-
-_MEMORIZED = 32
 
 
 def list_memorized(files: Files, folder: str, parts: Sequence[Part]) -> None:
@@ -30,34 +29,23 @@ def list_memorized(files: Files, folder: str, parts: Sequence[Part]) -> None:
     """
     import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    name = f"memorized-{_listing(files, parts)}.parquet"
-    there = [other for other in files.names(folder) if other.startswith("memorized-")]
-    if name not in there:
-        sink = pa.BufferOutputStream()
-        schema = pa.schema([("sequence_id", pa.int64())])
-        with pq.ParquetWriter(
-            sink,
-            schema,
-            compression="zstd",
-            use_dictionary=False,
-            column_encoding={"sequence_id": "DELTA_BINARY_PACKED"},
-            store_schema=False,
-        ) as writer:
-            for part in parts:
-                table = read_columns(files, part, ["sequence_id", "matches", "matched_prefix"])
-                score = pc.coalesce(table.column("matched_prefix"), table.column("matches"))
-                chosen = pc.equal(score.combine_chunks(), pa.scalar(_MEMORIZED, pa.uint8()))
-                writer.write_table(table.filter(chosen).select(["sequence_id"]).cast(schema))
-            writer.add_key_value_metadata({checksum.KEY: checksum.PLACEHOLDER})
-        files.write(f"{folder}/{name}", checksum.seal(sink.getvalue().to_pybytes()))
-    for other in there:
-        if other != name:
-            files.remove(f"{folder}/{other}")
+    def memorized() -> Iterator[Any]:
+        for part in parts:
+            table = read_columns(files, part, ["sequence_id", "matches", "matched_prefix"])
+            score = pc.coalesce(table.column("matched_prefix"), table.column("matches"))
+            yield table.filter(pc.equal(score.combine_chunks(), pa.scalar(CONTINUATION, pa.uint8())))
 
-
-def _listing(files: Files, parts: Sequence[Part]) -> str:
-    """The digest of which parts there are and of every byte in them; the catalog makes the same in SQL."""
-    named = sorted(f"{part.name.rpartition('/')[2]} {digest_of(files, part)}" for part in parts)
-    return hashlib.md5(",".join(named).encode(), usedforsecurity=False).hexdigest()
+    # The catalog makes the same digest in SQL, of which parts there are and of every byte in them.
+    digest = listing(f"{part.name.rpartition('/')[2]} {digest_of(files, part)}" for part in parts)
+    encoding = {"sequence_id": "DELTA_BINARY_PACKED"}
+    keep_list(
+        files,
+        folder,
+        "memorized",
+        digest,
+        ["sequence_id"],
+        memorized,
+        column_encoding=encoding,
+        store_schema=False,
+    )

@@ -11,14 +11,14 @@ catalog compares all windows again: slower, and the same answer.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memoserve.store import checksum
 from memoserve.store.files import Files
+from memoserve.store.listed import keep_list, listing
 from memoserve.store.parts import Part, part_metadata, read_columns
 
 # Windows are sorted in as many shares, to need the memory of one share for that.
@@ -32,30 +32,16 @@ def index_repeats(files: Files, folder: str, parts: Sequence[Part]) -> None:
     refuses.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    name = f"repeats-{_listing(files, parts)}.parquet"
-    there = [other for other in files.names(folder) if other.startswith("repeats-")]
-    if name not in there:
-        repeated = _repeated_windows(files, parts)
-        sink = pa.BufferOutputStream()
-        schema = pa.schema([("sequence_id", pa.int64()), ("window_id", pa.int64())])
-        with pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=False) as writer:
-            for part in parts:
-                table = read_columns(files, part, ["sequence_id", "window_id"])
-                chosen = _among(table.column("window_id").to_numpy(), repeated)
-                writer.write_table(table.filter(pa.array(chosen)).cast(schema))
-            writer.add_key_value_metadata({checksum.KEY.encode(): checksum.PLACEHOLDER.encode()})
-        files.write(f"{folder}/{name}", checksum.seal(sink.getvalue().to_pybytes()))
-    for other in there:
-        if other != name:
-            files.remove(f"{folder}/{other}")
+    def repeated() -> Iterator[Any]:
+        windows = _repeated_windows(files, parts)
+        for part in parts:
+            table = read_columns(files, part, ["sequence_id", "window_id"])
+            yield table.filter(pa.array(_among(table.column("window_id").to_numpy(), windows)))
 
-
-def _listing(files: Files, parts: Sequence[Part]) -> str:
-    """The digest of which parts there are and with how many rows; the catalog makes the same in SQL."""
-    named = sorted(f"{part.name.rsplit('/', 1)[-1]} {part_metadata(files, part)['rows']}" for part in parts)
-    return hashlib.md5(",".join(named).encode(), usedforsecurity=False).hexdigest()
+    # The catalog makes the same digest in SQL, of which parts there are and with how many rows.
+    digest = listing(f"{part.name.rpartition('/')[2]} {part_metadata(files, part)['rows']}" for part in parts)
+    keep_list(files, folder, "repeats", digest, ["sequence_id", "window_id"], repeated)
 
 
 def _repeated_windows(files: Files, parts: Sequence[Part]) -> NDArray[np.int64]:
