@@ -6,6 +6,8 @@ The command line prints the message and exits with `exit_code`; it shows a trace
 
 from __future__ import annotations
 
+import errno
+
 
 class MemoserveError(Exception):
     """Base of every error that memoserve expects."""
@@ -35,6 +37,12 @@ class EngineNotStarted(EngineFailed):
     """An engine could not be started on a device or node; another one may do better."""
 
 
+class EngineStorageFailed(EngineNotStarted):
+    """An engine can't write its log or temporary files: if no other one can do better, StorageFailed."""
+
+    exit_code = 7
+
+
 class RunIncomplete(MemoserveError):
     """The run ended, but at least one checkpoint failed; the others are whole."""
 
@@ -45,3 +53,30 @@ class StorageFailed(MemoserveError):
     """The file system refused: disk full, no permission, device gone. Whole parts are kept."""
 
     exit_code = 7
+
+
+_ADVICE = {
+    errno.ENOSPC: "the disk is full: free some space",
+    errno.EDQUOT: "the disk quota is used up: free some space or ask for a larger quota",
+    errno.EFBIG: "the file would be larger than allowed here: raise the limit (ulimit -f)",
+    errno.EACCES: "permission denied: give this user access, or choose another directory",
+    errno.EPERM: "permission denied: give this user access, or choose another directory",
+    errno.EROFS: "the file system is read-only: choose another directory",
+    errno.EIO: "the device reports an input/output error: check the disk before going on",
+}
+
+GOES_ON = "Everything written before it is whole and kept; run the same command again to go on from there."
+
+
+def advice_on(error: OSError) -> str:
+    """What to do about what a file system refused."""
+    return _ADVICE.get(error.errno or 0, "check the file system")
+
+
+def in_words(error: Exception) -> Exception:
+    """The error as one of memoserve's, if a full disk is behind it: that may show wherever something writes,
+    be it the standard output.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFailed(f"{error} ({advice_on(error)}).\n{GOES_ON}")
+    return error

@@ -524,6 +524,8 @@ def test_a_disk_that_fills_is_said_and_loses_nothing(small_suite: Path, cli: Cli
         arguments = (
             "--engine",
             "transformers",
+            "--mode",
+            "extract",
             "--suite",
             small_suite,
             "--sequences",
@@ -542,13 +544,26 @@ def test_a_disk_that_fills_is_said_and_loses_nothing(small_suite: Path, cli: Cli
         {run(out / "store", "116k@301")}
         code=$?
         cp -r {out}/store {kept}
+        # Now nothing can be written there: not what an engine says, if its log is there, nor what a run says.
+        rm -r {kept}/logs
+        mkdir {out}/logs
+        ln -s {out}/logs {kept}/logs
+        head -c $(($(df --output=avail -k {out} | tail -1) * 1024)) /dev/zero > {out}/more
+        {run(kept, "116k@301")} --progress json > {tmp_path}/events
+        test $? = 7 || exit 96
+        {run(kept, "116k@161")} > {out}/output
+        test $? = 7 || exit 95
         exit $code
     """
     prefix = ["unshare", *([] if os.geteuid() == 0 else ["-r"]), "-m"]
     result = subprocess.run([*prefix, "sh", "-c", script], capture_output=True, text=True, check=False)
     assert result.returncode == 7, result.stdout + result.stderr
     assert "Traceback" not in result.stderr
-    assert "No space left" in result.stderr
+    assert result.stderr.count("No space left on device (the disk is full: free some space") == 3
+    assert f"the transformers engine failed to start: {kept}/logs could not be written to" in result.stderr
+    assert "error: [Errno 28] No space left on device (the disk is full: free some space)" in result.stderr
+    assert events_of((tmp_path / "events").read_text())[-1]["exit_code"] == 7
+    (kept / "logs").unlink()
     by_step = Counter(row[1] for row in scores(kept))
     assert by_step[161] == 500
     assert 0 < by_step[301] < 500

@@ -21,7 +21,7 @@ from random_stores import toy_suite
 
 from memoserve.catalog import connect, write_catalog
 from memoserve.queries import find_query, list_queries, run_query
-from memoserve.run import list_memorized, make_plan
+from memoserve.run import make_lists, make_plan
 from memoserve.sequences import Selection
 from memoserve.store import Store
 from memoserve.store.verify import verify
@@ -342,14 +342,14 @@ class TestMemorizedLists:
         store.write_scores(whole, 0, total, ids, matches, "w")
         plan = make_plan(suite, (half, whole), selection, store, total)
         assert [item.checkpoint for item in plan.todo] == [half]
-        list_memorized(plan, store)
+        make_lists(plan, store)
         (file,) = (tmp_path / "store").glob("scores/*/*/*/memorized-*")
         assert file.parent.name == "step=8"
         assert pq.read_table(file, partitioning=None)["sequence_id"].to_pylist() == list(
             range(0, total, 1000)
         )
         written = file.stat().st_mtime_ns
-        list_memorized(plan, store)
+        make_lists(plan, store)
         assert file.stat().st_mtime_ns == written
 
     def test_is_used(self, stores: dict[str, Path], tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from memoserve.errors import BadInput, MemoserveError, StorageFailed
 from memoserve.store import Store
 from memoserve.store.files import Files, LocalFiles
-from memoserve.store.parts import part_metadata, parts_in
+from memoserve.store.listed import check_list, is_list
+from memoserve.store.parts import part_metadata, part_named
 
 if TYPE_CHECKING:
     import duckdb
@@ -150,11 +151,13 @@ def explained(store: str | Path) -> Iterator[None]:
 
 
 def _find_damaged(files: Files) -> None:
-    """Raise BadInput about the first damaged part, StorageFailed if the store can't be read any more."""
-    folders = {name.rpartition("/")[0] for top in ("scores", "sequences") for name in files.below(top)}
-    for folder in sorted(folders):
-        for part in parts_in(files, folder):
-            part_metadata(files, part)
+    """Raise BadInput about the first damaged part or list, StorageFailed if the store can't be read."""
+    for top in ("scores", "sequences"):
+        for name, entry in files.below(top).items():
+            if (part := part_named(files, name, entry.size)) is not None:
+                part_metadata(files, part)
+            elif is_list(name):
+                check_list(files, name)
 
 
 def readable(error: BaseException) -> str:

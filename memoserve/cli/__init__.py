@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -21,7 +22,7 @@ from memoserve.cli.show import show
 from memoserve.cli.status import status
 from memoserve.cli.suite import app as suite
 from memoserve.cli.verify import verify
-from memoserve.errors import MemoserveError
+from memoserve.errors import MemoserveError, in_words
 from memoserve.terminal import harmless_lines
 
 app = typer.Typer(
@@ -82,17 +83,19 @@ def main() -> None:
     """Run the command line, with errors in words instead of tracebacks."""
     try:
         app()
-    except MemoserveError as error:
+    except Exception as raised:
         if os.environ.get("MEMOSERVE_TRACEBACK"):
             raise
-        print(harmless_lines(f"error: {error}"), file=sys.stderr)
-        sys.exit(error.exit_code)
-    except Exception as error:
-        if os.environ.get("MEMOSERVE_TRACEBACK"):
-            raise
-        print(
-            harmless_lines(f"error: unexpected {type(error).__name__}: {error}\n")
-            + "This is a defect of memoserve; memoserve --traceback ... shows where.",
-            file=sys.stderr,
-        )
-        sys.exit(1)
+        error = in_words(raised)
+        if isinstance(error, MemoserveError):
+            said, code = harmless_lines(f"error: {error}"), error.exit_code
+        else:
+            said = harmless_lines(f"error: unexpected {type(error).__name__}: {error}\n")
+            said += "This is a defect of memoserve; memoserve --traceback ... shows where."
+            code = 1
+        with suppress(OSError):  # it may go to the disk that is full
+            print(said, file=sys.stderr)
+        if error is not raised:
+            # What could not be written to the standard output would be tried again at the very end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(code)

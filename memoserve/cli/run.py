@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import typer
 
-from memoserve.errors import BadInput, MemoserveError, RunIncomplete
+from memoserve.errors import BadInput, MemoserveError, RunIncomplete, in_words
 from memoserve.terminal import harmless
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def run(
         execute,
         execute_on,
         fingerprint_of,
-        list_memorized,
+        make_lists,
         make_plan,
         on_every_node,
         part_size_for,
@@ -273,7 +273,7 @@ def run(
                 )
             store.claim(chosen_suite, fingerprint)
             plan = make_plan(chosen_suite, chosen, selection, store, cells, unseen)
-            list_memorized(plan, store)
+            make_lists(plan, store)
             if events is not None:
                 events.plan(plan, **about)
             if not plan.todo:
@@ -328,10 +328,12 @@ def _ending(events: Events | None, console: Console) -> Iterator[None]:
         if events is not None:
             events.end("interrupted", _INTERRUPTED)
         raise typer.Exit(_INTERRUPTED) from None
-    except Exception as error:
+    except Exception as raised:
+        error = in_words(raised)
         if events is not None:
             code = error.exit_code if isinstance(error, MemoserveError) else 1
-            events.end("error", code, message=str(error))
+            with suppress(OSError):  # they may go to the disk that is full
+                events.end("error", code, message=str(error))
         raise
 
 

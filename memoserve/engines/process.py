@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import multiprocessing
 import os
 import signal
 import socket
+import tempfile
 import threading
 import time
 import traceback
@@ -28,9 +30,12 @@ from numpy.typing import NDArray
 from memoserve.engines.matches import Matches
 from memoserve.engines.settings import EngineSettings
 from memoserve.engines.silence import silence
-from memoserve.errors import EngineFailed
+from memoserve.errors import GOES_ON, EngineFailed, EngineStorageFailed, advice_on
 
 _LOG_LINES = 8
+
+_ROOM = 1 << 16
+"""Bytes that must be free where an engine writes; one that is out of room leaves about none."""
 
 
 class EngineProcess:
@@ -42,8 +47,8 @@ class EngineProcess:
     which takes 11 of the 13 seconds of a start from all but the first. CUDA and fork don't go together:
     there every engine is a fresh process.
 
-    Raises EngineFailed from any call if the engine can't start, refuses, or dies; after that it must be
-    closed and another one started.
+    Raises EngineFailed from any call if the engine can't start, refuses, or dies, EngineStorageFailed if that
+    is because it can't write what it has to; after that it must be closed and another one started.
     """
 
     def __init__(
@@ -56,8 +61,11 @@ class EngineProcess:
     ) -> None:
         self.settings = settings
         self.log_file = log_file
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        log_file.touch()
+        try:
+            log_file.parent.mkdir(parents=True, exist_ok=True)
+            log_file.touch()
+        except OSError as error:
+            raise self._storage_failed("start", log_file, error) from error
         self._connection, theirs = Pipe()
         method = "forkserver" if settings.device == "cpu" else "spawn"
         context: Any = multiprocessing.get_context(method)
@@ -74,6 +82,7 @@ class EngineProcess:
             self._process.start()
         except (EOFError, OSError) as error:
             self._connection.close()
+            self._raise_if_out_of_room("start", error.errno if isinstance(error, OSError) else None)
             # Its connections end before it does, and while it is still there no other one is started.
             time.sleep(0.5)
             raise EngineFailed(
@@ -144,12 +153,41 @@ class EngineProcess:
         try:
             ok, result = self._connection.recv()
         except (EOFError, ConnectionResetError, OSError):
-            raise EngineFailed(self._obituary(method)) from None
+            said = self._obituary(method)
+            self._raise_if_out_of_room(method)
+            raise EngineFailed(said) from None
         if not ok:
+            refused, number = result
+            self._raise_if_out_of_room(method, number)
             raise EngineFailed(
-                f"the {self.settings.engine} engine failed to {method}: {result}\n{self._tail()}"
+                f"the {self.settings.engine} engine failed to {method}: {refused}\n{self._tail()}"
             )
         return result
+
+    def _raise_if_out_of_room(self, method: str, number: int | None = None) -> None:
+        """Raise EngineStorageFailed if this is why an engine failed: it says so by an `errno`, or can't say
+        anything, as where its log is, or its temporary files, nothing more can be written.
+        """
+        places = [self.log_file.parent]
+        try:
+            places.append(Path(tempfile.gettempdir()))
+        except OSError as error:  # there is none that can be written to
+            raise self._storage_failed(method, Path("the folder for temporary files"), error) from error
+        for place in places:
+            try:
+                with tempfile.TemporaryFile(dir=place) as file:
+                    file.write(bytes(_ROOM))
+            except OSError as error:
+                raise self._storage_failed(method, place, error) from error
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            raise self._storage_failed(method, places[-1], OSError(number, os.strerror(number)))
+
+    def _storage_failed(self, method: str, place: Path, error: OSError) -> EngineStorageFailed:
+        return EngineStorageFailed(
+            f"the {self.settings.engine} engine failed to {method}: {place} could not be written to: "
+            f"{error.strerror or error} ({advice_on(error)}; temporary files go where the environment "
+            f"variable TMPDIR says).\n{GOES_ON}"
+        )
 
     def _obituary(self, method: str) -> str:
         self._process.join(timeout=5)
@@ -194,10 +232,15 @@ def _serve(connection: Connection) -> None:
         connection.send(reply)
 
 
-def _refusal(error: Exception) -> tuple[bool, str]:
-    traceback.print_exc()  # into the engine's log
+def _refusal(error: Exception) -> tuple[bool, tuple[str, int | None]]:
+    """What to answer: an error in words, and the errno behind it."""
+    with contextlib.suppress(OSError):  # a disk that is full doesn't take this either
+        traceback.print_exc()  # into the engine's log
     lines = str(error).strip().splitlines() or [""]
-    return False, f"{type(error).__name__}: {lines[0]}"
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    return False, (f"{type(error).__name__}: {lines[0]}", cause.errno if cause is not None else None)
 
 
 def _engine_process(connection: Connection, log_file: Path | None, device: str, kind: str) -> None:

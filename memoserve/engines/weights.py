@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memoserve.errors import EngineFailed
+from memoserve.errors import (
+    GOES_ON,
+    EngineFailed,
+    EngineStorageFailed,
+    StorageFailed,
+    advice_on,
+    in_words,
+)
 from memoserve.suites import Checkpoint
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -36,7 +43,8 @@ class LocalWeights:
 def fetch_weights(checkpoint: Checkpoint, allow_pickle: bool = False) -> LocalWeights:
     """The weights of `checkpoint` in a local folder, downloaded if they are on the hub.
 
-    Raises EngineFailed, naming checkpoint and file, if they are absent, damaged or not safetensors.
+    Raises EngineFailed, naming checkpoint and file, if they are absent, damaged or not safetensors,
+    EngineStorageFailed if there is no room to keep them.
     """
     weights = checkpoint.weights
     if weights.folder is not None:
@@ -92,6 +100,11 @@ def _download(checkpoint: Checkpoint, allow_pickle: bool) -> Path:
         return Path(snapshot_download(str(weights.hub), revision=weights.revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if isinstance(in_words(error), StorageFailed):
+            raise EngineStorageFailed(
+                f"{checkpoint}: {weights} can't be kept: {reason} ({advice_on(error)}, or let the environment"
+                f" variable HF_HOME name a folder on another disk).\n{GOES_ON}"
+            ) from None
         raise EngineFailed(f"{checkpoint}: {weights} can't be fetched from the hub: {reason}") from None
 
 

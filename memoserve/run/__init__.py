@@ -3,7 +3,7 @@
 from memoserve.run.cluster import Cluster, Work, on_every_node
 from memoserve.run.estimate import Estimate, estimate
 from memoserve.run.events import Events
-from memoserve.run.execute import Failure, Outcome, execute, execute_on, list_memorized
+from memoserve.run.execute import Failure, Outcome, execute, execute_on, make_lists
 from memoserve.run.fingerprint import fingerprint_of
 from memoserve.run.local import devices_for
 from memoserve.run.plan import CheckpointPlan, Plan, make_plan, part_size_for
@@ -25,7 +25,7 @@ __all__ = [
     "execute",
     "execute_on",
     "fingerprint_of",
-    "list_memorized",
+    "make_lists",
     "make_plan",
     "on_every_node",
     "part_size_for",

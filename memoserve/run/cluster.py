@@ -109,6 +109,8 @@ class Worker:
 
         try:
             weights = fetch_weights(checkpoint, self._work.settings.allow_pickle)
+        except EngineNotStarted:
+            raise
         except EngineFailed as error:  # another node may have them
             raise EngineNotStarted(str(error)) from error
         agreed = ray.get(self._desk.agree.remote(checkpoint, weights.identity))

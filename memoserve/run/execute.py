@@ -15,7 +15,15 @@ import numpy as np
 
 from memoserve.definitions import CONTINUATION
 from memoserve.engines import EngineSettings, fetch_weights
-from memoserve.errors import BadInput, EngineFailed, EngineNotStarted, MemoserveError, StoreConflict
+from memoserve.errors import (
+    BadInput,
+    EngineFailed,
+    EngineNotStarted,
+    EngineStorageFailed,
+    MemoserveError,
+    StorageFailed,
+    StoreConflict,
+)
 from memoserve.run.cluster import Cluster, Work
 from memoserve.run.lane import AT_ONCE, Done, Fetch, Lane, Reports, read
 from memoserve.run.local import LocalLane
@@ -106,8 +114,12 @@ def execute_on(
     return run.outcome
 
 
-def list_memorized(plan: Plan, store: Store) -> None:
-    """List what the whole checkpoints memorized, should a run have ended before it came to that."""
+def make_lists(plan: Plan, store: Store) -> None:
+    """Make the lists beside parts that are whole, should a run have ended before it came to that, or one have
+    been damaged.
+    """
+    if not plan.index:
+        store.index_repeats(plan.suite.name)
     for item in plan.checkpoints:
         if not item.missing:
             checkpoint = item.checkpoint
@@ -169,7 +181,7 @@ class Run(Reports):
         self.outcome = Outcome()
         self._store = store
         self._losses: Counter[Assignment] = Counter()
-        self._refusals: dict[CheckpointPlan, str] = {}
+        self._refusals: dict[CheckpointPlan, EngineNotStarted] = {}
         self._schedule = Schedule(plan.todo)
         self._plans = {item.checkpoint: item for item in plan.todo}
         self._progress = progress
@@ -202,7 +214,7 @@ class Run(Reports):
                         self._collect(future, item, span)
                     except EngineNotStarted as error:
                         coming = cluster is not None and cluster.expecting
-                        self._refuse(lane, lanes, coming, item, span, str(error))
+                        self._refuse(lane, lanes, coming, item, span, error)
                     except lost:
                         assert cluster is not None
                         self._schedule.leave(lane.name)
@@ -266,20 +278,20 @@ class Run(Reports):
         coming: bool,
         item: CheckpointPlan,
         span: Range,
-        reason: str,
+        error: EngineNotStarted,
     ) -> None:
         """A lane can't have an engine for a checkpoint: others make its parts, if any of them can."""
         known = self._schedule.refused(lane.name, item)
-        self._refusals[item] = reason
+        self._refusals[item] = error
         self._schedule.refuse(lane.name, item)
         if coming or any(not self._schedule.refused(other.name, item) for other in lanes):
             self._schedule.give_back(item, span)
             if not known and item.checkpoint not in self._failed:
                 with self._reporting:
-                    self._progress.not_started(item.checkpoint.model.name, lane.name, reason)
+                    self._progress.not_started(item.checkpoint.model.name, lane.name, str(error))
         else:
             self._schedule.relent(item)
-            self._fail(item, reason)
+            self._give_up(item)
 
     def _relent(
         self,
@@ -294,7 +306,14 @@ class Run(Reports):
         self._hand_out(lanes, flying)
         if not flying and not coming:
             for item in self._schedule.left:
-                self._fail(item, self._refusals[item])
+                self._give_up(item)
+
+    def _give_up(self, item: CheckpointPlan) -> None:
+        """No lane has an engine for a checkpoint. Raises StorageFailed if they have no disk for one."""
+        error = self._refusals[item]
+        if isinstance(error, EngineStorageFailed):
+            raise StorageFailed(str(error)) from error
+        self._fail(item, str(error))
 
     def _give_back(self, item: CheckpointPlan, span: Range, lane: str) -> None:
         """What a lost lane had in hand goes to another, unless it was the part that broke the lane."""

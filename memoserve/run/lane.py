@@ -107,8 +107,9 @@ class Lane:
     def score(self, number: int, checkpoint: Checkpoint, span: Range) -> Done:
         """Make one part. Calls are numbered from 0; every number must come.
 
-        Raises EngineNotStarted if this lane can't have an engine for the checkpoint, EngineFailed, BadInput
-        or StoreConflict if the checkpoint can't be gone on with, StorageFailed if the store can't.
+        Raises EngineNotStarted if this lane can't have an engine for the checkpoint (EngineStorageFailed, if
+        no disk for it), EngineFailed, BadInput or StoreConflict if the checkpoint can't be gone on with,
+        StorageFailed if the store can't.
         """
         with self._engine_for(number) as wait:
             weights = self._weights(checkpoint)
@@ -198,6 +199,8 @@ class Lane:
         try:
             self._engine = EngineProcess(self._settings, folder, log_file, self._verbose, self._device)
             self._engine.wait_until_up()
+        except EngineNotStarted:
+            raise
         except EngineFailed as error:
             raise EngineNotStarted(str(error)) from error
         self._reports.started(model, self.name, time.monotonic() - began)

@@ -16,22 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from memoserve.errors import StorageFailed, StoreConflict
+from memoserve.errors import GOES_ON, StorageFailed, StoreConflict, advice_on
 
 LOCK = ".lock"
 
 # `.NAME.PID.tmp`: hidden from every glob over parts, and the pid tells whose it is.
 _TEMPORARY = re.compile(r"^\..+\.(\d+)\.tmp$")
-
-_ADVICE = {
-    errno.ENOSPC: "the disk is full: free some space",
-    errno.EDQUOT: "the disk quota is used up: free some space or ask for a larger quota",
-    errno.EFBIG: "the file would be larger than allowed here: raise the limit (ulimit -f)",
-    errno.EACCES: "permission denied: give this user access, or choose another directory",
-    errno.EPERM: "permission denied: give this user access, or choose another directory",
-    errno.EROFS: "the file system is read-only: choose another directory",
-    errno.EIO: "the device reports an input/output error: check the disk before going on",
-}
 
 
 @dataclass(frozen=True)
@@ -230,10 +220,8 @@ class LocalFiles:
 
 def storage_failed(error: OSError, path: Path, done: str = "written") -> StorageFailed:
     """A StorageFailed that says which path, what went wrong, what is kept and what to do."""
-    advice = _ADVICE.get(error.errno or 0, "check the file system")
     return StorageFailed(
-        f"{path} could not be {done}: {error.strerror or error} ({advice}).\n"
-        "Everything written before it is whole and kept; run the same command again to go on from there."
+        f"{path} could not be {done}: {error.strerror or error} ({advice_on(error)}).\n{GOES_ON}"
     )
 
 

@@ -24,7 +24,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from memoserve.errors import MemoserveError, StorageFailed, StoreConflict
+from memoserve.errors import GOES_ON, MemoserveError, StorageFailed, StoreConflict
 
 if TYPE_CHECKING:
     from memoserve.store.remote_files import RemoteFiles
@@ -68,10 +68,7 @@ class Lease:
         if not self._lost and time.monotonic() - self._renewed > self.seconds:
             self._lost = f"the lease could not be renewed for {self.seconds:.0f} s"
         if self._lost:
-            raise StorageFailed(
-                f"{self._files.root} is no longer held by this run: {self._lost}.\n"
-                "Everything written before is whole and kept; run the same command again to go on from there."
-            )
+            raise StorageFailed(f"{self._files.root} is no longer held by this run: {self._lost}.\n{GOES_ON}")
 
     def _take(self) -> None:
         last = self._last()

@@ -6,16 +6,35 @@ Its name has a digest of the parts it was made from, so that a list of other par
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from memoserve.store import checksum
 from memoserve.store.files import Files
+from memoserve.store.parts import damaged
+
+_NAME = re.compile(
+    r"^(?:scores/suite=[^/]*/[^/]*/[^/]*/memorized|sequences/suite=[^/]*/repeats)-[^/]*\.parquet$"
+)
 
 
 def listing(named: Iterable[str]) -> str:
     """The digest of parts, each named with what tells it from another of that name."""
     return hashlib.md5(",".join(sorted(named)).encode(), usedforsecurity=False).hexdigest()
+
+
+def is_list(name: str) -> bool:
+    """Whether a file of a store is a list beside parts."""
+    return _NAME.match(name) is not None
+
+
+def check_list(files: Files, name: str) -> None:
+    """Check every byte of a list. Raises BadInput if it is damaged."""
+    try:
+        checksum.check(files.read(name))
+    except ValueError as error:
+        raise damaged(files.location(name), error) from None
 
 
 def keep_list(

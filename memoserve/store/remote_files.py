@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from memoserve.errors import BadInput, StorageFailed
+from memoserve.errors import GOES_ON, BadInput, StorageFailed
 from memoserve.store.files import Entry, Files, LocalFiles
 from memoserve.store.lease import Lease
 
@@ -158,9 +158,7 @@ class RemoteFiles:
             denied = isinstance(error, PermissionError)
             advice = "the credentials must allow it" if denied else "check the address and the network"
             raise StorageFailed(
-                f"{self.location(name)} could not be {done}: {_said(error)} ({advice}).\n"
-                "Everything written before it is whole and kept; run the same command again to go on from "
-                "there."
+                f"{self.location(name)} could not be {done}: {_said(error)} ({advice}).\n{GOES_ON}"
             ) from error
 
 

@@ -15,7 +15,8 @@ from typing import Any, Literal
 from memoserve.errors import StoreConflict
 from memoserve.store import checksum
 from memoserve.store.files import Files, LocalFiles, open_files, temporary_owner
-from memoserve.store.parts import Part, differences, metadata_in, part_named, parts_in, read_footer
+from memoserve.store.listed import is_list
+from memoserve.store.parts import Part, differences, metadata_in, part_named, read_footer
 from memoserve.store.store import (
     FINGERPRINT,
     MARK,
@@ -41,10 +42,6 @@ Depth = Literal["footer", "bytes", "rows"]
 # What DuckDB's views read, whatever the end of its name says.
 _READ_BY_QUERIES = re.compile(
     r"^(?:scores/suite=([^/]*)/[^/]*/[^/]*|sequences/suite=([^/]*))/part-[^/]*\.parquet$"
-)
-
-_LISTS = re.compile(
-    r"^(?:scores/suite=[^/]*/[^/]*/[^/]*/memorized|sequences/suite=[^/]*/repeats)-[^/]*\.parquet$"
 )
 
 _COLUMNS = {
@@ -91,11 +88,8 @@ def verify(path: str) -> Verified:
         owner = temporary_owner(name)
         if owner is not None and not _alive(owner):
             damages.append(Damage(name, "left behind by a writer that was killed"))
-        if _LISTS.match(name):
-            try:
-                checksum.check(files.read(name))
-            except ValueError as error:
-                damages.append(Damage(name, str(error)))
+        if is_list(name):
+            damages += _list(files, name, entry.size, "bytes")
         if match := _READ_BY_QUERIES.match(name):
             part = part_named(files, name, entry.size)
             if part is None:
@@ -111,16 +105,24 @@ def verify(path: str) -> Verified:
 
 
 def mend(store: Store, suite: str, checkpoints: Iterable[tuple[str, int]]) -> tuple[Damage, ...]:
-    """Move aside what is damaged of the checkpoints (model, step) of a suite; the caller holds the lock.
+    """Move aside what is damaged of the checkpoints (model, step) of a suite, and of the lists beside them;
+    the caller holds the lock.
 
     Footers are always checked; the rest too, if the store is local and that is at most a GiB. Returns what
     was found and moved. Raises StoreConflict, and moves nothing, for what is from before there were
     checksums: all of a store may be, and need not be damaged.
     """
     folders = [sequences_folder(suite), *(scores_folder(suite, model, step) for model, step in checkpoints)]
-    parts = [part for folder in folders for part in parts_in(store.files, folder)]
-    whole = isinstance(store.files, LocalFiles) and sum(part.size for part in parts) <= WHOLE_UP_TO
-    damages = tuple(_suite(store.files, suite, parts, "bytes" if whole else "footer"))
+    files = store.files
+    there = {f"{folder}/{bare}": entry for folder in folders for bare, entry in files.entries(folder).items()}
+    named = (part_named(files, name, entry.size) for name, entry in there.items())
+    parts = [part for part in named if part is not None]
+    whole = isinstance(files, LocalFiles) and sum(part.size for part in parts) <= WHOLE_UP_TO
+    depth: Depth = "bytes" if whole else "footer"
+    damages = tuple(_suite(files, suite, parts, depth))
+    for name, entry in there.items():
+        if is_list(name):
+            damages += tuple(_list(files, name, entry.size, depth))
     old = [damage for damage in damages if damage.problem == checksum.FROM_BEFORE]
     if old:
         raise StoreConflict(
@@ -128,7 +130,7 @@ def mend(store: Store, suite: str, checkpoints: Iterable[tuple[str, int]]) -> tu
             "Use another directory; or `memoserve verify --repair` moves them into the folder "
             f"{ASIDE} of the store, and the same command then makes them again."
         )
-    repair(store.files, damages)
+    repair(files, damages)
     return damages
 
 
@@ -206,6 +208,21 @@ def _suite(files: Files, suite: str, parts: list[Part], depth: Depth) -> list[Da
             else:
                 damages.append(Damage(one.part.name, problem))
     return damages
+
+
+def _list(files: Files, name: str, size: int, depth: Depth) -> Iterator[Damage]:
+    """What is wrong with a list beside parts: its footer, or any of its bytes."""
+    import pyarrow as pa
+
+    try:
+        if depth == "footer":
+            read_footer(files, Part(0, 0, name, files.location(name), size))
+        else:
+            checksum.check(files.read(name))
+    except FileNotFoundError:
+        return  # a run has put another one in its place
+    except (pa.ArrowException, ValueError) as error:
+        yield Damage(name, (str(error).splitlines() or [repr(error)])[0])
 
 
 def _order(part: Part) -> tuple[str, int, int]:
