@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
 """Break real runs at random moments, and see that nothing is lost, doubled or wrong.
 
-    python scripts/faults.py --faults 200 --seed 1 [--engine vllm] [--executor ray] [--kinds flip,truncate]
+    python scripts/faults.py --faults 200 --seed 1 [--engine vllm] [--executor ray] [--kinds kills]
 
 A chain of runs fills one store: on a small file system of its own (a tmpfs, where this user may mount one)
 or in a bucket of an S3-compatible server on loopback. Before each run some of its parts are damaged, and
 while it works something happens to it: its driver, its engine, what engines are forked from, a Ray worker or
-a node's raylet is killed with SIGKILL, the disk fills, a second driver is started on the same store, the
-server is gone, answers 503 or denies access. No run may end with a traceback or an exit code that isn't for
+all of a Ray node is killed with SIGKILL, at any moment; whoever writes is, in the middle of a part, a list or
+what describes the store (scripts/dying, and the server, which sees requests come); an engine is, while it
+loads weights; the disk fills, a second driver is started on the same store, the server is gone, answers 503
+or denies access. No run may end with a traceback or an exit code that isn't for
 what happened. After each, `memoserve verify` must name exactly the files that were damaged, and every row in
-every whole part must be that of an undisturbed run. At the end of a chain one more run has to finish: it must
+every whole part must be that of an undisturbed run, in the answer to what is memorized too: lists of that are
+kept beside parts, here of few scores too. At the end of a chain one more run has to finish: it must
 make exactly the parts that are missing or damaged, leave all others as they are, and the store must equal the
 undisturbed one row by row.
 
@@ -25,6 +28,7 @@ import json
 import logging
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -42,20 +46,33 @@ from typing import Any
 import numpy as np
 import psutil
 
+from memoserve.catalog import connect
 from memoserve.store import Store
 from memoserve.store.parts import Part, part_name, read_part
 
-CHECKPOINTS = ("116k@161", "116k@301", "116k@441", "116k@581")
+CHECKPOINTS = ("116k@581", "116k@721", "116k@861", "116k@1001")
 SEQUENCES, PART = 96, 6
 PARTS = SEQUENCES // PART * (len(CHECKPOINTS) + 1)
 SECONDS = 900
 """After which a run that does not end counts as one that hangs."""
 
-DAMAGES = ("truncate", "flip", "zero", "footer", "misplace", "foreign", "overlap", "stray")
-STRIKES = (
-    *("driver", "engine", "forkserver", "worker", "node"),
-    *("disk", "second", "gone", "busy", "denied", "lease"),
-)
+DYING = Path(__file__).parent / "dying"
+"""What lets processes of runs kill themselves; on their PYTHONPATH."""
+
+MEMOSERVE = """
+import sys
+from memoserve.cli import main
+from memoserve.store import Store
+Store.list_memorized.__kwdefaults__["worth"] = 1
+sys.argv[0] = "memoserve"
+main()
+"""
+"""memoserve, which lists what is memorized however few scores there are."""
+
+DAMAGES = ("truncate", "flip", "zero", "footer", "misplace", "foreign", "overlap", "stray", "list")
+KILLS = ("driver", "engine", "forkserver", "worker", "node", "write", "switch")
+STRIKES = (*KILLS, "disk", "second", "gone", "busy", "denied", "lease")
+GROUPS = {"damages": DAMAGES, "kills": KILLS, "strikes": STRIKES, "all": (*DAMAGES, *STRIKES)}
 RAY_ONLY = {"worker", "node"}
 REMOTE_ONLY, LOCAL_ONLY = {"gone", "busy", "denied", "lease"}, {"disk", "stray"}
 ENDINGS = {
@@ -64,14 +81,32 @@ ENDINGS = {
     "forkserver": {0, 5, 6},
     "worker": {0, 6},
     "node": {0, 6},
+    "write": {0, 6, -signal.SIGKILL},
+    "switch": {0, 5, 6},
     "disk": {0, 7},
-    "second": {0},
+    "second": {0, 4},
     "gone": {0, 6, 7},
     "busy": {0, 6, 7},
     "denied": {0, 6, 7},
     "lease": {0, 4, 6, 7},
 }
 """The exit codes that a run may end with after a fault."""
+
+ORDERED = {"write", "switch"}
+"""These come at a moment of their own, for which an order is given before."""
+
+WRITES = {
+    "part": r"/\.part-[^/]*\.tmp$",
+    "list": r"/\.(memorized|repeats)-[^/]*\.tmp$",
+    "old list": r"/(memorized|repeats)-[^/]*\.parquet$",
+    "description": r"/\.(memoserve|fingerprint|checkpoints)[^/]*\.tmp$",
+}
+PUTS = {
+    "part": r"/part-[^/]*$",
+    "list": r"/(memorized|repeats)-[^/]*$",
+    "description": r"/(memoserve|fingerprint|checkpoints|0{6}[^/]*)\.[a-z]*$",
+}
+"""Names of what is written: the temporary names in a folder, and the names in a bucket."""
 
 FORKSERVER = "memoserve.engines.preload"
 """In the command line of what engines are forked from, and of what is forked."""
@@ -89,6 +124,8 @@ class Bucket:
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self._app = DomainDispatcherApplication(create_backend_app)
         self.answers = "yes"
+        self.order: dict[str, Any] | None = None
+        self._ordering = threading.Lock()
         self.port = 0
         self.start()
         os.environ |= {
@@ -120,7 +157,26 @@ class Bucket:
             status, code = refusals[self.answers]
             respond(status, [("Content-Type", "application/xml")])
             return [f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()]
-        return self._app(environ, respond)
+        order = self._due(environ)
+        if order is not None and order["moment"] == "asked":
+            order["killed"] = kill_sender(environ)
+            respond("500 Internal Server Error", [])
+            return []
+        answer = self._app(environ, respond)
+        if order is not None:
+            order["killed"] = kill_sender(environ)
+        return answer
+
+    def _due(self, environ: dict[str, Any]) -> dict[str, Any] | None:
+        """The order, if it is about this request: who writes a file of this name for the nth time dies."""
+        with self._ordering:
+            order = self.order
+            if order is None or environ["REQUEST_METHOD"] != "PUT" or order["count"] < 1:
+                return None
+            if re.search(order["file"], environ["PATH_INFO"]) is None:
+                return None
+            order["count"] -= 1
+            return order if order["count"] == 0 else None
 
 
 class Nodes:
@@ -196,6 +252,7 @@ class Tally:
     damaged_files_found: int = 0
     parts_made_again: int = 0
     rows_compared: int = 0
+    answers_compared: int = 0
     seconds: float = 0.0
 
     def add(self, other: Tally) -> None:
@@ -224,7 +281,12 @@ class Harness:
 
     def command(self, *arguments: str) -> list[str]:
         """A command line of memoserve."""
-        return [sys.executable, "-m", "memoserve", *arguments]
+        return [sys.executable, "-c", MEMOSERVE, *arguments]
+
+    @property
+    def order(self) -> Path:
+        """Where an order to a process of a run is (see scripts/dying)."""
+        return self.folder / "order.json"
 
     def run(self, place: str, part: int = PART) -> subprocess.Popen[bytes]:
         """Start the job on a store."""
@@ -266,10 +328,10 @@ class Harness:
         times = {kind: self.whole.faults[kind] + self.now.faults[kind] for kind in kinds}
         return self.dice.choice([kind for kind in times if times[kind] == min(times.values())])
 
-    def ended(self, where: str, code: int, kinds: Iterable[str]) -> None:
-        """Whether a run ended as one may to which this happened."""
+    def ended(self, where: str, code: int, kinds: Iterable[str], never: int | None = None) -> None:
+        """Whether a run ended as one may to which this happened, and not with `never`."""
         self.now.exits[str(code)] += 1
-        allowed = {0}.union(*(ENDINGS[kind] for kind in kinds))
+        allowed = {0}.union(*(ENDINGS[kind] for kind in kinds)) - {never}
         if code not in allowed:
             self.bad(f"{where}: after {', '.join(kinds)} a run ended with {code}: {self.said()}")
         if any(sign in self.said(1 << 20) for sign in ("Traceback", "error: unexpected")):
@@ -318,15 +380,22 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--engine", choices=("transformers", "vllm"), default="transformers")
     parser.add_argument("--executor", choices=("local", "ray"))
-    parser.add_argument("--kinds", default=",".join((*DAMAGES, *STRIKES)), help="which faults")
+    parser.add_argument(
+        "--kinds", default="all", help=f"which faults: {', '.join((*GROUPS, *DAMAGES, *STRIKES))}"
+    )
     parser.add_argument("--place", choices=("local", "s3"), help="only stores of this kind")
     parser.add_argument("--undisturbed", type=Path, help="store to compare with, made if it isn't there")
     parser.add_argument("--log", type=Path, help="append a JSON object a fault to this file")
     parser.add_argument("--result", type=Path, help="keep the tally in this file, and go on from it")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end in order, as at Ctrl-C
-    kinds = set(options.kinds.split(",")) - (set() if options.executor == "ray" else RAY_ONLY)
+    kinds = {kind for name in options.kinds.split(",") for kind in GROUPS.get(name, (name,))}
+    if unknown := kinds - set(GROUPS["all"]):
+        parser.error(f"--kinds: {', '.join(sorted(unknown))} is none")
+    kinds -= set() if options.executor == "ray" else RAY_ONLY
     with tempfile.TemporaryDirectory(prefix="memoserve-faults-") as folder:
+        path = os.pathsep.join(filter(None, (str(DYING), os.environ.get("PYTHONPATH"))))
+        os.environ |= {"PYTHONPATH": path, "MEMOSERVE_DYING": f"{folder}/order.json"}
         harness = Harness(options, Path(folder), Bucket(), random.Random(options.seed))
         if options.result and options.result.exists():
             kept = json.loads(options.result.read_text())
@@ -359,9 +428,11 @@ def main() -> int:
         print(f"\n{'fault':<12}{'times':>6}")
         for kind, times in whole.faults.most_common():
             print(f"{kind:<12}{times:>6}")
+        kills = sum(whole.faults[kind] for kind in KILLS)
         print(
-            f"{whole.faults.total()} faults in {whole.runs} runs, {whole.damaged_files_found} damaged files"
-            f" found, {whole.parts_made_again} parts made again, {whole.rows_compared:,} rows compared,"
+            f"{whole.faults.total()} faults ({kills} kills) in {whole.runs} runs,"
+            f" {whole.damaged_files_found} damaged files found, {whole.parts_made_again} parts made again,"
+            f" {whole.rows_compared:,} rows and {whole.answers_compared} answers compared,"
             f" {len(whole.wrong)} things wrong, {whole.seconds:.0f} s"
         )
     return 1 if whole.wrong else 0
@@ -412,6 +483,7 @@ def chain(harness: Harness, where: str, kinds: set[str]) -> None:
             harness.bad(f"{name} was whole and is another one after the run")
     harness.now.parts_made_again += len(after) - len(before)
     check(harness, where, set())
+    check_lists(harness, where)
     found = contents(store)
     for step, rows in harness.reference.items():
         if not (step in found and all(map(np.array_equal, found[step], rows))):
@@ -428,6 +500,7 @@ def chain(harness: Harness, where: str, kinds: set[str]) -> None:
             harness.bad(f"{where}: a whole part was made again")
         harness.now.parts_made_again += len(after) - len(before)
         check(harness, where, set())
+        check_lists(harness, where)
         found = contents(store)
         if any(not all(map(np.array_equal, found[step], rows)) for step, rows in harness.reference.items()):
             harness.bad(f"{where}: the mended store is not the undisturbed one")
@@ -435,11 +508,21 @@ def chain(harness: Harness, where: str, kinds: set[str]) -> None:
 
 def strike(harness: Harness, where: str, strikes: list[str], left: set[str]) -> None:
     """One run with one thing that happens to it, or several; after each, the store is looked at."""
+    thin_out(harness, where)
+    kind = harness.rarest(strikes)
+    if kind in ORDERED:
+        give_order(harness, where, kind)
     run = harness.run(where)
     happened: list[str] = []
+    second = 4
     try:
+        if kind in ORDERED:
+            happened.append(kind)
+            wait_for_death(harness, where, run, kind)
         for _ in range(5):
             kind = harness.rarest(strikes)
+            if kind in ORDERED:
+                break
             if not wait_for_a_moment(harness, where, run, kind):
                 break
             at = len(list(all_parts(Store(where)))) if harness.bucket.answers == "yes" else -1
@@ -447,6 +530,8 @@ def strike(harness: Harness, where: str, strikes: list[str], left: set[str]) -> 
             said = STRIKE[kind](harness, where, run)
             if said is not None:
                 harness.fault(kind, where, parts=at, **said)
+                if kind == "second":
+                    second = said["exit"] if second == 4 else second
             if kind not in GOES_ON or run.poll() is not None:
                 break
             check(harness, where, set(), may_be_left=left, at_work=True)
@@ -459,7 +544,79 @@ def strike(harness: Harness, where: str, strikes: list[str], left: set[str]) -> 
         harness.bucket.answers = "yes"
         if run.poll() is None:
             run.kill()
-    harness.ended(where, run.wait(), happened)
+    # Of two drivers one is told that the store is in use, and not both.
+    harness.ended(where, run.wait(), happened, never=4 if second == 4 else None)
+
+
+def thin_out(harness: Harness, where: str) -> None:
+    """Take parts away from a store that has most of them, so that the next run has something to do."""
+    if not Store.is_at(where):
+        return
+    store = Store(where)
+    parts = list(all_parts(store))
+    if len(parts) > PARTS - SEQUENCES // PART:
+        for part in harness.dice.sample(parts, harness.dice.randint(PARTS // 4, len(parts))):
+            store.files.remove(part.name)
+
+
+def give_order(harness: Harness, where: str, kind: str) -> None:
+    """Let somebody who works for the next run die at a certain moment."""
+    dice = harness.dice
+    if kind == "switch":
+        # Each time that an engine loads weights it looks at several files of theirs.
+        order = {"kind": kind, "file": r"/weights/", "count": dice.randint(1, 12)}
+    else:
+        moments = (
+            ("asked", "answered") if "://" in where else ("opened", "torn", "written", "named", "removed")
+        )
+        what = dice.choice(["part", "part", "list", "list", "description"])
+        moment = dice.choice(moments)
+        if what == "list" and moment == "removed":
+            what = dice.choice(["list", "old list"])
+        there = 0
+        with suppress(Exception):
+            there = len(list(all_parts(Store(where))))
+        many = max(1, PARTS - there) if what == "part" else 4
+        names = PUTS if "://" in where else WRITES
+        order = {"kind": kind, "file": names[what], "moment": moment, "count": dice.randint(1, many)}
+        order["what"] = what
+    if kind == "write" and "://" in where:
+        harness.bucket.order = order
+    else:
+        beside = harness.order.with_suffix(".new")
+        beside.write_text(json.dumps(order))
+        beside.replace(harness.order)
+
+
+def wait_for_death(harness: Harness, where: str, run: subprocess.Popen[bytes], kind: str) -> None:
+    """Wait until an order is carried out, or the run has ended without that; count it as a fault if it is."""
+    taken = harness.order.with_name(f"{harness.order.name}.taken")
+    order: dict[str, Any] | None = None
+    started: list[psutil.Process] = []
+    deadline = time.monotonic() + SECONDS
+    while order is None and time.monotonic() < deadline:
+        over = run.poll() is not None
+        started = (descendants(run) if harness.nodes is None else engines(harness, run)) or started
+        if kind == "write" and "://" in where:
+            order = harness.bucket.order
+            order = order if order is not None and order.get("killed") else None
+        elif taken.exists():
+            order = json.loads(taken.read_text())
+        if over:
+            break
+        time.sleep(0.05)
+    for file in (taken, harness.order):
+        file.unlink(missing_ok=True)
+    harness.bucket.order = None
+    if order is None:
+        return
+    at = len(list(all_parts(Store(where))))
+    said = {key: order[key] for key in ("what", "moment") if key in order}
+    with suppress(subprocess.TimeoutExpired):
+        run.wait(1)
+    if run.poll() == -signal.SIGKILL:
+        end_of(harness, started)
+    harness.fault(kind, where, parts=at, **said)
 
 
 def wait_for_a_moment(harness: Harness, where: str, run: subprocess.Popen[bytes], kind: str) -> bool:
@@ -493,12 +650,28 @@ def kill_driver(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> d
     started = descendants(run) if harness.nodes is None else engines(harness, run)
     run.kill()
     run.wait()
+    end_of(harness, started)
+    return {"processes": len(started)}
+
+
+def end_of(harness: Harness, started: list[psutil.Process]) -> None:
+    """What a dead driver had started has to end by itself."""
     _, alive = psutil.wait_procs(started, timeout=120)
     for process in alive:
         with suppress(psutil.NoSuchProcess):
             harness.bad(f"process {process.pid} outlived its driver: {' '.join(process.cmdline())[:200]}")
             process.kill()
-    return {"processes": len(started)}
+
+
+def kill_sender(environ: dict[str, Any]) -> int | None:
+    """Kill the process at the other end of a request's connection; which one it was, None if it is gone."""
+    port = int(environ["REMOTE_PORT"])
+    for connection in psutil.net_connections("tcp4"):
+        if connection.laddr.port == port and connection.pid not in (None, os.getpid()):
+            with suppress(ProcessLookupError):
+                os.kill(connection.pid, signal.SIGKILL)
+                return connection.pid
+    return None
 
 
 def kill_one(kind: str) -> Any:
@@ -541,11 +714,23 @@ def fill_disk(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> dic
 
 def second_driver(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> dict[str, Any]:
     """Start another run on the same store, with the same grid of parts or another one."""
+    held = holder(where) == run.pid
     other = harness.run(where, harness.dice.choice([PART, PART, 4]))
     code = other.wait(SECONDS)
-    if code != 4 and run.poll() is None:
-        harness.bad(f"{where}: a second driver ended with {code} beside the first one")
-    return {"exit": code}
+    if code not in (0, 4) or (code != 4 and held and run.poll() is None):
+        harness.bad(f"{where}: a second driver ended with {code} beside the first one: {harness.said()}")
+    return {"exit": code, "held": held}
+
+
+def holder(where: str) -> int | None:
+    """The process that holds a store, or was the last one that did."""
+    with suppress(Exception):
+        if "://" not in where:
+            return int((Path(where) / ".lock").read_text())
+        files = Store(where).files
+        found: dict[str, Any] = json.loads(files.read(f".lease/{files.names('.lease')[-1]}"))
+        return None if found.get("given_back") else int(found["pid"])
+    return None
 
 
 def take_server(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> dict[str, Any]:
@@ -655,10 +840,14 @@ def damage_some(harness: Harness, where: str, damages: list[str]) -> set[str]:
     # What an earlier run left damaged is not damaged twice.
     left = damaged_now(store)
     parts = [part for part in parts if part.name not in left]
-    chosen = dice.sample(parts, min(len(parts), dice.randint(1, 6)))
+    chosen = dice.sample(parts, min(len(parts), dice.randint(1, 3)))
     for part in chosen:
         kind = harness.rarest(damages)
-        name = damage(harness, store, part, kind)
+        name = (
+            damage_list(harness, store, left | expected)
+            if kind == "list"
+            else damage(harness, store, part, kind)
+        )
         if name is not None:
             expected.add(name)
             harness.fault(kind, where, part=name.rpartition("/")[2])
@@ -707,6 +896,23 @@ def damage(harness: Harness, store: Store, part: Part, kind: str) -> str | None:
         files.write(name, bytes(content[:at]))
         return name
     return part.name
+
+
+def damage_list(harness: Harness, store: Store, left: set[str]) -> str | None:
+    """Damage a list beside parts; its name, None if there is none that is whole."""
+    names = [name for name in store.files.below("") if re.search(WRITES["old list"], name)]
+    names = [name for name in names if name not in left and not name.startswith("damaged/")]
+    if not names:
+        return None
+    name = harness.dice.choice(names)
+    content = bytearray(store.files.read(name))
+    at = harness.dice.randrange(len(content))
+    if harness.dice.random() < 0.5:
+        content[at] ^= 1 << harness.dice.randrange(8)
+    else:
+        del content[at:]
+    store.files.write(name, bytes(content))
+    return name
 
 
 def foreign(folder: Path, part: Part) -> bytes | None:
@@ -769,6 +975,25 @@ def check(
             and np.array_equal(its_prefix, prefix[part.first : part.stop])
         ):
             harness.bad(f"{where}: {part.name} is not what the undisturbed run says")
+    if not at_work and named <= left:
+        check_memorized(harness, where)
+
+
+def check_memorized(harness: Harness, where: str) -> None:
+    """What queries say is memorized is what the parts that are there say."""
+    store = Store(where)
+    expected = []
+    for checkpoint in CHECKPOINTS:
+        model, _, step = checkpoint.partition("@")
+        ids, prefix = harness.reference[int(step)]
+        known = set(ids[prefix == 32].tolist())
+        for part in store.parts("mini", model, int(step)):
+            expected += [(model, int(step), i) for i in range(part.first, part.stop) if i in known]
+    with connect(where) as connection:
+        found = connection.execute("SELECT model, step, sequence_id FROM memorized ORDER BY ALL").fetchall()
+    harness.now.answers_compared += 1
+    if found != sorted(expected):
+        harness.bad(f"{where}: {len(found)} are said to be memorized, and {len(expected)} are")
 
 
 def all_parts(store: Store) -> Iterator[Part]:
@@ -777,6 +1002,18 @@ def all_parts(store: Store) -> Iterator[Part]:
     for checkpoint in CHECKPOINTS:
         model, _, step = checkpoint.partition("@")
         yield from store.parts("mini", model, int(step))
+
+
+def check_lists(harness: Harness, where: str) -> None:
+    """A whole store has one list beside each checkpoint's parts, and one beside the windows."""
+    store = Store(where)
+    for folder in (
+        "sequences/suite=mini",
+        *(f"scores/suite=mini/model={c.replace('@', '/step=')}" for c in CHECKPOINTS),
+    ):
+        lists = [name for name in store.files.names(folder) if name.startswith(("memorized-", "repeats-"))]
+        if len(lists) != 1:
+            harness.bad(f"{where}: {folder} has the lists {lists}")
 
 
 def damaged_now(store: Store) -> set[str]:
