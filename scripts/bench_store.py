@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 STEP = 143_000
+LAYOUTS = (
+    ("zstd", 1, 20_000), ("zstd", 1, 1 << 17), ("zstd", 3, 1 << 17), ("zstd", 16, 20_000),
+    ("zstd", 16, 1 << 17), ("zstd", 19, 1 << 17), ("gzip", 9, 1 << 17),
+    ("brotli", 5, 1 << 17), ("brotli", 10, 1 << 17), ("brotli", 11, 1 << 17),
+)  # fmt: skip
 # What needs only what is memorized, and is asked most.
 COMMON = ("predictors", "counts", "confusion")
 
@@ -92,7 +97,7 @@ def measure_layouts(folder: Path) -> list[dict[str, Any]]:
     file = folder / "layout.parquet"
     found = []
     print(
-        f"{'column':28}{'encoding':20}{'level':>6}{'page':>8}{'bytes':>8}{'entropy':>9}{'write':>7}{'filter':>8}"
+        f"{'column':28}{'encoding':20}{'level':>10}{'page':>8}{'bytes':>8}{'entropy':>9}{'write':>7}{'filter':>8}"
     )
     whole = ("dictionary", "PLAIN", "BYTE_STREAM_SPLIT")
     variants = [
@@ -104,11 +109,11 @@ def measure_layouts(folder: Path) -> list[dict[str, Any]]:
     ]
     for column, its, encodings in variants:
         for encoding in encodings:
-            for level, rows in ((1, 20_000), (1, 1 << 17), (3, 1 << 17), (16, 20_000), (16, 1 << 17)):
+            for compression, level, rows in LAYOUTS:
                 began = time.perf_counter()
                 pq.write_table(
                     its, file, version="2.6", data_page_version="2.0", store_schema=False,
-                    compression="zstd", compression_level=level, row_group_size=1 << 20,
+                    compression=compression, compression_level=level, row_group_size=1 << 20,
                     data_page_size=4 << 17, max_rows_per_page=rows,
                     use_dictionary=its.column_names if encoding == "dictionary" else [],
                     column_encoding=None
@@ -124,14 +129,15 @@ def measure_layouts(folder: Path) -> list[dict[str, Any]]:
                     times.append(time.perf_counter() - began)
                 filtered = min(times, default=float("nan"))
                 row = {
-                    "column": column, "encoding": encoding, "level": level, "page_rows": rows,
+                    "column": column, "encoding": encoding,
+                    "compression": compression, "level": level, "page_rows": rows,
                     "bytes": file.stat().st_size / len(table),
                     "entropy": bits.get("match_mask" if "mask" in column else column, 0) / 8,
                     "write_ns": wrote / len(table) * 1e9, "filter_ns": filtered / len(table) / 8 * 1e9,
                 }  # fmt: skip
                 found.append(row)
                 print(
-                    f"{column:28}{encoding:20}{level:6}{rows:8}{row['bytes']:8.3f}{row['entropy']:9.3f}"
+                    f"{column:28}{encoding:20}{compression:>7}{level:3}{rows:8}{row['bytes']:8.3f}{row['entropy']:9.3f}"
                     f"{row['write_ns']:7.0f}{row['filter_ns']:8.1f}",
                     flush=True,
                 )
