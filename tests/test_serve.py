@@ -6,12 +6,15 @@ import csv
 import io
 import json
 import os
+import re
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
+import anyio
 import duckdb
 import httpx
 import numpy as np
@@ -27,6 +30,8 @@ from test_catalog import LOADS_OR_SETS, READS_ELSEWHERE, WRITES, fingerprints
 from memoserve.catalog import connect, execute
 from memoserve.queries import list_queries
 from memoserve.report import CHARTS
+from memoserve.serve.readers import Place, Readers, Reply
+from memoserve.serve.settings import Settings
 from memoserve.store import Store
 from memoserve.suites import load_suite
 
@@ -239,6 +244,68 @@ def test_answers_are_those_of_the_store_as_it_is(tmp_path: Path) -> None:
         assert "ours" in {one["name"] for one in server.get("suites")}
 
 
+DAMAGES = {
+    "a part": lambda store: next(store.glob("scores/*/*/*/part-*.parquet")).write_bytes(b"PAR1"),
+    "its mark": lambda store: (store / "memoserve.json").write_text("{"),
+    "its fingerprint": lambda store: next(store.glob("suites/*/fingerprint.json")).write_text("{}"),
+    "a file for a folder": lambda store: (shutil.rmtree(store / "scores"), (store / "scores").write_text("")),
+    "the queue": lambda store: (store / "serve" / "runs.sqlite").write_bytes(b"not a database" * 500),
+    "everything": shutil.rmtree,
+}
+ASKED = (
+    "store", "suites", "checkpoints", "checkpoints?suite=mini", "queries/predictors", "plots/predictors",
+    "queries/predictors?format=csv", "recommend?budget=50%25", "recommend/grid", "text", "text?search=x",
+    "runs", "runs/1", "runs/1/log", "runs/1/events",
+)  # fmt: skip
+
+
+def test_a_store_that_is_damaged_or_gone_is_said_and_mended_is_answered(tmp_path: Path) -> None:
+    """Underneath a running server: no defect, no log full of the same, and no need to start it again."""
+    store, whole = mini_store(tmp_path / "store", 300), tmp_path / "whole"
+    with serving(store, "--seconds", "60") as server:
+        server.get("store")
+        server.get("text")
+        shutil.copytree(store, whole)
+        for what, damage in DAMAGES.items():
+            damage(store)
+            time.sleep(0.6)  # how long a look at the store counts
+            answers = {path: server.client.get(f"/api/{path}") for path in ASKED}
+            answers["sql"] = server.client.post("/api/sql", json={"sql": "SELECT count(*) FROM scores"})
+            answers["submit"] = server.client.post("/api/runs", json={"checkpoints": "116k@161"})
+            codes = {path: answer.status_code for path, answer in answers.items()}
+            assert set(codes.values()) <= {200, 201, 400, 404, 409, 503}, (what, codes)
+            assert any(code in {400, 409, 503} for code in codes.values()), (what, codes)
+            said = {answer.json()["error"] for answer in answers.values() if answer.status_code >= 400}
+            assert all("defect" not in error and "Traceback" not in error for error in said), (what, said)
+            shutil.rmtree(store, ignore_errors=True)
+            shutil.copytree(whole, store)
+            time.sleep(0.6)
+            assert server.get("queries/predictors")["rows"], what
+            assert server.get("runs") == []
+            assert server.get("text")["total"] > 0
+        assert server.stderr().count("Traceback") <= 4 * len(DAMAGES)
+
+
+def fails(place: Place) -> Reply:
+    raise ZeroDivisionError(f"in {place.threads}")
+
+
+def test_what_is_unexpected_in_a_reader_brings_its_traceback(tmp_path: Path) -> None:
+    """A traceback doesn't cross to another process by itself; the server's log has to have it."""
+    Store.create(tmp_path / "store")
+    readers = Readers(Settings(tmp_path / "store"))
+
+    async def ask() -> None:
+        with pytest.raises(ZeroDivisionError) as raised:
+            await readers.ask(fails)
+        assert re.search(r"in fails\n.*raise ZeroDivisionError", "".join(raised.value.__notes__))
+
+    try:
+        anyio.run(ask)
+    finally:
+        readers.close()
+
+
 # Text
 
 
@@ -390,6 +457,34 @@ def test_sql_that_wants_all_memory_gets_none(impatient: Server, statement: str) 
     assert answer.status_code in {400, 413, 503}, answer.text[:200]
     assert psutil.Process(impatient.process.pid).memory_info().rss < 400 << 20
     assert impatient.post("sql", {"sql": "SELECT 1"})["rows"] == [[1]]
+
+
+VALUES = [
+    *("INTERVAL '100000000 years'", "INTERVAL '178956970 years'", "INTERVAL '1 day'", "TIMETZ '10:00:00+02'"),
+    *("TIMESTAMPTZ 'infinity'", "DATE '5877642-06-25 (BC)'", "'290309-12-22 (BC)'::TIMESTAMP", "uuid()"),
+    *("'1-1-1'::DATE - '9999-1-1'::DATE", "TIMESTAMP_S '294247-01-10 04:00:54'", "TIME '24:00:00'", "chr(0)"),
+    *("'1970-01-01'::TIMESTAMP_NS", "make_time(24, 0, 0.0)", "'\\xAA'::BLOB", "'101'::BIT", "'5'::VARIANT"),
+    *(
+        "1::BIGNUM",
+        "1::DECIMAL(38, 3)",
+        "170141183460469231731687303715884105727",
+        "1e400",
+        "NULL",
+        "row(1, 2)",
+    ),
+    *("MAP {[1]: 2}", "union_value(n := 1)", "'x'::ENUM ('x')", "[{'a': [1, 'nan'::FLOAT]}]", "'{}'::JSON"),
+    *("'POINT(0 0)'::GEOMETRY", "[1, 2]::INTEGER[2]", "[" * 150 + "]" * 150, "[" * 900 + "]" * 900),
+    *("'<b>&\\u202e'", "lambda x: x", "$1", "?", "DEFAULT"),
+]
+
+
+@pytest.mark.parametrize("form", ["json", "csv", "parquet", "arrow"])
+def test_any_value_is_answered_or_refused_in_words(server: Server, form: str) -> None:
+    for value in VALUES:
+        body = {"sql": f"SELECT {value} AS x, 1 AS x", "format": form}
+        answer = server.client.post("/api/sql", json=body)
+        assert answer.status_code in {200, 400}, (value[:40], answer.status_code, answer.text[:300])
+    assert "Traceback" not in server.stderr()
 
 
 def test_sql_answers_as_on_the_command_line(server: Server) -> None:

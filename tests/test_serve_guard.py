@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -86,8 +87,31 @@ def test_logging_in_sets_a_cookie_that_is_not_the_token(closed: Server) -> None:
             ).status_code
             == 401
         )
-    for junk in (b"{", b"[1]", b'{"token": 5}', b""):
+    for junk in (
+        b"{",
+        b"[1]",
+        b'{"token": 5}',
+        b"",
+        b"[" * 4000,
+        b"[" * 400_000,
+        b'{"token":"\\ud800"}',
+        b"\xff\xfe",
+    ):
         assert httpx.post(f"{closed.url}/login", content=junk, headers=JSON, timeout=60).status_code == 401
+
+
+def test_a_form_without_end_keeps_nobody_waiting(closed: Server) -> None:
+    """Whoever can't log in can't make the server work either."""
+    began = time.monotonic()
+    fields = b"token=x&" * 130_000
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    with ThreadPoolExecutor(8) as pool:
+        codes = pool.map(
+            lambda _: httpx.post(f"{closed.url}/login", content=fields, headers=form, timeout=60), range(8)
+        )
+    assert {answer.status_code for answer in codes} == {401}
+    assert time.monotonic() - began < 10
+    assert "Traceback" not in closed.stderr()
 
 
 def test_no_process_of_the_service_has_the_token(closed: Server) -> None:

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -154,10 +154,11 @@ def _find_damaged(files: Files) -> None:
     """Raise BadInput about the first damaged part or list, StorageFailed if the store can't be read."""
     for top in ("scores", "sequences"):
         for name, entry in files.below(top).items():
-            if (part := part_named(files, name, entry.size)) is not None:
-                part_metadata(files, part)
-            elif is_list(name):
-                check_list(files, name)
+            with suppress(FileNotFoundError):  # removed in the meantime, or the whole store is gone
+                if (part := part_named(files, name, entry.size)) is not None:
+                    part_metadata(files, part)
+                elif is_list(name):
+                    check_list(files, name)
 
 
 def readable(error: BaseException) -> str:

@@ -39,15 +39,22 @@ LONGEST, MOST_BRACKETS, MOST_DOTS = 50_000, 1_000, 1_000
 """Characters of SQL, and of those that nest. DuckDB's parser takes a time that grows with the square of what
 is opened and not closed, and nothing interrupts it."""
 
-_MADE_UP = frozenset({"range", "generate_series", "unnest", "repeat", "repeat_row", "query_table"})
-"""Table functions whose rows come from their arguments, or from what the catalog has by this name."""
+_MADE_UP = frozenset({"range", "generate_series", "unnest", "repeat", "repeat_row"})
+"""Table functions whose rows come from their arguments."""
 
-# Settings hold paths, logs hold other people's questions. `getenv` is the shell's, but who knows.
+# Settings hold paths, logs hold other people's questions. `getenv` is the shell's, but who knows. The plan of
+# another statement (json_serialize_plan) has in it what that statement would be refused for.
 _TELLTALE = frozenset(
-    {"current_setting", "getenv", "write_log", "parse_duckdb_log_message", "query", "which_secret"}
-)
-# DuckDB's tables about itself: the SQL of the views has the store's path in it.
+    {
+        "current_setting", "getenv", "write_log", "parse_duckdb_log_message", "query", "query_table",
+        "which_secret", "json_serialize_plan",
+    }
+)  # fmt: skip
+# DuckDB's tables and functions about itself: the SQL of the views has the store's path in it.
 _ABOUT_ITSELF = re.compile(r"(duckdb|pragma|sqlite|pg)_", re.IGNORECASE)
+_ABOUT_VALUES = frozenset({"pg_typeof", "pg_size_pretty"})
+# As the parser has SHOW TABLES FROM x, TABLES, DATABASES, SCHEMAS, VARIABLES and ALL TABLES.
+_SHOWN = frozenset({"", '"tables"', '"databases"', '"schemas"', '"variables"', "__show_tables_expanded"})
 _HARMLESS_SCHEMA_VIEWS = frozenset({"tables", "columns"})
 
 _SET_VARIABLE = re.compile(r"\s*SET\s+VARIABLE\s+\w+\s*(?:=|\bTO\b)", re.IGNORECASE)
@@ -143,8 +150,10 @@ def _check_names(connection: duckdb.DuckDBPyConnection, query: str) -> None:
                     )
         elif kind == "BASE_TABLE":
             _check_table(str(node.get("schema_name") or ""), str(node.get("table_name")))
+        elif kind == "SHOW_REF" and node.get("query") is None:
+            _check_shown(str(node.get("table_name") or ""))
         name = str(node.get("function_name", "")).lower()
-        if name in _TELLTALE:
+        if name in _TELLTALE or (_ABOUT_ITSELF.match(name) and name not in _ABOUT_VALUES):
             raise BadInput(f"{name}() is refused. {_LOOKS_ONLY}.")
 
 
@@ -169,6 +178,12 @@ def _check_table(schema: str, name: str) -> None:
         f"{name} is refused: it tells settings or paths. SHOW TABLES, DESCRIBE and "
         "information_schema.columns say what there is."
     )
+
+
+def _check_shown(name: str) -> None:
+    """Refuse `SHOW name`: since DuckDB 2.0 that is a setting, if no table is called so."""
+    if name not in _SHOWN:
+        raise BadInput(f"SHOW {name} is refused: it may tell a setting. DESCRIBE {name} tells of a table.")
 
 
 def _check_kind(statement: duckdb.Statement) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -23,8 +22,6 @@ from memoserve.serve.remembered import Remembered
 from memoserve.serve.settings import Settings
 from memoserve.serve.watch import Watch
 
-_log = logging.getLogger("uvicorn.error")
-
 _STATUS: tuple[tuple[type[MemoserveError], int], ...] = (
     (BadInput, 400),
     (Forbidden, 403),
@@ -39,6 +36,9 @@ _STATUS: tuple[tuple[type[MemoserveError], int], ...] = (
 
 _BEGUN = 2
 """Readers that are started with the server; the others when they are needed."""
+
+_TOLD = 20
+"""Of what is wrong with a request."""
 
 _ABOUT = """What a store of memorization scores says, and runs that add to it.
 
@@ -90,7 +90,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 async def _begin(readers: Readers) -> None:
     """Start a reader: whoever asks first should not have to wait for its imports."""
-    with suppress(MemoserveError):  # said to whoever asks
+    with suppress(Exception):  # said to whoever asks
         await readers.ask(questions.plots)
         await readers.ask(questions.store, False)
 
@@ -106,7 +106,10 @@ def _said(request: Request, error: Exception) -> Response:
 
 def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    lines = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+    errors = error.errors()
+    lines = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in errors[:_TOLD]]
+    if len(errors) > _TOLD:
+        lines.append(f"and {len(errors) - _TOLD} more")
     return _error(422, "; ".join(lines))
 
 
@@ -117,5 +120,6 @@ def _http(request: Request, error: Exception) -> Response:
 
 
 def _unexpected(request: Request, error: Exception) -> Response:
-    _log.error("unexpected", exc_info=error)
-    return _error(500, f"unexpected {type(error).__name__}: a defect of memoserve, its log says more")
+    # uvicorn logs it, and closes the connection.
+    said = f"unexpected {type(error).__name__}: a defect of memoserve, its log says more"
+    return _error(500, said, {"Connection": "close"})

@@ -104,7 +104,12 @@ def _rows(
     left = limit
     with explained(place.store):
         while left is None or left > 0:
-            batch = result.fetchmany(_BATCH if left is None else min(_BATCH, left))
+            try:
+                batch = result.fetchmany(_BATCH if left is None else min(_BATCH, left))
+            except (OverflowError, ValueError) as error:
+                raise BadInput(
+                    f"the answer has a value that can't be sent ({error}): cast it to text, as in x::VARCHAR"
+                ) from None
             if not batch:
                 return
             yield batch
@@ -136,11 +141,11 @@ def _arrow(
 
     # 1.x has only the older name.
     reader_of: Any = getattr(result, "to_arrow_reader", None) or getattr(result, "fetch_record_batch", None)
-    with explained(place.store), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        reader: pa.RecordBatchReader = reader_of(_BATCH)
     left = limit
     try:
+        with explained(place.store), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            reader: pa.RecordBatchReader = reader_of(_BATCH)
         with (
             file.open("wb") as out,
             pq.ParquetWriter(out, reader.schema, compression="zstd")

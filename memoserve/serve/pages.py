@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -41,6 +42,7 @@ _LOGIN = """<!DOCTYPE html>
 """
 
 _WRONG_SECONDS = 1.0
+_LONGEST_LOGIN = 4096
 
 
 @router.get("/")
@@ -59,17 +61,7 @@ async def login_page() -> Response:
 async def login(request: Request) -> Response:
     """Take the token from the form, or from JSON {"token": ...}, and set the cookie."""
     token = request.app.state.settings.token
-    body = await request.body()
-    form = not request.headers.get("content-type", "").lower().startswith("application/json")
-    given = ""
-    if form:
-        given = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0]
-    else:
-        try:
-            said = await request.json()
-        except ValueError:
-            said = None
-        given = str(said.get("token", "")) if isinstance(said, dict) else ""
+    given = _given(await request.body(), request.headers.get("content-type", ""))
     if token is not None and not is_token(given, token):
         await asyncio.sleep(_WRONG_SECONDS)
         return HTMLResponse(
@@ -86,3 +78,16 @@ async def login(request: Request) -> Response:
             path="/",
         )
     return response
+
+
+def _given(body: bytes, kind: str) -> str:
+    """The token in a form or in JSON, or nothing. Anybody may send it, so what is long isn't looked at."""
+    if len(body) > _LONGEST_LOGIN:
+        return ""
+    if not kind.lower().startswith("application/json"):
+        return parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0]
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    return str(said.get("token", "")) if isinstance(said, dict) else ""

@@ -25,11 +25,10 @@ _SEARCHED = 100_000
 def store(place: Place, read_only: bool) -> Reply:
     """What the store holds."""
     from memoserve import __version__
-    from memoserve.catalog import explained
     from memoserve.store import Store
 
     opened = Store.open(place.store)
-    with catalog(place) as connection, explained(place.store):
+    with catalog(place) as connection:
         rows = connection.execute(
             "SELECT suite, count(*) FILTER (evaluated > 0), count(*), sum(evaluated)::BIGINT "
             "FROM checkpoints GROUP BY suite ORDER BY suite"
@@ -67,14 +66,13 @@ def is_synthetic(fingerprint: Mapping[str, Any]) -> bool:
 
 def checkpoints(place: Place, suite: str | None) -> Reply:
     """The view `checkpoints`, with the ids that each has seen and how many of them lack a score."""
-    from memoserve.catalog import execute, explained
+    from memoserve.catalog import execute
     from memoserve.store import Store
 
     Store.open(place.store)
     with catalog(place) as connection:
         if suite is not None:
-            with explained(place.store):
-                names = connection.execute("SELECT DISTINCT suite FROM checkpoints ORDER BY 1").fetchall()
+            names = connection.execute("SELECT DISTINCT suite FROM checkpoints ORDER BY 1").fetchall()
             if (suite,) not in names:
                 raise BadInput(
                     f"suite {suite!r} is not in this store; it holds "
@@ -322,7 +320,6 @@ def suites(place: Place, folder: str | None) -> Reply:
 
 def suite(place: Place, name: str, folder: str | None) -> Reply:
     """One suite: models, steps, sequences."""
-    from memoserve.catalog import explained
     from memoserve.suites import load_suite
 
     files = suite_files(None if folder is None else Path(folder))
@@ -352,7 +349,7 @@ def suite(place: Place, name: str, folder: str | None) -> Reply:
                 },
             }
         )
-    with catalog(place) as connection, explained(place.store):
+    with catalog(place) as connection:
         rows = connection.execute(
             "SELECT model, step, parameters, parameters_without_embeddings, trained FROM checkpoints "
             "WHERE suite = ? ORDER BY model_order, step",

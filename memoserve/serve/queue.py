@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from memoserve.errors import StorageFailed
 from memoserve.store.files import reporting
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -206,11 +207,17 @@ class Queue:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         """A connection for one transaction."""
-        with reporting(self.file), closing(sqlite3.connect(self.file, timeout=30)) as connection:
-            connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA synchronous = FULL")
-            with connection:
-                yield connection
+        try:
+            with reporting(self.file), closing(sqlite3.connect(self.file, timeout=30)) as connection:
+                connection.row_factory = sqlite3.Row
+                connection.execute("PRAGMA synchronous = FULL")
+                with connection:
+                    yield connection
+        except sqlite3.Error as error:
+            raise StorageFailed(
+                f"the queue of runs, {self.file}, can't be read or written ({error}): is the store still "
+                "there, and its disk not full? A damaged queue can be moved away: the next start makes one"
+            ) from error
 
 
 def _run(row: sqlite3.Row) -> Run:

@@ -13,6 +13,7 @@ import shutil
 import signal
 import tempfile
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import psutil
 
-from memoserve.errors import MemoserveError
+from memoserve.errors import MemoserveError, StorageFailed
 from memoserve.serve.settings import Settings
 
 if TYPE_CHECKING:
@@ -121,9 +122,9 @@ class Readers:
                 await self._limiter.acquire_on_behalf_of(borrower)
         except TimeoutError:
             raise Busy("too many questions at once: try again in a moment") from None
-        place.scratch.mkdir()
         reply = None
         try:
+            place.scratch.mkdir()
             with anyio.fail_after(place.seconds):
                 reply = await to_process.run_sync(
                     functools.partial(_within, place, task, *args, **kwargs),
@@ -167,6 +168,17 @@ def _within(place: Place, task: Callable[..., Reply], *args: Any, **kwargs: Any)
         return task(place, *args, **kwargs)
     except MemoryError:
         raise TooMuch("the answer needs more memory than it may use: ask for less") from None
+    except MemoserveError:
+        raise
+    except OSError as error:
+        raise StorageFailed(
+            f"{error.filename or 'something'} could not be read or written ({error.strerror or error}): what "
+            "the store holds may just have changed, so ask again"
+        ) from None
+    except Exception as error:
+        # A traceback stays in its process; as text it gets into the server's log.
+        error.add_note(f"in the reader:\n{traceback.format_exc()}")
+        raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         tempfile.tempdir = None
@@ -180,14 +192,14 @@ def catalog(place: Place) -> Iterator[duckdb.DuckDBPyConnection]:
     a session of its own, whose variables go with it. Questions can't change what they share; after one that
     failed, whatever it left, the next has a new one.
     """
-    from memoserve.catalog import kinds_of_parts
+    from memoserve.catalog import explained, kinds_of_parts
     from memoserve.store.files import LocalFiles, open_files
 
     files = open_files(place.store)
     # What is looked up when it is made: of a remote store, where looking takes a while, now and then.
     as_of = kinds_of_parts(files) if isinstance(files, LocalFiles) else time.monotonic() // _REMADE_SECONDS
     try:
-        with _database(place, as_of).cursor() as connection:
+        with explained(place.store), _database(place, as_of).cursor() as connection:
             yield connection
     except BaseException:
         _forget()

@@ -121,5 +121,5 @@ def _below(path: str, depth: int) -> Iterator[tuple[str, int]]:
                 inside = sorted(entry.path for entry in entries if entry.is_dir())
             for folder in inside:
                 yield from _below(folder, depth - 1)
-    except FileNotFoundError:
-        return
+    except OSError:
+        return  # gone, or no folder any more: whoever reads it says so

@@ -27,6 +27,7 @@ class Watch:
         self._change = asyncio.Event()
         self._started = 0.0
         self._worker: subprocess.Popen[bytes] | None = None
+        self._trouble = ""
 
     async def changed(self) -> None:
         """Return when the queue has changed."""
@@ -46,11 +47,18 @@ class Watch:
                         self._change.set()
                         self._change = asyncio.Event()
                     self._see_to_worker()
-                except Exception:
-                    _log.exception("looking after the queue")
+                    self._trouble = ""
+                except Exception as error:
+                    self._complain(error)
                 await asyncio.sleep(_POLL_SECONDS)
         finally:
             connection.close()
+
+    def _complain(self, error: Exception) -> None:
+        """Into the log, once for as long as it is the same: this happens every moment."""
+        if str(error) != self._trouble:
+            self._trouble = str(error)
+            _log.error("looking after the queue", exc_info=error)
 
     def _see_to_worker(self) -> None:
         if self._worker is not None and self._worker.poll() is not None:
