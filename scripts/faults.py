@@ -50,8 +50,8 @@ from memoserve.catalog import connect
 from memoserve.store import Store
 from memoserve.store.parts import Part, part_name, read_part
 
-CHECKPOINTS = ("116k@581", "116k@721", "116k@861", "116k@1001")
-SEQUENCES, PART = 96, 6
+CHECKPOINTS = tuple(f"116k@{step}" for step in (161, 301, 441, 581, 721, 861, 1001))
+SEQUENCES, PART = 96, 12
 PARTS = SEQUENCES // PART * (len(CHECKPOINTS) + 1)
 SECONDS = 900
 """After which a run that does not end counts as one that hangs."""
@@ -516,13 +516,17 @@ def strike(harness: Harness, where: str, strikes: list[str], left: set[str]) -> 
     happened: list[str] = []
     second = 4
     try:
-        if kind in ORDERED:
-            happened.append(kind)
-            wait_for_death(harness, where, run, kind)
-        for _ in range(5):
-            kind = harness.rarest(strikes)
+        for number in range(8):
+            if number:
+                kind = harness.rarest(strikes)
+                if kind in ORDERED:
+                    give_order(harness, where, kind)
             if kind in ORDERED:
-                break
+                happened.append(kind)
+                if not wait_for_death(harness, where, run, kind):
+                    break
+                check(harness, where, set(), may_be_left=left, at_work=True)
+                continue
             if not wait_for_a_moment(harness, where, run, kind):
                 break
             at = len(list(all_parts(Store(where)))) if harness.bucket.answers == "yes" else -1
@@ -564,7 +568,7 @@ def give_order(harness: Harness, where: str, kind: str) -> None:
     dice = harness.dice
     if kind == "switch":
         # Each time that an engine loads weights it looks at several files of theirs.
-        order = {"kind": kind, "file": r"/weights/", "count": dice.randint(1, 12)}
+        order = {"kind": kind, "file": r"/weights/", "count": dice.randint(1, 9)}
     else:
         moments = (
             ("asked", "answered") if "://" in where else ("opened", "torn", "written", "named", "removed")
@@ -576,7 +580,7 @@ def give_order(harness: Harness, where: str, kind: str) -> None:
         there = 0
         with suppress(Exception):
             there = len(list(all_parts(Store(where))))
-        many = max(1, PARTS - there) if what == "part" else 4
+        many = max(1, PARTS - there) if what == "part" else 2
         names = PUTS if "://" in where else WRITES
         order = {"kind": kind, "file": names[what], "moment": moment, "count": dice.randint(1, many)}
         order["what"] = what
@@ -588,8 +592,11 @@ def give_order(harness: Harness, where: str, kind: str) -> None:
         beside.replace(harness.order)
 
 
-def wait_for_death(harness: Harness, where: str, run: subprocess.Popen[bytes], kind: str) -> None:
-    """Wait until an order is carried out, or the run has ended without that; count it as a fault if it is."""
+def wait_for_death(harness: Harness, where: str, run: subprocess.Popen[bytes], kind: str) -> bool:
+    """Wait until an order is carried out, or the run has ended without that; count it as a fault if it is.
+
+    Returns whether the run may go on.
+    """
     taken = harness.order.with_name(f"{harness.order.name}.taken")
     order: dict[str, Any] | None = None
     started: list[psutil.Process] = []
@@ -609,7 +616,7 @@ def wait_for_death(harness: Harness, where: str, run: subprocess.Popen[bytes], k
         file.unlink(missing_ok=True)
     harness.bucket.order = None
     if order is None:
-        return
+        return False
     at = len(list(all_parts(Store(where))))
     said = {key: order[key] for key in ("what", "moment") if key in order}
     with suppress(subprocess.TimeoutExpired):
@@ -617,6 +624,7 @@ def wait_for_death(harness: Harness, where: str, run: subprocess.Popen[bytes], k
     if run.poll() == -signal.SIGKILL:
         end_of(harness, started)
     harness.fault(kind, where, parts=at, **said)
+    return run.poll() is None
 
 
 def wait_for_a_moment(harness: Harness, where: str, run: subprocess.Popen[bytes], kind: str) -> bool:
@@ -627,7 +635,7 @@ def wait_for_a_moment(harness: Harness, where: str, run: subprocess.Popen[bytes]
             if run.poll() is not None:
                 return False
             time.sleep(0.05)
-        time.sleep(dice.uniform(0, 8))
+        time.sleep(dice.uniform(0, dice.choice([1, 8])))
         return run.poll() is None
     seconds = dice.uniform(0, 15) if kind not in TARGETS and dice.random() < 0.3 else SECONDS
     there = 0
