@@ -45,6 +45,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+from ray_nodes import Nodes, line_of
 
 from memoserve.catalog import connect
 from memoserve.store import Store
@@ -177,66 +178,6 @@ class Bucket:
                 return None
             order["count"] -= 1
             return order if order["count"] == 0 else None
-
-
-class Nodes:
-    """A Ray cluster of this harness: a head without CPUs, and two nodes with one each."""
-
-    SCRIPT = """
-import sys
-from ray.cluster_utils import Cluster
-small = {"object_store_memory": 80_000_000, "include_dashboard": False}
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
-del small["include_dashboard"]
-number = 1
-def add():
-    # An address of its own: else a driver might take a node for its own that is going to be killed.
-    global number
-    number += 1
-    cluster.add_node(num_cpus=1, node_ip_address=f"127.0.0.{number}", **small)
-add(), add()
-print(cluster.address, flush=True)
-for line in sys.stdin:
-    node = cluster.worker_nodes.pop() if line.strip() == "last" else cluster.worker_nodes.pop(0)
-    cluster.worker_nodes.append(node)
-    cluster.remove_node(node, allow_graceful=False)
-    add()
-    print("replaced", flush=True)
-cluster.shutdown()
-"""
-
-    def __init__(self) -> None:
-        settings = {"RAY_memory_monitor_refresh_ms": "0", "RAY_health_check_period_ms": "500"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", self.SCRIPT],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, **settings},
-        )
-        self.address = self._answer()
-
-    def replace(self, which: str) -> None:
-        """Kill all processes of a node, `first` or `last`, and let another one join."""
-        assert self.process.stdin is not None
-        print(which, file=self.process.stdin, flush=True)
-        self._answer()
-
-    def _answer(self) -> str:
-        assert self.process.stdout is not None
-        answer = self.process.stdout.readline().strip()
-        if not answer:
-            raise RuntimeError("the Ray cluster of the harness is gone")
-        return answer
-
-    def close(self) -> None:
-        """End the cluster."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        with suppress(subprocess.TimeoutExpired):
-            self.process.wait(60)
-        self.process.kill()
 
 
 @dataclass
@@ -410,7 +351,7 @@ def main() -> int:
         harness.output.unlink()
         harness.reference = contents(Store.open(undisturbed))
         if options.executor == "ray":
-            harness.nodes = Nodes()  # inherits what says where the bucket is
+            harness.nodes = Nodes(2)  # they inherit what says where the bucket is
         try:
             while not harness.enough and len(harness.whole.wrong) < 20:
                 began = time.monotonic()
@@ -702,7 +643,8 @@ def kill_node(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> dic
     """Kill all that a node of the Ray cluster consists of; another one joins."""
     if harness.nodes is None:
         return None
-    harness.nodes.replace(harness.dice.choice(("first", "last")))
+    harness.nodes.kill(harness.dice.choice(harness.nodes.nodes))
+    harness.nodes.add()
     return {}
 
 
@@ -784,7 +726,7 @@ def descendants(run: subprocess.Popen[Any]) -> list[psutil.Process]:
 
 def below(harness: Harness, run: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """Every process that works for a run, on the nodes of a cluster too."""
-    return descendants(run) + (descendants(harness.nodes.process) if harness.nodes is not None else [])
+    return descendants(run) + (harness.nodes.below() if harness.nodes is not None else [])
 
 
 def forkservers(harness: Harness, run: subprocess.Popen[bytes]) -> list[psutil.Process]:
@@ -804,13 +746,6 @@ def engines(harness: Harness, run: subprocess.Popen[bytes]) -> list[psutil.Proce
 def workers(harness: Harness, run: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """Ray's workers that have a lane."""
     return [process for process in below(harness, run) if "ray::Worker" in line_of(process)]
-
-
-def line_of(process: psutil.Process) -> str:
-    """The command line of a process, empty if it is gone."""
-    with suppress(psutil.Error):
-        return " ".join(process.cmdline())
-    return ""
 
 
 def parent_of(process: psutil.Process) -> int:
