@@ -3,13 +3,17 @@
 
     python scripts/estimate_study.py --tflops 989 --bandwidth 3.35 --share 0.4
 
-Per window of 32 + 32 tokens, of a model with N multiplied parameters (its layers and the LM head), L layers
-of width h, 2 bytes a number:
+Per window of 32 + 32 tokens, of a model with B parameters in L layers of width h and H in the LM head, 2
+bytes a number:
 
-    extract           2 N 63 FLOPs, less what the ladder spares: rung by rung, by the survival given
-    score             the same FLOPs; beside them each of up to 31 decoding steps reads the weights once for
+    without ladder    2 (B (63 - 31 * 3/4 / L) + 32 H) FLOPs: of the 31 tokens before the continuation's first
+                      the last layer only makes queries, keys and values, a quarter of its products, and the
+                      LM head none
+    extract           2 (B (32 - 31 * 3/4 / L) + H) for the first continuation token, and 2 * 31 (B + H) for
+                      the rest of those that match it (further rungs spare more, and are not counted)
+    score             the first of these for all; then each of 31 decoding steps reads the weights once for
                       `--together` windows, and the keys and values so far, 2 L h 2 bytes a token
-    the paper's way   generate without a cache reads 32 + 33 + ... + 63 = 1,520 tokens: 2 N 1520 FLOPs
+    the paper's way   generate without a cache reads 32 + 33 + ... + 63 = 1,520 tokens: 2 (B + H) 1520 FLOPs
 
 hours = max(FLOPs / (share x peak), bytes / (0.7 x bandwidth)) / 3600, prefill and decoding added.
 """
@@ -42,8 +46,8 @@ def main() -> None:
     parser.add_argument(
         "--survive",
         type=float,
-        default=0.465,
-        help="share of windows that match the first token (mini: 0.465)",
+        default=0.5,
+        help="share of windows that match the first token (mini's largest model: 0.5)",
     )
     arguments = parser.parse_args()
     suites = [load_suite("pythia"), load_suite("pythia-deduped")]
@@ -55,26 +59,27 @@ def main() -> None:
         f"{'paper':>10}  GPU hours"
     )
     for name, (layers, width) in SHAPES.items():
-        windows, multiplied = 0, 0.0
+        windows, body, head = 0, 0.0, 0.0
         for suite in suites:
             chosen = select(suite, ",".join(f"{name}@{step}" for step in STEPS))
             windows += sum(min(c.sequences_seen, suite.sequences.trained) for c in chosen)
             model = chosen[0].model
-            embedding = (model.parameters - model.parameters_without_embeddings) / 2
-            multiplied = model.parameters_without_embeddings + embedding
-        whole = windows * 2 * multiplied * READ / flops_per_hour
-        first = windows * 2 * multiplied * CONTEXT / flops_per_hour
-        ladder = first + arguments.survive * (whole - first)
+            body = model.parameters_without_embeddings
+            head = (model.parameters - model.parameters_without_embeddings) / 2
+        hours = 2 * windows / flops_per_hour
+        spared = 0.75 * (CONTEXT - 1) / layers
+        whole = hours * (body * (READ - spared) + head * CONTINUATION)
+        first = hours * (body * (CONTEXT - spared) + head)
         steps = CONTINUATION - 1
-        decoded_flops = windows * 2 * multiplied * steps / flops_per_hour
-        read_bytes = 2 * multiplied / arguments.together + 2 * layers * width * 2 * (CONTEXT + steps / 2)
-        decoding = max(decoded_flops, windows * steps * read_bytes / bytes_per_hour)
+        rest = hours * (body + head) * steps
+        read_bytes = 2 * (body + head) / arguments.together + 2 * layers * width * 2 * (CONTEXT + steps / 2)
+        decoding = max(rest, windows * steps * read_bytes / bytes_per_hour)
         row = {
             "windows": windows,
-            "extract": ladder,
+            "extract": first + arguments.survive * rest,
             "whole": whole,
             "score": first + decoding,
-            "paper": windows * 2 * multiplied * UNCACHED / flops_per_hour,
+            "paper": hours * (body + head) * UNCACHED,
         }
         for key, value in row.items():
             total[key] += value
