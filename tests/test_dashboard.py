@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from conftest import command
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from memoserve.sequences import open_sequences
+from memoserve.serve.queue import Queue
 from memoserve.store import Store
 from memoserve.suites import Suite, load_suite
 
@@ -561,6 +563,49 @@ def test_logging_in(browser: Browser, made_up: Path, monkeypatch: pytest.MonkeyP
 
 
 # Runs
+
+
+def test_a_long_queue_takes_one_connection_of_a_tab(browser: Browser, tmp_path: Path, mini: Suite) -> None:
+    """A browser has six for all its tabs: a run that only waits needs none."""
+    store = Store.create(tmp_path / "store")
+    write_suite(store, mini, str(mini.sequences.path), 2, 200, engine="synthetic")
+    queue = Queue(tmp_path / "store")
+    estimate = {"sequences": 10, "checkpoints": 1, "flops": 1e9, "bytes": 40.0, "seconds": 60.0}
+    for n in range(9):
+        request = {"suite": "mini", "note": f"<b>{n}</b>", "by": HOSTILE[:90]}
+        queue.submit(request, ["--no-such-option"], estimate)
+    # As somebody's own run in this store, which all of them wait for.
+    held = os.open(tmp_path / "store" / ".lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    server = Server(tmp_path / "store")
+    tab = Tab(browser, server.url)
+    followed: list[str] = []
+    tab.page.on("request", lambda asked: asked.url.endswith("/events") and followed.append(asked.url))
+    try:
+        page = tab.go("overview")
+        expect(page.locator(".runs > li")).to_have_count(9)
+        expect(page.locator("#run-1")).to_contain_text("Waits for another run in this store", timeout=30_000)
+        expect(page.locator("#run-9")).to_contain_text("8 runs come before it")
+        expect(page.locator("#run-9")).to_contain_text("<b>8</b>")
+        others = [Tab(browser, server.url) for _ in range(2)]
+        for other in others:
+            other.context = tab.context
+            other.page = tab.context.new_page()
+            expect(other.go("predictors").locator(".picture svg").first).to_be_visible()
+        assert len(set(followed)) == 1
+        tab.go("overview")
+        page.get_by_role("button", name="Cancel run 1", exact=True).click()
+        expect(page.locator("#run-1 .chip")).to_have_text("cancelled", timeout=10_000)
+        expect(page.locator("#run-2")).to_contain_text("Waits for another run in this store", timeout=30_000)
+        assert {url.rpartition("runs/")[2] for url in followed} <= {"1/events", "2/events"}
+        assert page.evaluate("window.pwned") is None
+        for id_ in range(2, 10):
+            queue.cancel(id_)
+        assert tab.wrong == []
+    finally:
+        tab.context.close()
+        server.stop()
+        os.close(held)
 
 
 @pytest.mark.engine

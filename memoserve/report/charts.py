@@ -140,10 +140,12 @@ def _checkpoint_map(rows: Sequence[Row], look: Look) -> Spec:
     )
 
 
-def _cells(
-    look: Look, x: Spec, y: Spec, value: str, colour: Spec, form: str, columns: int, light_above: float = 0.6
-) -> list[Spec]:
-    """A heat map, with its numbers in it where they fit."""
+# Of viridis over 0 to 1: up to here white text has a contrast of 4.5 on it, from here on black text.
+_LIGHT = 0.43
+
+
+def _cells(look: Look, x: Spec, y: Spec, value: str, colour: Spec, form: str, columns: int) -> list[Spec]:
+    """A heat map of shares, with its numbers in it where they fit."""
     quantity: Spec = {"field": value, "type": "quantitative", **colour}
     quantity.setdefault("legend", {"orient": "bottom" if look.columns == 1 else "right"})
     if form.endswith("%"):
@@ -158,7 +160,7 @@ def _cells(
                     "y": y,
                     "text": {"field": value, "format": form},
                     "color": {
-                        "condition": {"test": f"datum[{value!r}] > {light_above}", "value": "#111827"},
+                        "condition": {"test": f"datum[{value!r}] > {_LIGHT}", "value": "#000000"},
                         "value": "#ffffff",
                     },
                 },

@@ -129,7 +129,7 @@ def flops() -> Spec:
         "type": "quantitative",
         "title": "training compute (FLOPs, 6ND)",
         "scale": {"type": "log", "padding": 18, "nice": False},
-        "axis": {"format": ".1~e", "tickCount": 5},
+        "axis": {"format": ".1~e", "tickCount": 5, "labelSeparation": 8},
     }
 
 

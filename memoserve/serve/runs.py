@@ -180,7 +180,7 @@ async def _stream(queue: Queue, watch: Watch, id_: int, seen: int) -> AsyncItera
         if run is None:
             return
         data = json.dumps(progress_of(run))
-        if run.version > seen:
+        if run.version != seen:  # smaller: the client remembers another store's run of this number
             seen = run.version
             yield f"event: progress\nid: {seen}\ndata: {data}\n\n"
         if run.finished:

@@ -9,8 +9,8 @@ const SHOWN = 5;
 
 /** A section with the form and the list. `changed()`: a run has written scores. */
 export function runs({ suites, suite, store, changed }) {
-  const list = h('ol', { class: 'runs' });
-  const older = h('div');
+  const list = h('ol', { class: 'runs', hidden: true });
+  const older = h('div', { hidden: true });
   const cards = new Map(); // id -> { element, update, stop }
   const problem = h('p', { class: 'error', role: 'alert', hidden: true });
   let all = false;
@@ -23,7 +23,8 @@ export function runs({ suites, suite, store, changed }) {
       const newest = inOrder(await get('runs', { limit: 100 }));
       if (stopped) return;
       problem.hidden = true;
-      const kept = all ? newest : newest.filter((run, place) => place < SHOWN || !OVER.has(run.state));
+      const waiting = newest.filter((run) => !OVER.has(run.state)).length;
+      const kept = all ? newest : newest.slice(0, waiting + SHOWN);
       for (const [id, one] of cards) {
         if (!kept.some((run) => run.id === id)) {
           one.stop();
@@ -37,6 +38,8 @@ export function runs({ suites, suite, store, changed }) {
       const wanted = kept.map((run) => cards.get(run.id).element);
       if (wanted.some((element, place) => list.children[place] !== element) || list.childElementCount !== wanted.length) list.replaceChildren(...wanted);
       older.replaceChildren(...(kept.length < newest.length ? [h('button', { type: 'button', onclick: showAll }, `Show ${newest.length - kept.length} older`)] : []));
+      list.hidden = !kept.length;
+      older.hidden = !older.childElementCount;
       none.hidden = newest.length > 0;
     } catch (error) {
       problem.textContent = error.message;
@@ -48,9 +51,10 @@ export function runs({ suites, suite, store, changed }) {
 
   async function showAll() {
     all = true;
+    const before = list.childElementCount;
     await refresh();
     // The button that had the focus is gone.
-    list.children[SHOWN]?.querySelector('summary').focus();
+    list.children[before]?.querySelector('summary').focus();
   }
 
   const none = h('p', { class: 'soft', hidden: true }, 'No run has been submitted here yet.');
@@ -152,8 +156,14 @@ function card(first, { refresh, changed }) {
     failure.hidden = !failure.textContent;
   }
 
+  // A browser has six connections to a server, for all its tabs together: one a tab is what there is, for the
+  // run that works or is next, and none for a tab that nobody sees. The list is asked for now and then anyway.
   function watch() {
-    if (events || OVER.has(run.state)) return;
+    if (document.hidden || (run.state !== 'running' && run.ahead !== 0)) {
+      stop();
+      return;
+    }
+    if (events) return;
     events = new EventSource(`api/runs/${run.id}/events`);
     events.addEventListener('progress', (event) => {
       const progress = JSON.parse(event.data);
@@ -182,11 +192,15 @@ function card(first, { refresh, changed }) {
     events = null;
   }
 
+  document.addEventListener('visibilitychange', watch);
   show();
   watch();
   return {
     element,
-    stop,
+    stop() {
+      document.removeEventListener('visibilitychange', watch);
+      stop();
+    },
     update(next) {
       run = next;
       show();
