@@ -11,7 +11,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
 
-EXTRAS = ("forecast", "report", "serve")
+EXTRAS = ("forecast", "ray", "report", "serve")
 
 project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
 for line in project["optional-dependencies"]["cuda"]:
@@ -27,7 +27,8 @@ for distribution in importlib.metadata.distributions():
         # The first one found is the one that Python imports.
         pins.setdefault(distribution.metadata["Name"].lower(), Version(distribution.version))
 extras = project["optional-dependencies"]
-# The image answers too. Not `remote`: s3fs wants an fsspec of its own version, and the image pins another.
+# The image answers too, and is a node of a Ray cluster. Not `remote`: s3fs wants an fsspec of its own
+# version, and the image pins another.
 wanted = [*project["dependencies"], *(line for name in EXTRAS for line in extras[name])]
 Path("requirements.txt").write_text("".join(f"{line}\n" for line in wanted))
 Path("constraints.txt").write_text("".join(f"{name}=={pins[name]}\n" for name in sorted(pins)))

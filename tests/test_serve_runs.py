@@ -168,7 +168,7 @@ def test_a_run_with_vllm_is_submitted_and_watched_to_its_end(server: Server) -> 
     # Who comes back gets what was missed, and the end, which it may have missed too.
     ids = [int(event["id"]) for event in seen]
     assert ids == sorted(ids)
-    for resumed in (seen[0]["id"], "0", "junk"):
+    for resumed in (seen[0]["id"], "0", "junk", "99999999"):
         again = list(events_of(server, run["id"], resumed))
         assert [event["event"] for event in again] == ["progress", "end"]
         assert again[-1]["data"] == last
@@ -319,6 +319,47 @@ def test_somebodys_own_run_in_the_store_is_waited_for(server: Server) -> None:
     until(lambda: "waits for another run" in server.get(f"runs/{id_}")["message"])
     os.close(held)
     assert ended(server, id_)["state"] == "done"
+
+
+@pytest.mark.engine
+def test_a_run_of_another_store_on_this_machine_is_waited_for(server: Server) -> None:
+    """One at a time has the device. Whoever waits says so, survives the server, and can be cancelled."""
+    device = server.temporary / f"memoserve-{os.getuid()}-device.lock"
+    held = os.open(device, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    small = {**REFERENCE, "checkpoints": "116k@161", "sequences": "0:64"}
+    first, second = (server.post("runs", small, 201)["id"] for _ in range(2))
+    until(lambda: "waits for another run on this machine" in server.get(f"runs/{first}")["message"])
+    server.kill()
+    the_worker(server.store).kill()
+    server.start()
+    until(lambda: workers(server.store))
+    assert server.post(f"runs/{second}/cancel")["state"] == "cancelled"
+    time.sleep(1)
+    assert server.get(f"runs/{first}")["state"] == "queued"
+    os.close(held)
+    last = ended(server, first)
+    assert (last["state"], last["attempts"]) == ("done", 1)
+    assert server.get(f"runs/{second}")["state"] == "cancelled"
+
+
+def test_who_follows_a_run_of_a_store_that_goes_is_told_by_the_end(tmp_path: Path) -> None:
+    store = mini_store(tmp_path / "store", 50)
+    with serving(store) as server:
+        held = os.open(store / ".lock", os.O_RDWR | os.O_CREAT)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        estimate = {"sequences": 1, "checkpoints": 1, "flops": 1.0, "bytes": 1.0, "seconds": None}
+        id_ = Queue(store).submit({"suite": "mini"}, ["--no-such-option"], estimate).id
+        with ThreadPoolExecutor(1) as pool:
+            following = pool.submit(lambda: list(events_of(server, id_)))
+            until(lambda: "waits for another run" in server.get(f"runs/{id_}")["message"])
+            for worker in workers(store):
+                worker.kill()
+            shutil.rmtree(store)
+            assert {event["event"] for event in following.result(30)} == {"progress"}
+        assert "runs.sqlite" in server.get(f"runs/{id_}", 503)["error"]
+        assert "Exception in ASGI" not in server.stderr()
+        os.close(held)
 
 
 def test_a_stopped_server_says_so_and_leaves_nothing(tmp_path: Path) -> None:

@@ -176,7 +176,10 @@ async def events(
 async def _stream(queue: Queue, watch: Watch, id_: int, seen: int) -> AsyncIterator[str]:
     yield "retry: 1000\n\n"
     while True:
-        run = queue.find(id_)
+        try:
+            run = queue.find(id_)
+        except StorageFailed:
+            return  # who comes back is told why
         if run is None:
             return
         data = json.dumps(progress_of(run))

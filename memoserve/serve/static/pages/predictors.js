@@ -74,15 +74,25 @@ export async function open(main, { store, select, link, values }) {
     }
     const now = { main: [target, unit, from].join(), line: [target, unit, its.predictor, its.signal, its.recall].join() };
     const asked = { suite: its.suite, target: its.target };
-    curve.element.hidden = from !== 'models';
-    overTraining.element.hidden = from === 'models';
+    const ofUnit = (all) => records(all).filter((row) => row.unit === unit);
     if (now.main !== before.main) {
-      answer.fill((signal) => get(`queries/${from === 'models' ? 'predictors' : 'checkpoints'}`, asked, signal), (all) => tables(records(all), target, unit, from));
-      (from === 'models' ? curve : overTraining).show(asked, unit);
+      const [drawn, other] = from === 'models' ? [curve, overTraining] : [overTraining, curve];
+      other.element.hidden = true;
+      drawn.element.hidden = false;
+      answer.fill((signal) => get(`queries/${from === 'models' ? 'predictors' : 'checkpoints'}`, asked, signal), (all) => {
+        // Why there is nothing is said once.
+        drawn.element.hidden = !ofUnit(all).length;
+        return tables(records(all), target, unit, from);
+      });
+      drawn.show(asked, unit);
     }
     if (now.line !== before.line) {
       const its_line = { ...asked, predictor: its.predictor, signal: its.signal, recall: its.recall };
-      said.fill((signal) => get('queries/thresholds', its_line, signal), (all) => sentence(records(all), unit, its.recall || 0.9));
+      threshold.element.hidden = false;
+      said.fill((signal) => get('queries/thresholds', its_line, signal), (all) => {
+        threshold.element.hidden = !ofUnit(all).length;
+        return sentence(ofUnit(all), unit, its.recall || 0.9);
+      });
       threshold.show(its_line, unit);
     }
     before = now;
@@ -117,8 +127,7 @@ const SIGNAL_WORDS = {
   matched_prefix: (tau) => `the first ${tau} tokens or more matching`,
 };
 
-function sentence(all, unit, recall) {
-  const rows = all.filter((row) => row.unit === unit);
+function sentence(rows, unit, recall) {
   if (!rows.length) return empty('There is no cheaper checkpoint with scores to draw a line by.');
   const wanted = rows.find((row) => row.wanted);
   const { predictor, target } = rows[0];
