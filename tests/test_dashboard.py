@@ -335,6 +335,9 @@ def test_hostile_text_is_text(tab: Tab) -> None:
     for name in ("overview", "predictors", "budget", "correlation", "distribution", "texts", "sql"):
         query = "counts&suite=zz-hostile" if name == "sql" else ""
         page = tab.go(f"{name}?suite=zz-hostile" + (f"&query={query}" if query else ""))
+        marks = page.locator(".picture:visible svg .mark-symbol path, .picture:visible svg .mark-rect path")
+        for mark in marks.all()[:4]:
+            mark.hover(force=True)  # what a tooltip quotes
         assert page.evaluate("window.pwned") is None, name
         assert page.locator("main img, main script, main b:text-is('bold')").count() == 0, name
         if name in {"overview", "predictors", "sql"}:
@@ -398,9 +401,14 @@ def test_sql_that_is_wrong_is_answered_in_words(browser: Browser, served: str) -
         editor.fill(statement)
         editor.press("Control+Enter")
         expect(page.locator(".state", has_text=said)).to_be_visible()
+    # Where it is wrong is pointed at.
+    expect(page.locator(".state > pre")).to_have_count(0)
+    editor.fill("SELECT modl FROM scores")
+    editor.press("Control+Enter")
+    expect(page.locator(".state > pre")).to_have_text(re.compile(r"LINE 1: SELECT modl FROM scores\n {15}\^"))
     tab.context.close()
     # The browser's own line about the status, and nothing else.
-    assert len(tab.wrong) == 2
+    assert len(tab.wrong) == 3
     assert all("400" in line for line in tab.wrong)
 
 

@@ -449,6 +449,7 @@ def test_sql_without_an_end_is_ended(impatient: Server, statement: str) -> None:
         "SELECT list(i) FROM range(1000000000) t(i)",
         "SELECT string_agg(repeat('x', 1000000)) FROM range(100000)",
         "SELECT repeat('x', 100000000) FROM range(100)",
+        "SELECT repeat('x', 1000000) FROM range(400)",
     ],
 )
 def test_sql_that_wants_all_memory_gets_none(impatient: Server, statement: str) -> None:

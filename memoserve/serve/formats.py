@@ -32,8 +32,10 @@ ROWS = 10_000
 """Rows of a JSON answer, unless asked otherwise."""
 MOST_ROWS = 100_000
 """Rows of a JSON answer at most: a browser takes them as one piece."""
+MOST_JSON = 64 << 20
+"""Bytes of a JSON answer: it goes through the memory of the server, files don't."""
 MOST_BYTES = 1 << 30
-"""Of an answer in any format."""
+"""Of an answer in any other format."""
 
 _BATCH = 8_192
 # Whole numbers beyond this lose digits in a browser.
@@ -41,8 +43,14 @@ _EXACT = 1 << 53
 
 
 def reply_json(content: Any) -> Reply:
-    """A reply in JSON."""
-    return Reply(MEDIA["json"], encode(content))
+    """A reply in JSON. Raises TooMuch for one that is too large for the memory of server and browser."""
+    body = encode(content)
+    if len(body) > MOST_JSON:
+        raise TooMuch(
+            f"the answer is larger than {MOST_JSON >> 20} MiB of JSON: ask for fewer rows or columns, or for "
+            "format csv, parquet or arrow"
+        )
+    return Reply(MEDIA["json"], body)
 
 
 def encode(content: Any) -> bytes:

@@ -3,7 +3,11 @@ import { h } from './dom.js';
 
 /** A failure in words, with a way to try again where that may help: not where the question has no answer. */
 export function failed(error, again) {
-  if (error.status === 400) return h('div', { class: 'state', role: 'status' }, sentence(error.message));
+  if (error.status === 400) {
+    // DuckDB points at the place in the statement, in the line below it.
+    const said = /^LINE \d+:/m.test(error.message) ? h('pre', { tabindex: '0' }, error.message) : sentence(error.message);
+    return h('div', { class: 'state', role: 'status' }, said);
+  }
   return h('div', { class: 'state failed', role: 'alert' },
     error.status === undefined ? `Something went wrong in this page: ${error.message}` : sentence(error.message),
     again && h('button', { type: 'button', onclick: again }, 'Try again'));
