@@ -314,11 +314,11 @@ SELECT unit, checkpoint, id, window_number, repeated, memorized FROM its_item;
 -- are measured at all. A sum of products of two checkpoints' scores is then a count of common bits, 64 ids at a time.
 -- Signed, as bit_count takes nothing else of 64 bits. An aggregate over the rows of a block.
 CREATE MACRO bit_of(id) AS CASE WHEN id & 63 = 63 THEN -9223372036854775808 ELSE 1::BIGINT << (id & 63) END;
-CREATE MACRO digits(score, bit) AS {
-    'known': coalesce(bit_or(bit) FILTER (score IS NOT NULL), 0::BIGINT), 'd1': coalesce(bit_or(bit) FILTER (score & 1 = 1), 0::BIGINT),
-    'd2': coalesce(bit_or(bit) FILTER (score & 2 = 2), 0::BIGINT), 'd4': coalesce(bit_or(bit) FILTER (score & 4 = 4), 0::BIGINT),
-    'd8': coalesce(bit_or(bit) FILTER (score & 8 = 8), 0::BIGINT), 'd16': coalesce(bit_or(bit) FILTER (score & 16 = 16), 0::BIGINT),
-    'd32': coalesce(bit_or(bit) FILTER (score = 32), 0::BIGINT)};
+CREATE MACRO digits(score, its_bit) AS {
+    'known': coalesce(bit_or(its_bit) FILTER (score IS NOT NULL), 0::BIGINT), 'd1': coalesce(bit_or(its_bit) FILTER (score & 1 = 1), 0::BIGINT),
+    'd2': coalesce(bit_or(its_bit) FILTER (score & 2 = 2), 0::BIGINT), 'd4': coalesce(bit_or(its_bit) FILTER (score & 4 = 4), 0::BIGINT),
+    'd8': coalesce(bit_or(its_bit) FILTER (score & 8 = 8), 0::BIGINT), 'd16': coalesce(bit_or(its_bit) FILTER (score & 16 = 16), 0::BIGINT),
+    'd32': coalesce(bit_or(its_bit) FILTER (score = 32), 0::BIGINT)};
 
 -- Over those of a block's ids that are set in `ids`: the sum of the scores r, of the products of r and s, and of the squares
 -- of r, all as digits. (A score of 32 has no other digit.)

@@ -63,7 +63,8 @@ function defaultPredictor(evaluated, target) {
 }
 
 function shown(answer, { target, predictor, cell, search, masked, from, select }) {
-  const what = [h('p', {}, ABOUT[cell](target, predictor), ' ', search ? [h('b', {}, count(answer.total)), ` windows hold “${search}”.`] : [h('b', {}, count(answer.total)), ` different windows.`])];
+  const what = [h('p', {}, ABOUT[cell](target, predictor), ' ', h('b', {}, count(answer.total)),
+    search ? ` ${answer.total === 1 ? 'window holds' : 'windows hold'} “${search}”.` : ` different ${answer.total === 1 ? 'window' : 'windows'}.`)];
   if (answer.searched !== null && answer.searched !== undefined && answer.searched < answer.windows) {
     what.push(h('p', { class: 'small soft' }, `The search looked through the first ${count(answer.searched)} of ${count(answer.windows)}.`));
   }
