@@ -28,6 +28,7 @@ ATTEMPTS = 4
 
 SETTINGS = {
     "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_worker_niceness": "0",  # else workers and their engines wait for everybody else
     "RAY_health_check_period_ms": "500",
     "RAY_gcs_server_port_wait_time_s": "180",
 }

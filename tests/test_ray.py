@@ -18,12 +18,22 @@ SMALL = ("run", "--engine", "transformers", "--checkpoints", "116k@161,116k@301"
 PARTS = ("--part-size", "50")
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Nodes]:
+    """Of this module: starting one takes as long as a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        # Everybody shares this machine's cores: threads that wait for each other would take them from others.
+        patch.setenv("OMP_NUM_THREADS", "1")
+        cluster = Nodes()
+        yield cluster
+        cluster.close()
+
+
 @pytest.fixture
-def nodes() -> Iterator[Nodes]:
-    cluster = Nodes()
+def nodes(cluster: Nodes) -> Nodes:
+    """The cluster with two nodes at least."""
     cluster.have(2)
-    yield cluster
-    cluster.close()
+    return cluster
 
 
 @pytest.mark.engine
