@@ -605,7 +605,8 @@ def kill_driver(harness: Harness, where: str, run: subprocess.Popen[bytes]) -> d
 
 def end_of(harness: Harness, started: list[psutil.Process]) -> None:
     """What a dead driver had started has to end by itself."""
-    _, alive = psutil.wait_procs(started, timeout=120)
+    # What engines are forked from sees that its driver is gone when it has imported what it has to.
+    _, alive = psutil.wait_procs(started, timeout=SECONDS)
     for process in alive:
         with suppress(psutil.NoSuchProcess):
             harness.bad(f"process {process.pid} outlived its driver: {' '.join(process.cmdline())[:200]}")

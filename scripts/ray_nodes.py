@@ -19,12 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 import psutil
 
-ATTEMPTS = 4
-"""Ray waits half a minute for what a node is made of. On a busy machine that may not do."""
+ATTEMPTS = 2
+
+PATIENCE = 300.0
+"""Seconds that the parts of a node may take to come up. Ray's own limits are 30, too few on a busy machine."""
 
 SETTINGS = {
     "RAY_memory_monitor_refresh_ms": "0",
@@ -108,7 +111,23 @@ def line_of(process: psutil.Process) -> str:
         return ""
 
 
-def again(start: Any) -> Any:
+def patient(ask: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, which asks again for some minutes where it would raise RuntimeError."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return ask(*arguments, **options)
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+
+    return call
+
+
+def again(start: Callable[[], Any]) -> Any:
     """What `start` returns; what a failed attempt leaves is killed, and it is tried again."""
     before = set(psutil.Process().children(recursive=True))
     for attempt in range(ATTEMPTS):
@@ -132,10 +151,16 @@ def kill(process: psutil.Process) -> None:
 
 def main() -> None:
     """Keep a cluster until the input ends."""
+    from ray._private import services
     from ray.cluster_utils import Cluster
 
+    class PatientCluster(Cluster):  # type: ignore[misc]
+        def _wait_for_node(self, node: Any, timeout: float = PATIENCE) -> None:
+            super()._wait_for_node(node, timeout)
+
+    services.get_node = patient(services.get_node)
     cluster = again(
-        lambda: Cluster(
+        lambda: PatientCluster(
             initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **SMALL}
         )
     )

@@ -33,7 +33,9 @@ _LOOK_FOR_NODES = 5.0
 """Seconds between two looks for nodes that joined or left."""
 
 _COMES_WITHIN = 120.0
-"""Seconds after which a worker that isn't ready, such as one on a node in use, is not waited for."""
+"""Seconds after which a worker that isn't ready, such as one on a node in use, is not waited for; nor are
+others asked for in place of those that were lost before any was ready.
+"""
 
 _END_WITHIN = 10.0
 """Seconds that a lane has to end its engine before Ray ends the lane."""
@@ -244,9 +246,12 @@ class Cluster:
         here = self._ray.get_runtime_context().get_node_id()
         self._desk = self._actor(Desk, here, num_cpus=0).remote()
         self._work = work
+        began = time.monotonic()
         self._look()
         while self._coming and not self.lanes:
             self._welcome(timeout=1.0)
+            if not self._coming and time.monotonic() - began < _COMES_WITHIN:
+                self._look()  # all that came were lost on the way
         if not self.lanes:
             reasons = "\n".join(f"  {name}: {reason}" for name, reason in self._refused.items())
             raise EngineFailed(
