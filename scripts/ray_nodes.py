@@ -27,7 +27,7 @@ import psutil
 ATTEMPTS = 2
 
 PATIENCE = 300.0
-"""Seconds that the parts of a node may take to come up. Ray's own limits are 30, too few on a busy machine."""
+"""Seconds that parts of a node may take to come up. Ray's own limits are 30, too few for a busy machine."""
 
 SETTINGS = {
     "RAY_memory_monitor_refresh_ms": "0",
