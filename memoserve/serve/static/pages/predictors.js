@@ -50,7 +50,7 @@ export async function open(main, { store, select, link, values }) {
     recall: entry('Recall wanted', (value) => select({ recall: value }), { type: 'number', min: '0.01', max: '1', step: '0.01', inputmode: 'decimal' }),
   };
   const said = area();
-  const threshold = figure('thresholds', { link });
+  const threshold = figure('thresholds', { link, adapt: closer });
 
   main.append(
     h('div', { class: 'controls' }, Object.values(controls).map((one) => one.element)),
@@ -59,7 +59,7 @@ export async function open(main, { store, select, link, values }) {
     overTraining.element,
     h('section', {},
       h('header', {}, h('h2', {}, 'Precision against recall')),
-      h('p', { class: 'soft' }, 'Beyond memorized or not: a predictor’s score draws the line anywhere, from few sure warnings to many unsure ones.'),
+      h('p', { class: 'soft' }, 'Beyond memorized or not: a predictor’s score draws the line anywhere, from few sure warnings to many unsure ones. The axes begin where the curve does.'),
       h('div', { class: 'controls' }, Object.values(line).map((one) => one.element)),
       said.element),
     threshold.element);
@@ -121,10 +121,22 @@ function tables(all, target, unit, from) {
   ];
 }
 
+/** With axes that begin where the curve does: a good predictor's is a corner of the whole. */
+function closer(spec) {
+  const least = (...names) => Math.min(...spec.data.values.flatMap((row) => names.map((name) => row[name] ?? 1)));
+  const from = { x: least('recall_corpus'), y: least('precision', 'precision_low') };
+  for (const { encoding } of spec.layer ?? spec.spec?.layer ?? []) {
+    for (const [channel, start] of Object.entries(from)) {
+      if (encoding[channel]) encoding[channel].scale = { ...encoding[channel].scale, domain: [Math.floor(start * 10) / 10, 1] };
+    }
+  }
+  return spec;
+}
+
 const SIGNAL_WORDS = {
   continuation_ll: (tau) => `a log-likelihood of at least ${plain(tau)}`,
-  matches: (tau) => `${tau} or more of 32 tokens matching`,
-  matched_prefix: (tau) => `the first ${tau} tokens or more matching`,
+  matches: (tau) => (tau ? `${tau} or more of 32 tokens matching` : 'any score at all'),
+  matched_prefix: (tau) => (tau ? `the first ${tau} tokens or more matching` : 'any score at all'),
 };
 
 function sentence(rows, unit, recall) {
