@@ -99,9 +99,9 @@ def test_readers_are_answered_while_a_run_writes() -> None:
 # The documentation, as written
 
 
-def blocks(kind: str) -> list[str]:
-    """The code blocks of docs/serve.md that are marked so."""
-    text = (ROOT / "docs/serve.md").read_text()
+def blocks(kind: str, page: str = "docs/serve.md") -> list[str]:
+    """The code blocks of a page that are marked so."""
+    text = (ROOT / page).read_text()
     return re.findall(rf"<!-- test: {kind} -->\n```\w+\n(.*?)```", text, re.DOTALL)
 
 
@@ -123,6 +123,10 @@ def test_the_curl_examples(server: Server, tmp_path: Path) -> None:
     said = shell(server, script, tmp_path)
     assert '"suite":"mini"' in said
     assert '["1.2m@1001",300]' in said
+    assert (tmp_path / "predictors.csv").read_text().startswith("target,predictor,")
+    (tmp_path / "predictors.csv").unlink()
+    (script,) = blocks("curl", "README.md")
+    assert '"columns"' in shell(server, script, tmp_path)
     assert (tmp_path / "predictors.csv").read_text().startswith("target,predictor,")
 
 

@@ -37,6 +37,9 @@ _STATUS: tuple[tuple[type[MemoserveError], int], ...] = (
 _BEGUN = 2
 """Readers that are started with the server; the others when they are needed."""
 
+_PLANNED = 2
+"""Submissions that are checked at once: each is a process, which may read two million sequences."""
+
 _TOLD = 20
 """Of what is wrong with a request."""
 
@@ -53,7 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         readers = app.state.readers = Readers(settings)
         app.state.remembered = Remembered(readers, settings)
-        app.state.planning = anyio.CapacityLimiter(1)
+        app.state.planning = anyio.CapacityLimiter(_PLANNED)
         app.state.queue = None if settings.read_only else Queue(settings.folder)
         try:
             async with anyio.create_task_group() as tasks:
