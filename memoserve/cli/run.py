@@ -276,7 +276,7 @@ def run(
             make_lists(plan, store)
             if events is not None:
                 events.plan(plan, **about)
-            if not plan.todo:
+            if not plan.todo and not plan.index:
                 console.print("nothing is missing")
                 outcome = Outcome()
             else:
@@ -295,7 +295,11 @@ def run(
                             engine_version=diagnosis.version,
                         )
                         outcome = execute_on(cluster, work, plan, source, store, told)
-                _print_outcome(console, outcome)
+                if plan.todo:
+                    _print_outcome(console, outcome)
+                else:
+                    windows = sum(stop - first for first, stop in plan.index)
+                    console.print(f"no score is missing; {windows:,} window ids were", highlight=False)
             if events is not None:
                 events.end(
                     "incomplete" if outcome.failures else "done",

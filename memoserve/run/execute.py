@@ -91,6 +91,8 @@ def execute(
     fetch = cache(partial(fetch_weights, allow_pickle=settings.allow_pickle))
     index(plan, source, store, settings, progress, fetch)
     run = Run(plan, store, progress)
+    if not plan.todo:
+        return run.outcome
     lanes: list[LaneHandle] = [
         LocalLane(Lane(source, plan.selection, store, settings, run, name, device, verbose, fetch))
         for name, device in zip(_names(devices), devices, strict=True)
@@ -108,6 +110,8 @@ def execute_on(
     fetch = cache(partial(cluster.fetch, allow_pickle=work.settings.allow_pickle))
     index(plan, source, store, work.settings, progress, fetch)
     run = Run(plan, store, progress)
+    if not plan.todo:
+        return run.outcome
     cluster.start(work)
     run.drive(cluster.lanes, cluster)
     run.outcome.seconds = time.monotonic() - began

@@ -269,7 +269,7 @@ def read_part(files: Files, part: Part, fingerprint: Mapping[str, Any]) -> pa.Ta
         if said.get("name") != part.name:
             raise ValueError(f"it was written as {said.get('name')}")
         differing = differences(fingerprint, said.get("fingerprint") or {})
-        table = file.read()
+        table = file.read(use_threads=False)
     except (pa.ArrowException, ValueError) as error:
         raise damaged(part.path, error) from None
     if differing:
@@ -284,14 +284,26 @@ def read_part(files: Files, part: Part, fingerprint: Mapping[str, Any]) -> pa.Ta
 def read_columns(files: Files, part: Part, names: list[str]) -> pa.Table:
     """Some columns of a part, every byte checked. Raises BadInput for damage."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
         content = files.read(part.name)
         checksum.check(content)
-        return pq.read_table(pa.BufferReader(content), columns=names, partitioning=None)
+        return rows_of(content, names)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise damaged(part.path, error) from None
+
+
+def rows_of(content: bytes, names: list[str] | None = None) -> pa.Table:
+    """All columns or some of a Parquet file in memory. Raises ArrowException, OSError or ValueError.
+
+    In this thread alone: one of Arrow's own may hold on to `content` a moment longer, and kills the process
+    if that ends just then, because it can't have Python's lock any more to let go of it.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(pa.BufferReader(content), pre_buffer=False) as file:
+        return file.read(columns=names, use_threads=False)
 
 
 def damaged(path: str, error: BaseException) -> BadInput:

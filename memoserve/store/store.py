@@ -192,7 +192,7 @@ class Store:
         try:
             content = self.files.read(name)
             checksum.check(content)
-            stored = pq.read_table(pa.BufferReader(content), partitioning=None)
+            stored = part_files.rows_of(content)
         except FileNotFoundError:
             pass
         except (pa.ArrowException, ValueError) as error:

@@ -16,7 +16,7 @@ from memoserve.errors import StoreConflict
 from memoserve.store import checksum
 from memoserve.store.files import Files, LocalFiles, open_files, temporary_owner
 from memoserve.store.listed import is_list
-from memoserve.store.parts import Part, differences, metadata_in, part_named, read_footer
+from memoserve.store.parts import Part, differences, metadata_in, part_named, read_footer, rows_of
 from memoserve.store.store import (
     FINGERPRINT,
     MARK,
@@ -274,10 +274,8 @@ def _contradiction(part: Part, footer: Any, said: dict[str, Any]) -> str | None:
 def _disorder(part: Part, content: bytes) -> str | None:
     """Whether the ids of a part ascend inside it."""
     import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    column = pq.read_table(pa.BufferReader(content), columns=["sequence_id"], partitioning=None).column(0)
+    column = rows_of(content, ["sequence_id"]).column(0)
     ids = column.to_numpy()
     if np.any(np.diff(ids) <= 0):
         return "its sequences don't ascend"
