@@ -9,9 +9,8 @@ import struct
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from web_server import listening
 
 from memoserve.errors import BadInput, StorageFailed
 from memoserve.sequences import check_tokens, open_sequences, retries
@@ -360,11 +360,8 @@ class Web(BaseHTTPRequestHandler):
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[tuple[type[Web], str]]:
     handler = type("Handler", (Web,), {"folder": tmp_path})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield handler, f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with listening(handler) as address:
+        yield handler, address
 
 
 def test_a_web_server_is_asked_for_ranges_only(

@@ -65,6 +65,19 @@ class WebServer:
 
 
 @contextmanager
+def listening(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of a server on loopback that answers by `handler`."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
 def serving(folder: Path) -> Iterator[WebServer]:
     """Serve the files of `folder` on loopback."""
     state = WebServer(folder)
@@ -123,12 +136,5 @@ def serving(folder: Path) -> Iterator[WebServer]:
             with state.lock:
                 state.requests.append(Request(self.command, name, first, last, sent))
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    state.address = f"http://127.0.0.1:{server.server_address[1]}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with listening(Handler) as state.address:
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
