@@ -94,6 +94,26 @@ def test_without_a_cluster_a_run_says_what_to_do(cli: Cli) -> None:
 
 
 @pytest.mark.engine
+def test_a_run_outlives_the_clusters_head_and_says_that_it_is_gone(cli: Cli, tmp_path: Path) -> None:
+    """Ray alone would end the driver after a minute, with exit code 1 and nothing said of the run."""
+    mine = Nodes(1)
+    try:
+        long = ("run", "--engine", "transformers", "--checkpoints", "116k@*,281k@*", "--part-size", "50")
+        process = start(*long, "--executor", "ray", "--address", mine.address, "--out", "out", cwd=tmp_path)
+        events_until(process, "part_done")
+        (head,) = [one for one in mine.below() if one.name() == "gcs_server"]
+        head.kill()
+        output, _ = process.communicate(timeout=120)
+    finally:
+        mine.close()
+    assert process.returncode == 5
+    events = [json.loads(line) for line in output.splitlines()]
+    assert "part_done" in {event["event"] for event in events}, "workers need no head to go on"
+    assert f"the cluster's head at {mine.address} answers no more" in events[-1]["message"]
+    assert "as they were written" in cli("verify", "out").stdout
+
+
+@pytest.mark.engine
 def test_told_to_stop_a_run_on_a_cluster_ends_its_workers(nodes: Nodes, tmp_path: Path) -> None:
     arguments = (*SMALL, *PARTS, "--executor", "ray", "--address", nodes.address, "--out", "out")
     process = start(*arguments, cwd=tmp_path)

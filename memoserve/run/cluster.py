@@ -32,6 +32,11 @@ from memoserve.suites import Checkpoint
 _LOOK_FOR_NODES = 5.0
 """Seconds between two looks for nodes that joined or left."""
 
+_HEAD_AWAY = 30.0
+"""Seconds for which the cluster's head may not answer. Ray waits longer, then ends the driver's process and
+says nothing of where its run stands.
+"""
+
 _COMES_WITHIN = 120.0
 """Seconds after which a worker that isn't ready, such as one on a node in use, is not waited for; nor are
 others asked for in place of those that were lost before any was ready.
@@ -210,6 +215,9 @@ class Cluster:
                 f"there is no Ray cluster at {address}: {said}. `ray start --head` starts one;"
                 " --address names one that runs elsewhere"
             ) from None
+        head, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        self._head = head.strip("[]"), int(port)
+        self._answered = time.monotonic()
         self._looked = 0.0
         self._coming: dict[Any, RayLane] = {}
         self._started: dict[str, int] = {}
@@ -259,17 +267,20 @@ class Cluster:
             )
 
     def refresh(self, reports: Reports) -> None:
-        """Pass on what workers told, and give lanes to nodes that joined or lost theirs."""
+        """Pass on what workers told, and give lanes to nodes that joined or lost theirs.
+
+        Raises EngineFailed if the driver's node or the cluster's head is lost.
+        """
         self._welcome(timeout=0.0)
         if time.monotonic() - self._looked > _LOOK_FOR_NODES:
-            self._look()
+            if self._head_answers():
+                self._look()
+            elif time.monotonic() - self._answered > _HEAD_AWAY:
+                raise _lost(f"the cluster's head at {self._head[0]}:{self._head[1]} answers no more")
         try:
             reported = self._ray.get(self._desk.take.remote())
         except self.lost:
-            raise EngineFailed(
-                "the node that the driver runs on is lost to the cluster: what is written is whole,"
-                " the same command goes on from there"
-            ) from None
+            raise _lost("the node that the driver runs on is lost to the cluster") from None
         for method, arguments in reported:
             getattr(reports, method)(*arguments)
 
@@ -281,9 +292,15 @@ class Cluster:
             with contextlib.suppress(Exception):
                 self._ray.kill(lane.actor)
 
-    def close(self) -> None:
-        """Leave the cluster. Ray ends what this driver has started."""
-        self._ray.shutdown()
+    def _head_answers(self) -> bool:
+        """Whether anybody listens there: Ray would wait for it in calls that nothing can interrupt."""
+        self._looked = time.monotonic()
+        try:
+            socket.create_connection(self._head, timeout=5).close()
+        except OSError:
+            return False
+        self._answered = time.monotonic()
+        return True
 
     def _look(self) -> None:
         self._looked = time.monotonic()
@@ -342,6 +359,10 @@ class Cluster:
 
         strategy = NodeAffinitySchedulingStrategy(node, soft=False)
         return self._ray.remote(**needs)(kind).options(scheduling_strategy=strategy)
+
+
+def _lost(what: str) -> EngineFailed:
+    return EngineFailed(f"{what}: what is written is whole, the same command goes on from there")
 
 
 def on_every_node(path: str | None) -> Any:
