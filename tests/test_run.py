@@ -327,11 +327,14 @@ def test_a_run_killed_at_any_moment_goes_on_and_loses_nothing(
     lost = killed / "sequences/suite=small/part-000000000200-000000000399.parquet"
     content = lost.read_bytes()
     lost.unlink()
+    planned = cli(*arguments, "--out", killed, "--dry-run")
+    assert planned.stdout.splitlines()[-1] == "no score is missing; 200 window ids are"
     again = cli(*arguments, "--out", killed)
     assert again.stdout.splitlines()[-1] == "no score is missing; 200 window ids were"
     assert "engine" not in again.stdout
     assert lost.read_bytes() == content
     assert "nothing is missing" in cli(*arguments, "--out", killed).stdout
+    assert "nothing is missing" in cli(*arguments, "--out", killed, "--dry-run").stdout
 
     for wrong, said in (
         (("--dtype", "bfloat16"), "dtype: float32 vs bfloat16"),

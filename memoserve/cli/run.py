@@ -16,7 +16,7 @@ from memoserve.terminal import harmless
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from memoserve.run import Estimate, Events, Outcome
+    from memoserve.run import Estimate, Events, Outcome, Plan
     from memoserve.store import Store
 
 _WHAT = "What to evaluate"
@@ -258,7 +258,7 @@ def run(
                 existing.refuse_unlike(chosen_suite.name, fingerprint)
             plan = make_plan(chosen_suite, chosen, selection, existing, cells, unseen)
             cost = estimate(plan, source, settings)
-            _print_estimate(console, cost, len(plan.checkpoints))
+            _print_estimate(console, cost, plan)
             if events is not None:
                 events.plan(plan, **about, flops=cost.flops, bytes=cost.bytes, seconds=cost.seconds)
                 events.end("dry_run", 0)
@@ -298,8 +298,7 @@ def run(
                 if plan.todo:
                     _print_outcome(console, outcome)
                 else:
-                    windows = sum(stop - first for first, stop in plan.index)
-                    console.print(f"no score is missing; {windows:,} window ids were", highlight=False)
+                    console.print(f"no score is missing; {plan.unindexed:,} window ids were", highlight=False)
             if events is not None:
                 events.end(
                     "incomplete" if outcome.failures else "done",
@@ -360,24 +359,29 @@ def _raise_if_incomplete(outcome: Outcome, store: Store) -> None:
         )
 
 
-def _print_estimate(console: Console, cost: Estimate, checkpoints: int) -> None:
+def _print_estimate(console: Console, cost: Estimate, plan: Plan) -> None:
     from rich.markup import escape
     from rich.table import Table
 
     from memoserve.run import duration
 
+    if not plan.todo:
+        console.print(
+            f"no score is missing; {plan.unindexed:,} window ids are" if plan.index else "nothing is missing",
+            highlight=False,
+        )
+        return
     table = Table(
-        title=f"{len(cost.checkpoints)} of {checkpoints} checkpoints lack something", title_justify="left"
+        title=f"{len(plan.todo)} of {len(plan.checkpoints)} checkpoints lack something", title_justify="left"
     )
     table.add_column("checkpoint")
     for heading in ("parts", "sequences", "windows", "FLOPs", "bytes"):
         table.add_column(heading, justify="right")
     for item in cost.checkpoints:
-        plan = item.plan
         table.add_row(
-            escape(harmless(str(plan.checkpoint))),
-            f"{len(plan.missing):,}",
-            f"{plan.sequences:,}",
+            escape(harmless(str(item.plan.checkpoint))),
+            f"{len(item.plan.missing):,}",
+            f"{item.plan.sequences:,}",
             f"{item.windows:,}",
             f"{item.flops:.2e}",
             f"{item.bytes:,.0f}",

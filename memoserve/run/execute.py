@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -87,34 +87,47 @@ def execute(
     others go on. `verbose` shows what the engines print. Raises BadInput for sequences that are too short or
     have token ids beyond the vocabulary, before any engine starts.
     """
-    began = time.monotonic()
     fetch = cache(partial(fetch_weights, allow_pickle=settings.allow_pickle))
-    index(plan, source, store, settings, progress, fetch)
-    run = Run(plan, store, progress)
-    if not plan.todo:
-        return run.outcome
-    lanes: list[LaneHandle] = [
-        LocalLane(Lane(source, plan.selection, store, settings, run, name, device, verbose, fetch))
-        for name, device in zip(_names(devices), devices, strict=True)
-    ]
-    run.drive(lanes)
-    run.outcome.seconds = time.monotonic() - began
-    return run.outcome
+
+    def drive(run: Run) -> None:
+        run.drive(
+            [
+                LocalLane(Lane(source, plan.selection, store, settings, run, name, device, verbose, fetch))
+                for name, device in zip(_names(devices), devices, strict=True)
+            ]
+        )
+
+    return _carry_out(plan, source, store, settings, progress, fetch, drive)
 
 
 def execute_on(
     cluster: Cluster, work: Work, plan: Plan, source: SequenceSource, store: Store, progress: Progress
 ) -> Outcome:
     """The same on a Ray cluster. Raises EngineFailed too, if no node of it can work."""
-    began = time.monotonic()
+
+    def drive(run: Run) -> None:
+        cluster.start(work)
+        run.drive(cluster.lanes, cluster)
+
     fetch = cache(partial(cluster.fetch, allow_pickle=work.settings.allow_pickle))
-    index(plan, source, store, work.settings, progress, fetch)
+    return _carry_out(plan, source, store, work.settings, progress, fetch, drive)
+
+
+def _carry_out(
+    plan: Plan,
+    source: SequenceSource,
+    store: Store,
+    settings: EngineSettings,
+    progress: Progress,
+    fetch: Fetch,
+    drive: Callable[[Run], None],
+) -> Outcome:
+    began = time.monotonic()
+    index(plan, source, store, settings, progress, fetch)
     run = Run(plan, store, progress)
-    if not plan.todo:
-        return run.outcome
-    cluster.start(work)
-    run.drive(cluster.lanes, cluster)
-    run.outcome.seconds = time.monotonic() - began
+    if plan.todo:  # else no engine has anything to do
+        drive(run)
+        run.outcome.seconds = time.monotonic() - began
     return run.outcome
 
 

@@ -45,6 +45,11 @@ class Plan:
         """Sequences still to score, over all checkpoints."""
         return sum(plan.sequences for plan in self.checkpoints)
 
+    @property
+    def unindexed(self) -> int:
+        """Sequences whose window ids are missing."""
+        return sum(_count(self.selection, span) for span in self.index)
+
 
 def part_size_for(selection: Selection) -> int:
     """Ids in a part: some dozens of parts, none so small that files outnumber their use.
