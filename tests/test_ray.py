@@ -91,6 +91,8 @@ def test_deterministic_parts_are_equal_byte_by_byte(nodes: Nodes, cli: Cli, tmp_
 def test_without_a_cluster_a_run_says_what_to_do(cli: Cli) -> None:
     refused = cli(*SMALL, "--executor", "ray", "--address", "127.0.0.1:1", code=3)
     assert "there is no Ray cluster at 127.0.0.1:1" in refused.stderr
+    refused = cli(*SMALL, "--executor", "ray", "--address", "ray://127.0.0.1:10001", code=3)
+    assert "on a node of the cluster" in refused.stderr
 
 
 @pytest.mark.engine

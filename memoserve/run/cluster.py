@@ -202,7 +202,12 @@ class Cluster:
         except ImportError:
             raise EngineFailed("--executor ray needs Ray: pip install 'memoserve[ray]'") from None
         self._ray: Any = ray
-        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if address.startswith("ray://"):  # would start a cluster of its own when its connection broke
+            raise BadInput(
+                f"{address} is for Ray's client: start memoserve on a node of the cluster,"
+                " with --address HOST:PORT of its head"
+            )
+        host, _, port = address.rpartition(":")
         try:
             if port.isdigit():  # where nobody listens, Ray would go on asking for minutes
                 socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
@@ -215,8 +220,8 @@ class Cluster:
                 f"there is no Ray cluster at {address}: {said}. `ray start --head` starts one;"
                 " --address names one that runs elsewhere"
             ) from None
-        head, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
-        self._head = head.strip("[]"), int(port)
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        self._head = host.strip("[]"), int(port)
         self._answered = time.monotonic()
         self._looked = 0.0
         self._coming: dict[Any, RayLane] = {}
