@@ -10,6 +10,7 @@ Imports Ray only inside functions.
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import socket
 import time
@@ -222,7 +223,7 @@ class Cluster:
             ) from None
         host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
         self._head = host.strip("[]"), int(port)
-        self._answered = time.monotonic()
+        self._silent_since = math.inf
         self._looked = 0.0
         self._coming: dict[Any, RayLane] = {}
         self._started: dict[str, int] = {}
@@ -280,7 +281,7 @@ class Cluster:
         if time.monotonic() - self._looked > _LOOK_FOR_NODES:
             if self._head_answers():
                 self._look()
-            elif time.monotonic() - self._answered > _HEAD_AWAY:
+            elif time.monotonic() - self._silent_since > _HEAD_AWAY:
                 raise _lost(f"the cluster's head at {self._head[0]}:{self._head[1]} answers no more")
         try:
             reported = self._ray.get(self._desk.take.remote())
@@ -303,8 +304,9 @@ class Cluster:
         try:
             socket.create_connection(self._head, timeout=5).close()
         except OSError:
+            self._silent_since = min(self._silent_since, self._looked)
             return False
-        self._answered = time.monotonic()
+        self._silent_since = math.inf
         return True
 
     def _look(self) -> None:
