@@ -1,6 +1,7 @@
 """Engines: from a checkpoint's weights and windows of tokens to matches. Only here are torch and vLLM."""
 
 from memoserve.engines.diagnosis import Diagnosis, diagnose, gpus, require, try_import
+from memoserve.engines.eager_forward import Forward
 from memoserve.engines.matches import Matches, concatenate, matches_of
 from memoserve.engines.process import EngineProcess, cores_of
 from memoserve.engines.settings import EngineName, EngineSettings, Mode
@@ -13,6 +14,7 @@ __all__ = [
     "EngineName",
     "EngineProcess",
     "EngineSettings",
+    "Forward",
     "LocalWeights",
     "Matches",
     "Mode",

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memoserve.engines.eager_forward import Forward
 from memoserve.engines.matches import Matches
 from memoserve.engines.settings import EngineSettings
 from memoserve.engines.silence import silence
@@ -70,7 +71,9 @@ class EngineProcess:
         method = "forkserver" if settings.device == "cpu" else "spawn"
         context: Any = multiprocessing.get_context(method)
         if method == "forkserver":
-            context.set_forkserver_preload([f"memoserve.engines.preload_{settings.engine}"])
+            # The first one decides; what `eager` needs is among what either imports.
+            preload = "vllm" if settings.engine == "vllm" else "transformers"
+            context.set_forkserver_preload([f"memoserve.engines.preload_{preload}"])
         self._process = context.Process(
             target=_engine_process,
             args=(theirs, None if verbose else log_file, device, settings.device),
@@ -118,6 +121,11 @@ class EngineProcess:
     def margins(self, prefixes: NDArray[np.uint32]) -> NDArray[np.float32]:
         """Of the reference engine: best minus second best logit after u32[n, m] prefixes, f32[n]."""
         result: NDArray[np.float32] = self._call("margins", prefixes)
+        return result
+
+    def forward(self, tokens: NDArray[np.uint32]) -> Forward:
+        """Of the eager engine: what the model says of the continuations in u32[n, context + m] windows."""
+        result: Forward = self._call("forward", tokens)
         return result
 
     def close(self) -> None:
@@ -210,6 +218,10 @@ def start_engine(settings: EngineSettings, folder: Path) -> Any:
         from memoserve.engines.vllm_engine import VllmEngine
 
         return VllmEngine(settings, folder)
+    if settings.engine == "eager":
+        from memoserve.engines.eager_forward import EagerForward
+
+        return EagerForward(settings, folder)
     from memoserve.engines.transformers_engine import TransformersEngine
 
     return TransformersEngine(settings, folder)

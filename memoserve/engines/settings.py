@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-EngineName = Literal["vllm", "transformers"]
+EngineName = Literal["vllm", "transformers", "eager"]
+"""`eager`: not for scores; what other engines are held against (memoserve.engines.eager_forward)."""
+
+Verify = Literal["start", "every"]
 Mode = Literal["score", "extract"]
 
 
@@ -20,7 +23,8 @@ class EngineSettings:
     switches the ladder off). ladder: check a few tokens of every window first. deterministic: results
     don't depend on how windows are batched. tensor_parallel: devices that share one engine. block:
     windows handed to the engine at a time. allow_pickle: also load `.bin` weights, which can run code of
-    their author.
+    their author. verify: when a few windows also go through Transformers' eager forward: at an engine's
+    start and first switch of weights, or at every switch.
     """
 
     engine: EngineName
@@ -35,3 +39,4 @@ class EngineSettings:
     tensor_parallel: int = 1
     block: int = 1024
     allow_pickle: bool = False
+    verify: Verify = "start"

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from memoserve import __version__
+from memoserve.checks import Check
 from memoserve.engines import Diagnosis, EngineSettings, LocalWeights, diagnose, fetch_weights
 from memoserve.errors import BadInput, EngineFailed, EngineNotStarted, MemoserveError, StoreConflict
 from memoserve.run.lane import AT_ONCE, Done, Lane, Reports
@@ -59,6 +60,7 @@ class Work:
     store: str
     settings: EngineSettings
     engine_version: str
+    trained: int
     version: str = __version__
 
 
@@ -97,6 +99,7 @@ class Worker:
                 _ToDesk(self._desk),
                 self._name,
                 fetch=self._fetch,
+                trained=work.trained,
             )
         except MemoserveError as error:
             return str(error)
@@ -166,6 +169,12 @@ class _ToDesk(Reports):
 
     def advanced(self, checkpoint: Checkpoint, span: Range, sequences: int, windows: int) -> None:
         self._desk.tell.remote("advanced", (checkpoint, span, sequences, windows))
+
+    def checked(self, suite: str, checks: tuple[Check, ...]) -> None:
+        self._desk.tell.remote("checked", (suite, checks))
+
+    def notice(self, text: str) -> None:
+        self._desk.tell.remote("notice", (text,))
 
 
 class RayLane:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
+from memoserve.checks import Check
 from memoserve.run.plan import CheckpointPlan, Plan, Range
 
 if TYPE_CHECKING:
@@ -103,6 +105,12 @@ class Events:
 
     def failed(self, plan: CheckpointPlan, reason: str) -> None:
         self.event("checkpoint_failed", **_name(plan), reason=reason)
+
+    def checked(self, check: Check) -> None:
+        self.event("checked", **asdict(check))
+
+    def notice(self, text: str) -> None:
+        self.event("notice", text=text)
 
     def end(self, status: str, exit_code: int, **fields: Any) -> None:
         """The last event; only the first call counts."""

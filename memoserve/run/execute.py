@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
+from memoserve.checks import Check
 from memoserve.definitions import CONTINUATION
 from memoserve.engines import EngineSettings, fetch_weights
 from memoserve.errors import (
@@ -58,6 +59,7 @@ class Outcome:
     windows: int = 0
     seconds: float = 0.0
     failures: list[Failure] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
 
 
 class LaneHandle(Protocol):
@@ -92,7 +94,20 @@ def execute(
     def drive(run: Run) -> None:
         run.drive(
             [
-                LocalLane(Lane(source, plan.selection, store, settings, run, name, device, verbose, fetch))
+                LocalLane(
+                    Lane(
+                        source,
+                        plan.selection,
+                        store,
+                        settings,
+                        run,
+                        name,
+                        device,
+                        verbose,
+                        fetch,
+                        plan.suite.sequences.trained,
+                    )
+                )
                 for name, device in zip(_names(devices), devices, strict=True)
             ]
         )
@@ -388,6 +403,19 @@ class Run(Reports):
             if now != before and not tally.whole:
                 tally.scored[span] = now
                 self._progress.advanced(self._plans[checkpoint], now[0] - before[0], now[1] - before[1])
+
+    def checked(self, suite: str, checks: tuple[Check, ...]) -> None:
+        """See Reports. Kept in the store."""
+        self._store.write_checks(suite, checks)
+        with self._reporting:
+            self.outcome.checks.extend(checks)
+            for check in checks:
+                self._progress.checked(check)
+
+    def notice(self, text: str) -> None:
+        """See Reports."""
+        with self._reporting:
+            self._progress.notice(text)
 
 
 def _result(future: Future[Done]) -> Done:

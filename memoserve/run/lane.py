@@ -20,6 +20,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from memoserve.checks import Check, failures
 from memoserve.definitions import CONTINUATION
 from memoserve.engines import (
     EngineProcess,
@@ -29,7 +30,8 @@ from memoserve.engines import (
     concatenate,
     fetch_weights,
 )
-from memoserve.errors import BadInput, EngineFailed, EngineNotStarted, StoreConflict
+from memoserve.errors import BadInput, EngineFailed, EngineNotStarted, StorageFailed, StoreConflict
+from memoserve.run import proof
 from memoserve.run.plan import Range
 from memoserve.run.windows import KnownWindows, distinct
 from memoserve.sequences import Selection, SequenceSource
@@ -40,6 +42,10 @@ Fetch = Callable[[Checkpoint], LocalWeights]
 
 AT_ONCE = 2
 """Parts that a lane has in hand: one is evaluated, the other is read before and written after."""
+
+
+_ENOUGH_WINDOWS = 128
+"""Distinct windows of a part on which an engine and a checkpoint can be judged."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +74,17 @@ class Reports(Protocol):
     def advanced(self, checkpoint: Checkpoint, span: Range, sequences: int, windows: int) -> None:
         """Of one part so many sequences are scored by now, and so many distinct windows evaluated for it."""
 
+    def checked(self, suite: str, checks: tuple[Check, ...]) -> None:
+        """What was held against each other."""
+
+    def notice(self, text: str) -> None:
+        """Something that a person should know, and that stops nothing."""
+
 
 class Lane:
-    """One engine on one device (see EngineProcess). `fetch`: how weights come, if not by fetch_weights."""
+    """One engine on one device (see EngineProcess). `fetch`: how weights come, if not by fetch_weights;
+    `trained`: sequences of the whole training.
+    """
 
     def __init__(
         self,
@@ -83,8 +97,10 @@ class Lane:
         device: str = "",
         verbose: bool = False,
         fetch: Fetch | None = None,
+        trained: int = 0,
     ) -> None:
         self.name = name
+        self._trained = trained
         self._source = source
         self._selection = selection
         self._store = store
@@ -99,6 +115,8 @@ class Lane:
         self._turn = 0
         self._engine: EngineProcess | None = None
         self._model = ""
+        self._switches = 0
+        self._told: set[str] = set()
         self._loaded: Checkpoint | None = None
         self._known = KnownWindows()
         self._failed: dict[Checkpoint, EngineFailed] = {}
@@ -116,8 +134,14 @@ class Lane:
             ids = self._selection.ids(*span)
             found = distinct(read(self._source, self._selection, ids, self._settings.context))
             wait()
+            if not len(ids):  # a sparse sample has none here
+                self._reports.begun(checkpoint)
+                self._store.write_scores(
+                    checkpoint, *span, ids, Matches(np.empty(0, np.uint8)), weights.identity
+                )
+                return Done(0, 0, 0)
             try:
-                engine = self._with(checkpoint, weights)
+                engine = self._with(checkpoint, weights, found.windows)
                 self._reports.begun(checkpoint)
                 slots, rows = self._known.ask(found.windows)
                 fresh = self._evaluate(engine, found.windows[rows], checkpoint, span, len(ids))
@@ -170,41 +194,92 @@ class Lane:
                 self._fetched[checkpoint] = weights
             return self._fetched[checkpoint]
 
-    def _with(self, checkpoint: Checkpoint, weights: LocalWeights) -> EngineProcess:
-        """The engine with these weights: replaced in place for the same model, else started anew."""
+    def _with(
+        self, checkpoint: Checkpoint, weights: LocalWeights, windows: NDArray[np.uint32]
+    ) -> EngineProcess:
+        """The engine with these weights, held against the second way by some of the distinct `windows`:
+        weights are replaced in place for the same model, else an engine is started anew.
+        """
         if checkpoint in self._failed:
             before = self._failed[checkpoint]
             raise type(before)(str(before))
         if checkpoint != self._loaded or self._engine is None:
             self._loaded = None
             self._known = self._remembered(checkpoint)
-            self._engine = self._engine_with(checkpoint, weights.folder)
+            if not self._replaced(checkpoint, weights, windows):
+                self._start(checkpoint, weights.folder)
+                self._switches = 0
+                self._prove(checkpoint, weights, windows)
             self._model = checkpoint.model.name
             self._loaded = checkpoint
+        assert self._engine is not None
         return self._engine
 
-    def _engine_with(self, checkpoint: Checkpoint, folder: Path) -> EngineProcess:
-        suite, model = checkpoint.suite, checkpoint.model.name
-        if self._engine is not None and model == self._model:
-            try:
-                self._engine.load(folder)
-                return self._engine
-            except EngineFailed:
-                pass  # replaced by a fresh one: slower, and always right
+    def _replaced(self, checkpoint: Checkpoint, weights: LocalWeights, windows: NDArray[np.uint32]) -> bool:
+        """Whether the running engine has these weights now; a fresh one is slower, and always right."""
+        if self._engine is None or checkpoint.model.name != self._model:
+            return False
+        try:
+            self._engine.load(weights.folder)
+            self._switches += 1
+            self._prove(checkpoint, weights, windows)
+        except EngineFailed as error:
+            reason = str(error).splitlines()[0]
+            if reason not in self._told:
+                self._told.add(reason)
+                self._reports.notice(f"{checkpoint}: an engine is started anew: {reason}")
+            return False
+        return True
+
+    def _prove(self, checkpoint: Checkpoint, weights: LocalWeights, windows: NDArray[np.uint32]) -> None:
+        """Raise EngineFailed if what the engine computes is not what the second way does."""
+        assert self._engine is not None
+        trial = proof.Trial(self._engine, checkpoint, weights, self._with_others(windows), self._trained)
+        checks: list[Check] = []
+        if self._switches <= 1 or self._settings.verify == "every":
+            log_file = self._log_file(checkpoint.suite, checkpoint.model.name, "eager")
+            checks.append(proof.agrees(trial, log_file, self._device))
+        if not failures(checks):
+            checks.append(proof.plausible(trial))
+        self._reports.checked(checkpoint.suite, tuple(checks))
+        for check in failures(checks):
+            if check.name == proof.AGREES:
+                raise EngineFailed(check.detail)
+
+    def _with_others(self, windows: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """Few distinct windows say little: others of the data beside them."""
+        if len(windows) >= _ENOUGH_WINDOWS:
+            return windows
+        ids = np.unique(np.linspace(0, self._source.count - 1, _ENOUGH_WINDOWS).astype(np.int64))
+        try:
+            others = self._source.take(ids, windows.shape[1])
+        except (BadInput, StorageFailed):  # then these have to do
+            return windows
+        return distinct(np.concatenate([windows, others])).windows
+
+    def _start(self, checkpoint: Checkpoint, folder: Path) -> None:
+        model = checkpoint.model.name
         self._close_engine()
         self._reports.starting(model, self.name)
         began = time.monotonic()
-        log_name = "-".join(filter(None, (suite, model, re.sub(r"[^A-Za-z0-9.]+", "-", self.name))))
-        log_file = self._store.logs / f"{log_name}.log"
         try:
-            self._engine = EngineProcess(self._settings, folder, log_file, self._verbose, self._device)
+            self._engine = EngineProcess(
+                self._settings,
+                folder,
+                self._log_file(checkpoint.suite, model),
+                self._verbose,
+                self._device,
+            )
             self._engine.wait_until_up()
         except EngineNotStarted:
             raise
         except EngineFailed as error:
             raise EngineNotStarted(str(error)) from error
         self._reports.started(model, self.name, time.monotonic() - began)
-        return self._engine
+
+    def _log_file(self, *about: str) -> Path:
+        names = (*about, re.sub(r"[^A-Za-z0-9.]+", "-", self.name))
+        return self._store.logs / f"{'-'.join(filter(None, names))}.log"
 
     def _close_engine(self) -> None:
         if self._engine is not None:

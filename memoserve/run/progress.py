@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from memoserve.checks import Check
 from memoserve.run.plan import CheckpointPlan, Plan, Range
 from memoserve.terminal import harmless, harmless_lines
 
@@ -58,6 +59,14 @@ class Progress(Protocol):
         """It is not, and why; the run goes on with the next."""
         ...
 
+    def checked(self, check: Check) -> None:
+        """Something was held against something else."""
+        ...
+
+    def notice(self, text: str) -> None:
+        """Something that a person should know, and that stops nothing."""
+        ...
+
 
 @contextmanager
 def reporting(plan: Plan, console: Console) -> Iterator[Progress]:
@@ -76,6 +85,14 @@ def finished_line(plan: CheckpointPlan, memorized: int, windows: int, seconds: f
         f"{plan.checkpoint!s:>14}  {plan.sequences:,} sequences, {memorized:,} memorized; "
         f"{windows:,} windows evaluated in {seconds:.1f} s ({rate:,.0f}/s)"
     )
+
+
+def checked_line(check: Check) -> str:
+    """One line about a check, empty for what a person need not read while a run goes on."""
+    if check.result == "passed":
+        return ""
+    mark = "FAILED" if check.result == "failed" else check.result
+    return f"{check.subject:>14}  {check.name}: {mark}: {check.detail}"
 
 
 class _Lines:
@@ -131,6 +148,13 @@ class _Lines:
 
     def failed(self, plan: CheckpointPlan, reason: str) -> None:
         self._say(f"{plan.checkpoint!s:>14}  FAILED: {reason}")
+
+    def checked(self, check: Check) -> None:
+        if line := checked_line(check):
+            self._say(line)
+
+    def notice(self, text: str) -> None:
+        self._say(text)
 
     def _due(self) -> bool:
         if time.monotonic() - self._last < self.interval:
@@ -217,6 +241,13 @@ def _live(plan: Plan, console: Console) -> Iterator[Progress]:
         def failed(self, plan: CheckpointPlan, reason: str) -> None:
             self._end(plan)
             self._print(f"{plan.checkpoint!s:>14}  FAILED: {reason}", style="bold red")
+
+        def checked(self, check: Check) -> None:
+            if line := checked_line(check):
+                self._print(line, style="bold red" if check.result == "failed" else None)
+
+        def notice(self, text: str) -> None:
+            self._print(text)
 
         def _end(self, plan: CheckpointPlan) -> None:
             if plan.checkpoint in self._checkpoints:
