@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import scaled_dot_product_attention
 
-from memoserve.engines.logits import best_tokens
+from memoserve.engines.logits import NotFinite, best_tokens, unwatched
 
 
 class WorkerExtension:
@@ -45,6 +45,8 @@ class WorkerExtension:
         that go through the model at once; survivors of several passes climb on together. Gives the matched
         prefix u8[n], the best token at the first mismatch u32[n] (0 where there is none), and the
         continuation's log-likelihood in nats f64[n] if `loglik` (which wants the single rung 32).
+
+        Raises NotFinite with the number of a window whose logits aren't finite.
         """
         with torch.inference_mode():
             block = _Block(self.model_runner.model, windows, context, banned)
@@ -112,7 +114,11 @@ class _Block:
                 keep = keep_fallen or not last
                 hidden = self._forward(tokens[rows, begin:end], begin, rung - done, keep)
                 truth = tokens[rows, self.context + done : self.context + rung]
-                best, likely = self._best(hidden.flatten(0, 1), truth.flatten() if loglik else None)
+                best, likely = self._best(
+                    hidden.flatten(0, 1),
+                    rows.repeat_interleave(rung - done),
+                    truth.flatten() if loglik else None,
+                )
                 best = best.view(truth.shape)
                 matched = (best == truth).to(torch.int64).cumprod(dim=1).sum(dim=1)
                 prefix[rows] = done + matched
@@ -159,15 +165,20 @@ class _Block:
             count = joined[place]
             if count:
                 hidden = self._forward_one(under_way[:count, place], self.context + place)
-                under_way[:count, place + 1] = self._best(hidden)[0]
+                under_way[:count, place + 1] = self._best(hidden, rows[:count])[0]
         generation[rows] = under_way
         return generation
 
     def _best(
-        self, hidden: torch.Tensor, truth: torch.Tensor | None = None
+        self, hidden: torch.Tensor, windows: torch.Tensor, truth: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """As best_tokens, of [m, hidden] states of `windows` i64[m]. Raises NotFinite with a window's number."""
         vocabulary = self.model.config.vocab_size
-        return best_tokens(self.model.compute_logits, hidden, vocabulary, self.banned, truth)
+        compute_logits = unwatched(self.model.compute_logits)
+        try:
+            return best_tokens(compute_logits, hidden, vocabulary, self.banned, truth)
+        except NotFinite as error:
+            raise NotFinite(int(windows[error.row])) from None
 
     def _put_aside(self, fallen: torch.Tensor, alive: torch.Tensor) -> None:
         """Move keys and values of `fallen`, places in `alive`, out of `past`."""

@@ -17,7 +17,8 @@ from vllm.model_executor.layers.pooler.abstract import Pooler
 from vllm.model_executor.layers.pooler.common import PoolingParamsUpdate
 from vllm.model_executor.models.transformers import TransformersForCausalLM
 
-from memoserve.engines.logits import best_tokens
+from memoserve.engines.logits import NotFinite, best_tokens, not_finite
+from memoserve.errors import EngineFailed
 
 
 class MatchPooler(Pooler):
@@ -46,7 +47,8 @@ class MatchPooler(Pooler):
         A request says how many tokens of its continuation are known to match, from an earlier rung. What
         the prefix cache held counts as matched if it is among those, and NaN is the answer if it isn't:
         another window may share a beginning with this one. The log-likelihood is that of all continuation
-        tokens in the request, in nats, and needs a request that reads no cache.
+        tokens in the request, in nats, and needs a request that reads no cache; a request may ask for it
+        where the engine doesn't give it to all.
         """
         cursor = pooling_metadata.get_pooling_cursor()
         lengths = pooling_metadata.prompt_lens.to(torch.int64)
@@ -62,18 +64,26 @@ class MatchPooler(Pooler):
         here = (positions >= begins[:, None]) & (positions < (lengths - 1)[:, None])
         flat = (rows[:, None] + positions - begins[:, None])[here].to(device)
         truth = tokens[:, self.context : int(lengths.max())][here].to(device=device, dtype=torch.int64)
-        best, logliks = best_tokens(
-            self._compute_logits,
-            hidden_states[flat],
-            self.vocabulary_size,
-            self.banned,
-            truth if self.loglik else None,
-        )
+        asked = [params.extra_kwargs for params in pooling_metadata.pooling_params]
+        likely = self.loglik or any(request.get("loglik") for request in asked)
+        try:
+            best, logliks = best_tokens(
+                self._compute_logits,
+                hidden_states[flat],
+                self.vocabulary_size,
+                self.banned,
+                truth if likely else None,
+            )
+        except NotFinite as error:
+            request = asked[int(torch.nonzero(here)[error.row, 0])]
+            raise EngineFailed(
+                not_finite(f"window {request['window']} of the block (the first is 0)")
+            ) from None
         # What lies before `begins` matched; what lies behind the end must not.
         equal = positions.expand_as(here) < begins[:, None]
         equal[here] = (best == truth).cpu()
         prefix = equal.to(torch.int64).cumprod(dim=1).sum(dim=1).to(torch.float64)
-        known = torch.tensor([params.extra_kwargs["matched"] for params in pooling_metadata.pooling_params])
+        known = torch.tensor([request["matched"] for request in asked])
         prefix[(begins > 0) & (begins >= self.context + known)] = torch.nan
         result = [prefix]
         if logliks is not None:

@@ -118,6 +118,13 @@ class EngineProcess:
         result: NDArray[np.uint32] = self._call("generate", contexts)
         return result
 
+    def generations(self, windows: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """What u32[n, context + 32] windows are continued with, u32[n, 32], where `evaluate` in `score` mode
+        gives how that matches.
+        """
+        result: NDArray[np.uint32] = self._call("generations", windows)
+        return result
+
     def margins(self, prefixes: NDArray[np.uint32]) -> NDArray[np.float32]:
         """Of the reference engine: best minus second best logit after u32[n, m] prefixes, f32[n]."""
         result: NDArray[np.float32] = self._call("margins", prefixes)
@@ -126,6 +133,14 @@ class EngineProcess:
     def forward(self, tokens: NDArray[np.uint32]) -> Forward:
         """Of the eager engine: what the model says of the continuations in u32[n, context + m] windows."""
         result: Forward = self._call("forward", tokens)
+        return result
+
+    def logliks(self, windows: NDArray[np.uint32]) -> NDArray[np.float64]:
+        """Log-likelihoods f64[n] of the continuations of u32[n, context + 32] windows, in nats.
+
+        At temperature 1, whatever the settings ask for.
+        """
+        result: NDArray[np.float64] = self._call("logliks", windows)
         return result
 
     def close(self) -> None:
@@ -165,8 +180,10 @@ class EngineProcess:
             self._raise_if_out_of_room(method)
             raise EngineFailed(said) from None
         if not ok:
-            refused, number = result
+            refused, number, expected = result
             self._raise_if_out_of_room(method, number)
+            if expected:
+                raise EngineFailed(refused)
             raise EngineFailed(
                 f"the {self.settings.engine} engine failed to {method}: {refused}\n{self._tail()}"
             )
@@ -244,15 +261,17 @@ def _serve(connection: Connection) -> None:
         connection.send(reply)
 
 
-def _refusal(error: Exception) -> tuple[bool, tuple[str, int | None]]:
-    """What to answer: an error in words, and the errno behind it."""
+def _refusal(error: Exception) -> tuple[bool, tuple[str, int | None, bool]]:
+    """What to answer: an error in words, the errno behind it, and whether these words are for people."""
     with contextlib.suppress(OSError):  # a disk that is full doesn't take this either
         traceback.print_exc()  # into the engine's log
+    if isinstance(error, EngineFailed):
+        return False, (str(error), None, True)
     lines = str(error).strip().splitlines() or [""]
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__
-    return False, (f"{type(error).__name__}: {lines[0]}", cause.errno if cause is not None else None)
+    return False, (f"{type(error).__name__}: {lines[0]}", cause.errno if cause is not None else None, False)
 
 
 def _engine_process(connection: Connection, log_file: Path | None, device: str, kind: str) -> None:

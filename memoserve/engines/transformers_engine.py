@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.definitions import CONTINUATION
+from memoserve.engines.logits import NotFinite
 from memoserve.engines.matches import Matches, matches_of
 from memoserve.engines.settings import EngineSettings
 
@@ -38,13 +40,25 @@ class TransformersEngine:
         self._model.generation_config = GenerationConfig()
         self._model.config.eos_token_id = None
         self._model.to(self.settings.device).eval()
+        self._start = 0
+        self._model.register_forward_hook(self._check_finite)
+
+    def _check_finite(self, _: Any, __: Any, output: Any) -> None:
+        """After every forward pass, before anything is banned. Raises NotFinite."""
+        finite = output.logits.amax(dim=-1).isfinite().all(dim=1)
+        if not finite.all():
+            raise NotFinite(self._start + int(finite.byte().argmin()))
 
     def evaluate(self, windows: NDArray[np.uint32]) -> Matches:
         """Matches of u32[n, context + 32] windows."""
         context = self.settings.context
         if self.settings.mode == "extract":
             return self._extract(windows)
-        return matches_of(self.generate(windows[:, :context]), windows[:, context:])
+        return matches_of(self.generations(windows), windows[:, context:])
+
+    def generations(self, windows: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """The greedy continuations u32[n, 32] of u32[n, context + 32] windows."""
+        return self.generate(windows[:, : self.settings.context])
 
     def generate(self, contexts: NDArray[np.uint32]) -> NDArray[np.uint32]:
         """The greedy continuations u32[n, 32] of u32[n, context] contexts."""
@@ -61,8 +75,8 @@ class TransformersEngine:
         )
         generations = []
         with torch.inference_mode():
-            for start in range(0, len(contexts), self.batch):
-                rows = torch.from_numpy(contexts[start : start + self.batch].astype(np.int64))
+            for self._start in range(0, len(contexts), self.batch):
+                rows = torch.from_numpy(contexts[self._start : self._start + self.batch].astype(np.int64))
                 rows = rows.to(self.settings.device)
                 output = self._model.generate(
                     rows, attention_mask=torch.ones_like(rows), generation_config=greedy
@@ -70,21 +84,23 @@ class TransformersEngine:
                 generations.append(output[:, rows.shape[1] :].cpu().numpy().astype(np.uint32))
         return np.concatenate(generations)
 
+    def logliks(self, windows: NDArray[np.uint32]) -> NDArray[np.float64]:
+        """Log-likelihoods f64[n] of the continuations of u32[n, context + 32] windows, in nats."""
+        import torch
+
+        with torch.inference_mode():
+            return np.concatenate([self._likely(*batch) for batch in self._forward(windows)])
+
     def _extract(self, windows: NDArray[np.uint32]) -> Matches:
         """One forward pass over the true tokens; log-likelihoods are summed in float64."""
         import torch
 
-        context, banned = self.settings.context, self.settings.banned_token_id
+        banned = self.settings.banned_token_id
         prefixes, sums = [], []
         with torch.inference_mode():
-            for start in range(0, len(windows), self.batch):
-                tokens = torch.from_numpy(windows[start : start + self.batch].astype(np.int64))
-                tokens = tokens.to(self.settings.device)
-                logits = self._model(tokens[:, :-1]).logits[:, context - 1 :]
-                truth = tokens[:, context:]
+            for logits, truth in self._forward(windows):
                 if self.settings.loglik:
-                    likely = logits.double().log_softmax(dim=-1).gather(2, truth[..., None])[..., 0]
-                    sums.append(likely.sum(dim=1).cpu().numpy())
+                    sums.append(self._likely(logits, truth))
                 if banned is not None:
                     logits[..., banned] = -torch.inf
                 equal = (logits.argmax(dim=-1) == truth).to(torch.uint8)
@@ -95,10 +111,29 @@ class TransformersEngine:
             np.concatenate(sums).astype(np.float32) if sums else None,
         )
 
+    def _forward(self, windows: NDArray[np.uint32]) -> Iterator[tuple[Any, Any]]:
+        """By batch the logits [n, 32, vocabulary] that predict the continuations, and these, i64[n, 32]."""
+        import torch
+
+        context = self.settings.context
+        for self._start in range(0, len(windows), self.batch):
+            tokens = torch.from_numpy(windows[self._start : self._start + self.batch].astype(np.int64))
+            tokens = tokens.to(self.settings.device)
+            yield self._model(tokens[:, :-1]).logits[:, context - 1 :], tokens[:, context:]
+
+    def _likely(self, logits: Any, truth: Any) -> NDArray[np.float64]:
+        """f64[n], in nats, of i64[n, 32] tokens by logits [n, 32, vocabulary]. Raises NotFinite."""
+        likely = logits.double().log_softmax(dim=-1).gather(2, truth[..., None])[..., 0].sum(dim=1)
+        values: NDArray[np.float64] = likely.cpu().numpy()
+        if not np.isfinite(values).all():
+            raise NotFinite(self._start + int(np.isfinite(values).argmin()))
+        return values
+
     def margins(self, prefixes: NDArray[np.uint32]) -> NDArray[np.float32]:
         """f32[n]: by how much the best logit after u32[n, m] prefixes exceeds the second best."""
         import torch
 
+        self._start = 0
         with torch.inference_mode():
             tokens = torch.from_numpy(prefixes.astype(np.int64)).to(self.settings.device)
             logits = self._model(tokens).logits[:, -1].float()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from memoserve.definitions import CONTINUATION
 from memoserve.engines.checksum import checksum_of_file_weights, checksum_of_model
 from memoserve.engines.ladder import choose_rungs, survival
+from memoserve.engines.logits import NotFinite, check_watch, watch
 from memoserve.engines.matches import Matches, concatenate, matches_of
 from memoserve.engines.memory import keep_freed_memory
 from memoserve.engines.plugin import ENABLED, extracting, register
@@ -117,15 +118,64 @@ class VllmEngine:
         """The greedy continuations u32[n, 32] of u32[n, context] contexts, by decoding."""
         return np.array(self._decode(contexts.tolist(), [CONTINUATION] * len(contexts)), dtype=np.uint32)
 
+    def logliks(self, windows: NDArray[np.uint32]) -> NDArray[np.float64]:
+        """Log-likelihoods f64[n] of the continuations of u32[n, context + 32] windows, in nats.
+
+        Whatever the settings ask for.
+        """
+        context = self.settings.context
+        if self._by_blocks:
+            likely = self._compare_blocks(windows, loglik=True)[2]
+            assert likely is not None
+            return likely
+        if self._tuning.by_requests:
+            from memoserve.engines.request_compare import climb
+
+            likely = climb(self._llm, windows, context, _WHOLE, loglik=True)[1]
+            assert likely is not None
+            return likely
+        return self._scheduled_logliks(windows)
+
+    def _scheduled_logliks(self, windows: NDArray[np.uint32]) -> NDArray[np.float64]:
+        """By vLLM's scheduler: the last token as what might be generated, those before it as a prompt's."""
+        from vllm import SamplingParams
+
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": row} for row in windows[:, :-1].tolist()],
+            [
+                SamplingParams(
+                    temperature=0,
+                    max_tokens=1,
+                    ignore_eos=True,
+                    detokenize=False,
+                    prompt_logprobs=0,
+                    logprob_token_ids=[last],
+                )
+                for last in windows[:, -1].tolist()
+            ],
+            use_tqdm=False,
+        )
+        self._llm.apply_model(check_watch)
+        result = np.empty(len(windows))
+        for row, (output, window) in enumerate(zip(outputs, windows.tolist(), strict=True)):
+            before = range(self.settings.context, len(window) - 1)
+            result[row] = sum(output.prompt_logprobs[at][window[at]].logprob for at in before)
+            result[row] += output.outputs[0].logprobs[0][window[-1]].logprob
+        return result
+
     def _evaluate(self, windows: NDArray[np.uint32]) -> Matches:
         context = self.settings.context
         if self.settings.mode == "extract":
             prefix, _, likely = self._compare(windows)
             return Matches(prefix, None, None if likely is None else likely.astype(np.float32))
+        return matches_of(self.generations(windows), windows[:, context:])
+
+    def generations(self, windows: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """The greedy continuations u32[n, 32] of u32[n, context + 32] windows, as `score` finds them."""
         if self._by_blocks and not self.settings.deterministic:
             generate = self._generate_in_place if self._tuning.decode_windows else self._generate_rest
-            return matches_of(generate(windows), windows[:, context:])
-        return matches_of(self.generate(windows[:, :context]), windows[:, context:])
+            return generate(windows)
+        return self.generate(windows[:, : self.settings.context])
 
     def _generate_in_place(self, windows: NDArray[np.uint32]) -> NDArray[np.uint32]:
         """The greedy continuations u32[n, 32], decoded by blocks from where the comparison ends."""
@@ -135,7 +185,7 @@ class VllmEngine:
         for start in range(0, len(windows), size):
             block = windows[start : start + size]
             arguments = (block, settings.context, settings.banned_token_id, self._rungs(1, _RUNG_IN_TOKENS))
-            prefix, generation = self._llm.collective_rpc("compare_and_generate", args=arguments)[0]
+            prefix, generation = self._in_worker("compare_and_generate", start, arguments)
             self._learn(prefix)
             parts.append(generation)
         return np.concatenate(parts)
@@ -182,6 +232,7 @@ class VllmEngine:
             [greedy[length] for length in lengths],
             use_tqdm=False,
         )
+        self._llm.apply_model(check_watch)
         return [output.outputs[0].token_ids for output in outputs]
 
     def _compare(
@@ -196,27 +247,39 @@ class VllmEngine:
             prefix, likely = climb(self._llm, windows, settings.context, rungs)
             self._learn(prefix)
             return prefix, np.zeros(len(windows), np.uint32), likely
+        return self._compare_blocks(windows, settings.loglik)
+
+    def _compare_blocks(
+        self, windows: NDArray[np.uint32], loglik: bool
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint32], NDArray[np.float64] | None]:
+        settings = self.settings
         size = self._tuning.compare_windows
         parts = []
         for start in range(0, len(windows), size):
-            rungs = self._rungs(1, _RUNG_IN_TOKENS)
-            block = windows[start : start + size]
+            rungs = _WHOLE if loglik else self._rungs(1, _RUNG_IN_TOKENS)
             arguments = (
-                block,
+                windows[start : start + size],
                 settings.context,
                 settings.banned_token_id,
-                settings.loglik,
+                loglik,
                 rungs,
                 self._tuning.pass_tokens,
             )
-            parts.append(self._llm.collective_rpc("compare", args=arguments)[0])
+            parts.append(self._in_worker("compare", start, arguments))
             self._learn(parts[-1][0])
         prefixes, wrongs, likelihoods = zip(*parts, strict=True)
         return (
             np.concatenate(prefixes),
             np.concatenate(wrongs),
-            np.concatenate(likelihoods) if settings.loglik else None,
+            np.concatenate(likelihoods) if loglik else None,
         )
+
+    def _in_worker(self, method: str, start: int, arguments: tuple[Any, ...]) -> Any:
+        """What the first worker's method says of windows from `start` on."""
+        try:
+            return self._llm.collective_rpc(method, args=arguments)[0]
+        except NotFinite as error:
+            raise NotFinite(start + error.row) from None
 
     def _rungs(self, cached_block: int, overhead: float) -> tuple[int, ...]:
         """By what survived so far; the first windows of a checkpoint are checked whole."""
@@ -237,6 +300,8 @@ class VllmEngine:
             from memoserve.engines.products import multiply_in_float32
 
             self._llm.apply_model(multiply_in_float32)
+        if not self._tuning.by_requests:
+            self._llm.apply_model(watch)
         if self._tuning.by_requests and self._has_ladder and not self._llm.reset_prefix_cache():
             raise EngineFailed("vLLM did not clear its prefix cache")
         self._survived = np.zeros(CONTINUATION + 1)
