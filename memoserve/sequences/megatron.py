@@ -42,6 +42,7 @@ class MegatronSequences:
 
     kind = "megatron"
     cheap_lengths = 1 << 20
+    whole_length: tuple[int, int] | None = None
 
     def __init__(self, index: Place, data: list[Place]) -> None:
         """Open and check: header, length of the index, size of the data. Raises BadInput."""
@@ -64,6 +65,10 @@ class MegatronSequences:
         self.description = f"{self._data.name}: {self.count:,} sequences, {self.token_dtype}, Megatron index"
         self._identity: dict[str, str | int] | None = None
         self._uniform: int | None = None  # tokens of every sequence, where the whole index has said so
+
+    def contradictions(self) -> tuple[str, ...]:
+        """See SequenceSource.contradictions."""
+        return ()
 
     def read(self, first: int, stop: int, length: int) -> NDArray[np.uint32]:
         """See SequenceSource.read."""
@@ -162,8 +167,9 @@ class MegatronSequences:
         """
         if not len(ids):
             return ids, ids
-        if self._uniform is not None:
-            return np.full(len(ids), self._uniform, np.int64), ids * (self._uniform * self._dtype.itemsize)
+        uniform = self._uniform
+        if uniform is not None:
+            return np.full(len(ids), uniform, np.int64), ids * (uniform * self._dtype.itemsize)
         around = np.unique(np.clip(np.concatenate([ids - 1, ids, ids + 1]), 0, self.count - 1))
         sizes, pointers = self._raw_entries(around)
         width = self._dtype.itemsize
