@@ -49,6 +49,7 @@ from ray_nodes import Nodes, line_of
 
 from memoserve.catalog import connect
 from memoserve.store import Store
+from memoserve.store.columns import SCORES
 from memoserve.store.parts import Part, part_name, read_part
 
 CHECKPOINTS = tuple(f"116k@{step}" for step in (161, 301, 441, 581, 721, 861, 1001))
@@ -905,7 +906,7 @@ def check(
             continue
         step = int(part.name.split("/")[3].removeprefix("step="))
         try:
-            table = read_part(store.files, part, store.fingerprint("mini"))
+            table = read_part(store.files, part, store.fingerprint("mini"), SCORES)
         except FileNotFoundError:
             if at_work:  # mended since
                 continue

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_stores import toy_suite
 
+from memoserve.checks import Check
 from memoserve.errors import BadInput, StorageFailed, StoreConflict
 from memoserve.store import Store, checksum, missing_ranges
 from memoserve.store.checksum import KEY
@@ -473,7 +475,16 @@ class TestVerify:
             (table.set_column(0, "sequence_id", [ids[::-1].copy()]), "don't ascend"),
             (table.set_column(0, "sequence_id", [np.where(ids == 5, 6, ids)]), "don't ascend"),
             (table.set_column(0, "sequence_id", [ids + 1]), "it has sequences 1..100"),
-            (table.drop_columns("match_mask"), "its columns are not those of a part"),
+            (table.drop_columns("sequence_id"), "it lacks the column sequence_id"),
+            (table.drop_columns(["matches", "matched_prefix"]), "nothing says what is memorized"),
+            (
+                table.set_column(0, "sequence_id", [pa.array(ids, pa.float32())]),
+                "its column sequence_id is FLOAT and should be INT64",
+            ),
+            (
+                table.set_column(2, "matched_prefix", [pa.array([33] + [0] * 99, pa.uint8())]),
+                "its column matched_prefix has 33, above 32",
+            ),
         ):
             put(changed, said)
             assert says in self.found(filled)[part.name]
@@ -601,3 +612,81 @@ class TestVerify:
     def test_what_is_no_store(self, tmp_path: Path, cli: Cli) -> None:
         assert "there is no store" in cli("verify", tmp_path / "none", code=4).stderr
         assert "has no memoserve.json" in cli("verify", tmp_path, code=4).stderr
+
+
+class TestChecks:
+    def some(self) -> list[Check]:
+        return [
+            Check("weights complete", "s@7", "passed", "12 of 12 tensors", 12.0, "s", 7),
+            Check("weights complete", "s@3", "failed", "ln lacks 'bias' = NULL; \u00e4\u221e", None, "s", 3),
+            Check("token ids", "data.npy", "not checked"),
+        ]
+
+    def test_the_newest_of_each_is_read(self, store: Store) -> None:
+        assert store.read_checks("toy") == []
+        before = datetime.now(UTC)
+        store.write_checks("toy", self.some())
+        assert [check for check, _ in store.read_checks("toy")] == self.some()
+        again = Check("weights complete", "s@3", "passed", "", 1.5, "s", 3)
+        store.write_checks("toy", [again])
+        store.write_checks("toy", [])
+        store.write_checks("other", [again])
+        read = store.read_checks("toy")
+        assert {check for check, _ in read} == {self.some()[0], again, self.some()[2]}
+        assert all(before <= at <= datetime.now(UTC) for _, at in read)
+        assert len(list((Path(store.path) / "checks" / "suite=toy").iterdir())) == 2
+        assert store.suites() == ["toy"]
+
+    @pytest.mark.parametrize("place", ["scores", "footer", "name", "rows"])
+    def test_damaged_ones_are_found_and_moved(self, store: Store, cli: Cli, place: str) -> None:
+        store.write_checks("toy", self.some())
+        (file,) = (Path(store.path) / "checks" / "suite=toy").iterdir()
+        assert verify(store.path).damages == ()
+        content = bytearray(file.read_bytes())
+        if place == "name":
+            file.rename(file.with_name("checks-another.parquet"))
+        elif place == "rows":
+            table = pq.read_table(file)
+            sink = pa.BufferOutputStream()
+            said = json.dumps({"name": f"checks/suite=toy/{file.name}", "rows": 4})
+            with pq.ParquetWriter(sink, table.schema) as writer:
+                writer.write_table(table)
+                writer.add_key_value_metadata({"memoserve": said, KEY: checksum.PLACEHOLDER})
+            file.write_bytes(checksum.seal(sink.getvalue().to_pybytes()))
+        else:
+            content[10 if place == "scores" else -20] ^= 1
+            file.write_bytes(content)
+        with pytest.raises(BadInput, match="damaged"):
+            store.read_checks("toy")
+        (damage,) = verify(store.path).damages
+        assert damage.name.startswith("checks/suite=toy/")
+        cli("verify", store.path, code=3)
+        cli("verify", store.path, "--repair")
+        assert verify(store.path).damages == ()
+        assert store.read_checks("toy") == []
+        assert len(list((Path(store.path) / "damaged").rglob("checks-*.parquet"))) == 1
+
+
+class TestWeightsNotes:
+    def test_they_stay_when_the_suite_grows(
+        self, store: Store, checkpoint: Checkpoint, tmp_path: Path
+    ) -> None:
+        assert set(store.noted_weights("toy").values()) == {(None, None)}
+        store.note_weights("toy", {("s", 7): ("sha-1", None), ("s", 3): ("sha-1", "s@7")})
+        store.note_weights("toy", {("m", 3): ("sha-2", None)})
+        write(store, checkpoint, 0, 10)
+        store.claim(toy_suite(tmp_path / "more", steps=(0, 3, 5, 7)), FINGERPRINT)
+        noted = {key: note for key, note in store.noted_weights("toy").items() if note != (None, None)}
+        assert noted == {("s", 7): ("sha-1", None), ("s", 3): ("sha-1", "s@7"), ("m", 3): ("sha-2", None)}
+        store.note_weights("toy", {("s", 3): (None, None)})
+        assert store.noted_weights("toy")["s", 3] == (None, None)
+        assert verify(store.path).damages == ()
+        with pytest.raises(BadInput, match="s@99"):
+            store.note_weights("toy", {("s", 99): ("x", None)})
+        with pytest.raises(StoreConflict, match="no suite 'unclaimed'"):
+            store.note_weights("unclaimed", {("s", 3): ("x", None)})
+
+    def test_notes_on_another_checkpoint_of_the_name_go(self, store: Store, tmp_path: Path) -> None:
+        store.note_weights("toy", {("s", 3): ("sha-1", None)})
+        store.claim(toy_suite(tmp_path / "other", batch=40, trained=280), FINGERPRINT)
+        assert set(store.noted_weights("toy").values()) == {(None, None)}

@@ -90,7 +90,7 @@ class StoreFileSystem(AbstractFileSystem):
         return bare[len(start) :]
 
 
-_TOPS = ("scores", "sequences", "suites")
+_TOPS = ("scores", "sequences", "suites", "checks")
 
 
 class _Reader:

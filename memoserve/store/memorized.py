@@ -14,9 +14,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from memoserve.definitions import CONTINUATION
+from memoserve.store.columns import MEMORIZED_BY, SCORES
 from memoserve.store.files import Files
 from memoserve.store.listed import keep_list, listing
 from memoserve.store.parts import Part, digest_of, read_columns
+
+_COLUMNS = [column for column in SCORES if column.required or column.name in MEMORIZED_BY]
 
 # With fewer scores, reading them takes no longer than looking for a list.
 WORTH_A_LIST = 1 << 20
@@ -32,7 +35,7 @@ def list_memorized(files: Files, folder: str, parts: Sequence[Part]) -> None:
 
     def memorized() -> Iterator[Any]:
         for part in parts:
-            table = read_columns(files, part, ["sequence_id", "matches", "matched_prefix"])
+            table = read_columns(files, part, _COLUMNS)
             score = pc.coalesce(table.column("matched_prefix"), table.column("matches"))
             yield table.filter(pc.equal(score.combine_chunks(), pa.scalar(CONTINUATION, pa.uint8())))
 

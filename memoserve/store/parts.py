@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from memoserve.errors import BadInput, StoreConflict
 from memoserve.store import checksum
+from memoserve.store.columns import Column, with_all
 from memoserve.store.files import Files
+from memoserve.store.fingerprint import differences
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -132,8 +134,7 @@ def write_part(
     stop: int,
     columns: Mapping[str, pa.Array],
     metadata: Mapping[str, Any],
-    encodings: Mapping[str, str],
-    dictionary: list[str],
+    kinds: Sequence[Column],
 ) -> Part:
     """Write the part [first, stop) whole or not at all, with a checksum (see checksum.py).
 
@@ -158,8 +159,8 @@ def write_part(
         data_page_size=4 * PAGE_ROWS,
         max_rows_per_page=PAGE_ROWS,
         write_statistics=True,
-        use_dictionary=dictionary,
-        column_encoding=dict(encodings),
+        use_dictionary=[kind.name for kind in kinds if kind.dictionary],
+        column_encoding={kind.name: kind.encoding for kind in kinds if kind.encoding is not None},
         store_schema=False,
     ) as writer:
         writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
@@ -256,8 +257,13 @@ def metadata_in(footer: pa.FileMetaData) -> dict[str, Any]:
     return found
 
 
-def read_part(files: Files, part: Part, fingerprint: Mapping[str, Any]) -> pa.Table:
-    """One part's rows, every byte checked. Raises BadInput for damage, StoreConflict for another run's."""
+def read_part(
+    files: Files, part: Part, fingerprint: Mapping[str, Any], columns: Sequence[Column]
+) -> pa.Table:
+    """These columns of one part, those that it lacks as NULL, every byte checked.
+
+    Raises BadInput for damage, StoreConflict for another run's.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -269,7 +275,8 @@ def read_part(files: Files, part: Part, fingerprint: Mapping[str, Any]) -> pa.Ta
         if said.get("name") != part.name:
             raise ValueError(f"it was written as {said.get('name')}")
         differing = differences(fingerprint, said.get("fingerprint") or {})
-        table = file.read(use_threads=False)
+        there = [column.name for column in columns if column.name in file.schema_arrow.names]
+        table = with_all(file.read(columns=there, use_threads=False), columns)
     except (pa.ArrowException, ValueError) as error:
         raise damaged(part.path, error) from None
     if differing:
@@ -281,20 +288,22 @@ def read_part(files: Files, part: Part, fingerprint: Mapping[str, Any]) -> pa.Ta
     return table
 
 
-def read_columns(files: Files, part: Part, names: list[str]) -> pa.Table:
-    """Some columns of a part, every byte checked. Raises BadInput for damage."""
+def read_columns(files: Files, part: Part, columns: Sequence[Column]) -> pa.Table:
+    """Some columns of a part, those that it lacks as NULL, every byte checked. Raises BadInput for damage."""
     import pyarrow as pa
 
     try:
         content = files.read(part.name)
         checksum.check(content)
-        return rows_of(content, names)
+        return with_all(rows_of(content, [column.name for column in columns]), columns)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise damaged(part.path, error) from None
 
 
 def rows_of(content: bytes, names: list[str] | None = None) -> pa.Table:
-    """All columns or some of a Parquet file in memory. Raises ArrowException, OSError or ValueError.
+    """All columns of a Parquet file in memory, or those of `names` that it has.
+
+    Raises ArrowException, OSError or ValueError.
 
     In this thread alone: one of Arrow's own may hold on to `content` a moment longer, and kills the process
     if that ends just then, because it can't have Python's lock any more to let go of it.
@@ -303,7 +312,8 @@ def rows_of(content: bytes, names: list[str] | None = None) -> pa.Table:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(pa.BufferReader(content), pre_buffer=False) as file:
-        return file.read(columns=names, use_threads=False)
+        there = names and [name for name in names if name in file.schema_arrow.names]
+        return file.read(columns=there, use_threads=False)
 
 
 def damaged(path: str, error: BaseException) -> BadInput:
@@ -313,13 +323,3 @@ def damaged(path: str, error: BaseException) -> BadInput:
         f"{path} is damaged or not a part of a store ({cause}).\n`memoserve verify --repair` moves it away, "
         "`memoserve run` makes it again."
     )
-
-
-def differences(stored: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """One line for each key on which two fingerprints differ."""
-    absent = "(not there)"
-    return [
-        f"  {key}: {stored.get(key, absent)} vs {new.get(key, absent)}"
-        for key in sorted({*stored, *new})
-        if stored.get(key, absent) != new.get(key, absent)
-    ]

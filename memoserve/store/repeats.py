@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memoserve.store.columns import SEQUENCES
 from memoserve.store.files import Files
 from memoserve.store.listed import keep_list, listing
 from memoserve.store.parts import Part, part_metadata, read_columns
@@ -36,7 +37,7 @@ def index_repeats(files: Files, folder: str, parts: Sequence[Part]) -> None:
     def repeated() -> Iterator[Any]:
         windows = _repeated_windows(files, parts)
         for part in parts:
-            table = read_columns(files, part, ["sequence_id", "window_id"])
+            table = read_columns(files, part, SEQUENCES)
             yield table.filter(pa.array(_among(table.column("window_id").to_numpy(), windows)))
 
     # The catalog makes the same digest in SQL, of which parts there are and with how many rows.
@@ -48,7 +49,7 @@ def _repeated_windows(files: Files, parts: Sequence[Part]) -> NDArray[np.int64]:
     """The windows that occur more than once in all parts together, each once, ascending."""
     shares: list[list[NDArray[np.int64]]] = [[] for _ in range(_SHARES)]
     for part in parts:
-        windows = read_columns(files, part, ["window_id"]).column("window_id").to_numpy()
+        windows = read_columns(files, part, SEQUENCES[1:]).column("window_id").to_numpy()
         share_of = windows % _SHARES
         for share in range(_SHARES):
             shares[share].append(windows[share_of == share])

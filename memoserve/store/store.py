@@ -2,40 +2,57 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memoserve.checks import Check
 from memoserve.definitions import CONTINUATION
 from memoserve.errors import BadInput, StoreConflict
-from memoserve.store import checksum
+from memoserve.store import check_files, checksum
+from memoserve.store import checkpoints as checkpoint_tables
 from memoserve.store import memorized as lists
 from memoserve.store import parts as part_files
+from memoserve.store.columns import CHECKPOINTS, SCORES, SEQUENCES, Column, schema_of, with_all
 from memoserve.store.files import Files, LocalFiles, open_files
-from memoserve.store.parts import Part, Scores, damaged, differences, missing_ranges, parts_in
+from memoserve.store.fingerprint import (
+    OF_ENGINE,
+    Fingerprint,
+    differences,
+    fingerprint_file,
+    fingerprint_in,
+    unknown_keys,
+)
+from memoserve.store.layout import (
+    DEFAULT_STORE,
+    FINGERPRINT,
+    FORMAT,
+    MARK,
+    MARK_FILE,
+    checkpoints_name,
+    fingerprint_name,
+    format_in,
+    holds,
+    scores_folder,
+    sequences_folder,
+    suite_folder,
+)
+from memoserve.store.parts import Part, Scores, damaged, missing_ranges, part_named, parts_in
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from memoserve.suites import Checkpoint, Suite
 
-DEFAULT_STORE = "memoserve-out"
-MARK = "memoserve.json"
-FINGERPRINT = "fingerprint.json"
-_CHECKSUM = "checksum"
-FORMAT = 1
-MARK_FILE = (json.dumps({"format": FORMAT}) + "\n").encode()
-
-Fingerprint = Mapping[str, str | int | None]
+__all__ = ["DEFAULT_STORE", "MARK", "MatchesLike", "Store"]
 
 _ALL_MATCH = np.uint32(0xFFFFFFFF)
 
@@ -66,21 +83,7 @@ class Store:
     def open(cls, path: str | Path) -> Store:
         """Open a store. Raises StoreConflict, saying what is there instead, if `path` is none."""
         files = open_files(path)
-        try:
-            content = json.loads(files.read(MARK))
-            format_ = content["format"]
-        except FileNotFoundError:
-            raise StoreConflict(no_store(files)) from None
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise StoreConflict(
-                f'{files.location(MARK)} is damaged: it should say {{"format": {FORMAT}}}; `memoserve verify '
-                "--repair` restores it"
-            ) from None
-        if format_ != FORMAT:
-            raise StoreConflict(
-                f"{files.root} is a store of format {format_}; this memoserve reads format {FORMAT}: use the "
-                "version of memoserve that wrote it"
-            )
+        format_in(files)
         return cls(path, files)
 
     @classmethod
@@ -98,8 +101,7 @@ class Store:
             raise StoreConflict(f"{files.root} is a file: a store is a directory")
         if others:
             raise StoreConflict(
-                f"{files.root} is not empty and not a store. {_holds(others)} Choose a new or empty "
-                "directory."
+                f"{files.root} is not empty and not a store. {holds(others)} Choose a new or empty directory."
             )
         files.write(MARK, MARK_FILE)
         return cls(path, files)
@@ -148,78 +150,148 @@ class Store:
         or if the suite now describes an evaluated checkpoint differently.
         """
         self.refuse_unlike(suite.name, fingerprint)
-        self._write_checkpoints(suite, checkpoints_name(suite.name))
+        self._write_checkpoints(suite)
+        self._mark()
+        name = fingerprint_name(suite.name)
+        if suite.name in self.suites() and differences(self.fingerprint(suite.name), fingerprint):
+            # What there is under the old one are window numbers, which the next run makes again.
+            for bare in self.files.entries(sequences_folder(suite.name)):
+                self.files.remove(f"{sequences_folder(suite.name)}/{bare}")
+            self.files.write(name, fingerprint_file(fingerprint))
         try:
-            self.files.create(fingerprint_name(suite.name), fingerprint_file(fingerprint))
+            self.files.create(name, fingerprint_file(fingerprint))
         except FileExistsError:
             self.refuse_unlike(suite.name, fingerprint)  # another run may have been faster
 
     def refuse_unlike(self, suite: str, fingerprint: Fingerprint) -> None:
-        """Raise StoreConflict, listing each differing key, if `suite` was evaluated under another one."""
+        """Raise StoreConflict, listing each differing key, if `suite` was evaluated under another one.
+
+        A suite without a single part of scores was not evaluated: another engine may do that.
+        """
         if suite not in self.suites():
             return
-        differing = differences(self.fingerprint(suite), fingerprint)
-        if differing:
+        stored = self.fingerprint(suite)
+        differing = differences(stored, fingerprint)
+        if not differing:
+            return
+        lasting = [{k: v for k, v in one.items() if k not in OF_ENGINE} for one in (stored, fingerprint)]
+        if not differences(*lasting) and not self._has_scores(suite):
+            return
+        if unknown := unknown_keys(stored, fingerprint):
             raise StoreConflict(
-                f"{self.path} holds results of suite {suite} from an unlike run (stored vs new):\n"
-                + "\n".join(differing)
-                + "\nResults of unlike runs are never mixed: use another directory, or the stored settings."
+                f"{self.path} holds results of suite {suite} from a run with settings that this version of "
+                f"memoserve doesn't know ({', '.join(f'{key}: {stored[key]}' for key in unknown)}), so it "
+                "can't go on with them: use the version that wrote them, or another directory. Queries and "
+                "reports work."
             )
-
-    def _write_checkpoints(self, suite: Suite, name: str) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        checkpoints = suite.all_checkpoints()
-        table = pa.table(
-            {
-                "model": pa.array([c.model.name for c in checkpoints], pa.string()),
-                "step": pa.array([c.step for c in checkpoints], pa.int64()),
-                "model_order": pa.array([c.model.order for c in checkpoints], pa.int32()),
-                "parameters": pa.array([c.model.parameters for c in checkpoints], pa.int64()),
-                "parameters_without_embeddings": pa.array(
-                    [c.model.parameters_without_embeddings for c in checkpoints], pa.int64()
-                ),
-                "sequences_seen": pa.array([c.sequences_seen for c in checkpoints], pa.int64()),
-                "tokens_seen": pa.array([c.tokens_seen for c in checkpoints], pa.int64()),
-                "training_flops": pa.array([float(c.training_flops) for c in checkpoints], pa.float64()),
-                "training_flops_without_embeddings": pa.array(
-                    [float(c.training_flops_without_embeddings) for c in checkpoints], pa.float64()
-                ),
-                "trained": pa.array([suite.sequences.trained] * len(checkpoints), pa.int64()),
-            }
+        raise StoreConflict(
+            f"{self.path} holds results of suite {suite} from an unlike run (stored vs new):\n"
+            + "\n".join(differing)
+            + "\nResults of unlike runs are never mixed: use another directory, or the stored settings."
         )
+
+    def _has_scores(self, suite: str) -> bool:
+        found = self.files.below(suite_folder(suite)).items()
+        return any(part_named(self.files, name, entry.size) is not None for name, entry in found)
+
+    def _mark(self) -> None:
+        """Say that this store is of this format: what is written from now on may be of it."""
+        if format_in(self.files) != FORMAT:
+            self.files.write(MARK, MARK_FILE)
+
+    # Checkpoints
+
+    def _write_checkpoints(self, suite: Suite) -> None:
+        current = checkpoint_tables.described(suite)
+        stored = self._stored_checkpoints(suite.name)
+        if stored is not None:
+            self._refuse_changed(suite.name, stored.to_pylist(), current)
+        table = checkpoint_tables.merged(stored, current)
+        if stored is None or not stored.equals(table):
+            self.files.write(checkpoints_name(suite.name), checkpoint_tables.file_of(table))
+
+    def _stored_checkpoints(self, suite: str) -> pa.Table | None:
+        """The whole table as it is, None if there is none. Raises BadInput if it is damaged."""
+        import pyarrow as pa
+
+        name = checkpoints_name(suite)
         try:
             content = self.files.read(name)
             checksum.check(content)
-            stored = part_files.rows_of(content)
+            return part_files.rows_of(content)
         except FileNotFoundError:
-            pass
+            return None
         except (pa.ArrowException, ValueError) as error:
             raise damaged(self.files.location(name), error) from None
-        else:
-            if stored.equals(table):
-                return
-            self._refuse_changed(suite.name, stored.to_pylist(), table.to_pylist())
-        sink = pa.BufferOutputStream()
-        with pq.ParquetWriter(sink, table.schema, version="2.6", compression="zstd") as writer:
-            writer.write_table(table)
-            writer.add_key_value_metadata({checksum.KEY: checksum.PLACEHOLDER})
-        self.files.write(name, checksum.seal(sink.getvalue().to_pybytes()))
 
-    def _refuse_changed(self, suite: str, stored: list[dict[str, Any]], new: list[dict[str, Any]]) -> None:
-        """A suite may gain checkpoints; what is evaluated must stay what it was."""
-        current = {(row["model"], row["step"]): row for row in new}
+    def _refuse_changed(
+        self, suite: str, stored: list[dict[str, Any]], current: Mapping[tuple[str, int], dict[str, Any]]
+    ) -> None:
+        """A suite may gain checkpoints; what is evaluated must stay what it was, where both describe it."""
         for row in stored:
             model, step = row["model"], row["step"]
-            now = current.get((model, step))
-            if now == row or not self.parts(suite, model, step):
+            now = current.get((model, step), {})
+            before = checkpoint_tables.description_of(row, now or row)
+            changes = differences(before, {key: now[key] for key in before if key in now})
+            if not changes or not self.parts(suite, model, step):
                 continue
-            changes = differences(row, now or {})
             raise StoreConflict(
                 f"{self.path} holds scores of {model}@{step}, which suite {suite} now describes differently "
                 "(stored vs new):\n" + "\n".join(changes) + "\nUse another directory for the changed suite."
             )
+
+    def note_weights(
+        self, suite: str, notes: Mapping[tuple[str, int], tuple[str | None, str | None]]
+    ) -> None:
+        """Keep what was found out about the weights of checkpoints, by (model, step).
+
+        The caller holds the lock. Each note: the identity of the weights, and as model@step the checkpoint
+        whose weights these are, None if they are its own; both None if not known. Notes on other checkpoints
+        stay. Raises StoreConflict if the suite was not claimed here, BadInput for a checkpoint that it
+        doesn't have.
+        """
+        if not notes:
+            return
+        self.fingerprint(suite)
+        stored = self._stored_checkpoints(suite)
+        if stored is None:
+            raise StoreConflict(
+                f"{self.files.location(checkpoints_name(suite))} is missing: memoserve run writes it"
+            )
+        table = checkpoint_tables.noted(stored, notes)
+        if not stored.equals(table):
+            self._mark()
+            self.files.write(checkpoints_name(suite), checkpoint_tables.file_of(table))
+
+    def noted_weights(self, suite: str) -> dict[tuple[str, int], tuple[str | None, str | None]]:
+        """What `note_weights` kept of each checkpoint of a suite; empty if the store has none.
+
+        Raises BadInput for a damaged table.
+        """
+        stored = self._stored_checkpoints(suite)
+        if stored is None:
+            return {}
+        rows = with_all(stored, CHECKPOINTS).to_pylist()
+        return {(row["model"], row["step"]): (row["weights"], row["same_weights_as"]) for row in rows}
+
+    # Checks
+
+    def write_checks(self, suite: str, checks: Sequence[Check]) -> None:
+        """Keep what was checked, as of now, in one file that is there whole or not at all.
+
+        Needs no claim and no lock: what failed before a run could claim anything is kept too. Raises
+        StorageFailed if the file system refuses.
+        """
+        if checks:
+            self._mark()
+            check_files.write_checks(self.files, suite, checks, datetime.now(UTC))
+
+    def read_checks(self, suite: str) -> list[tuple[Check, datetime]]:
+        """The newest check of each (model, step, name, subject) and its time in UTC, in order of time.
+
+        Raises BadInput for a damaged file.
+        """
+        return check_files.read_checks(self.files, suite)
 
     # Lock
 
@@ -268,58 +340,17 @@ class Store:
         StoreConflict if the suite has no fingerprint here or a part would overlap, StorageFailed if the file
         system refuses, ValueError for arrays that contradict each other.
         """
-        import pyarrow as pa
-
         fingerprint = self.fingerprint(checkpoint.suite)
         ids = _checked_ids(ids, first, stop)
-        count = getattr(matches, "matches", None)
-        prefix, mask, likelihood = matches.matched_prefix, matches.match_mask, matches.continuation_ll
-        for name, array in (
-            ("matches", count),
-            ("matched_prefix", prefix),
-            ("match_mask", mask),
-            ("continuation_ll", likelihood),
-        ):
-            if array is not None and np.shape(array) != ids.shape:
-                raise ValueError(f"{name} has shape {np.shape(array)}, the ids {ids.shape}")
-        if mask is not None:
-            mask = np.asarray(mask, dtype=np.uint32)
-            counted = np.bitwise_count(mask).astype(np.uint8)
-            if count is not None and not np.array_equal(count, counted):
-                raise ValueError("matches is not the number of bits set in match_mask")
-            count = counted
-            if prefix is not None and not np.array_equal(prefix == CONTINUATION, mask == _ALL_MATCH):
-                raise ValueError("matched_prefix and match_mask disagree on what is memorized")
-        if prefix is None and count is None:
-            raise ValueError("neither matched_prefix nor matches: nothing says what is memorized")
-        for name, array in (("matches", count), ("matched_prefix", prefix)):
-            known = None if array is None else np.ma.compressed(array)
-            if (
-                known is not None
-                and len(known)
-                and not 0 <= int(np.min(known)) <= int(np.max(known)) <= CONTINUATION
-            ):
-                raise ValueError(f"{name} must lie in 0..{CONTINUATION}")
-
+        values = {"sequence_id": ids, **_checked_scores(ids, matches)}
         return part_files.write_part(
             self.files,
             scores_folder(checkpoint.suite, checkpoint.model.name, checkpoint.step),
             first,
             stop,
-            {
-                "sequence_id": pa.array(ids),
-                "matches": _column(count, np.uint8, pa.uint8(), len(ids)),
-                "matched_prefix": _column(prefix, np.uint8, pa.uint8(), len(ids)),
-                "match_mask": _column(mask, np.uint32, pa.uint32(), len(ids)),
-                "continuation_ll": _column(likelihood, np.float32, pa.float32(), len(ids)),
-            },
+            {column.name: _array(values[column.name], column, len(ids)) for column in SCORES},
             {"fingerprint": fingerprint, "weights": weights, "rows": len(ids)},
-            encodings={
-                "sequence_id": "DELTA_BINARY_PACKED",
-                "match_mask": "PLAIN",
-                "continuation_ll": "BYTE_STREAM_SPLIT",
-            },
-            dictionary=["matches", "matched_prefix"],
+            SCORES,
         )
 
     def weights_of(self, checkpoint: Checkpoint) -> str | None:
@@ -332,26 +363,22 @@ class Store:
 
         Raises BadInput for a damaged part, StoreConflict for a part of an unlike run.
         """
-        table = self._read(suite, self.parts(suite, model, step), first, stop)
-        columns: dict[str, Any] = {}
-        for name, dtype in (
-            ("matches", np.uint8),
-            ("matched_prefix", np.uint8),
-            ("match_mask", np.uint32),
-            ("continuation_ll", np.float32),
-        ):
-            column = table.column(name) if table is not None else None
-            if column is None or column.null_count == len(column):
-                columns[name] = None
-            elif column.null_count and dtype is not np.float32:
+        table = self._read(suite, self.parts(suite, model, step), first, stop, SCORES)
+        found: dict[str, Any] = {}
+        for wanted in SCORES:
+            column = table.column(wanted.name)
+            if wanted.required:
+                found[wanted.name] = column.to_numpy()
+            elif column.null_count == len(column):
+                found[wanted.name] = None
+            elif column.null_count and wanted.arrow != "float32":
                 raise BadInput(
-                    f"{model}@{step} has {name} for only some of the sequences {first}..{stop - 1}: "
+                    f"{model}@{step} has {wanted.name} for only some of the sequences {first}..{stop - 1}: "
                     "ask for a range that one kind of run covers"
                 )
             else:
-                columns[name] = column.to_numpy().astype(dtype, copy=False)
-        ids = table.column("sequence_id").to_numpy() if table is not None else np.empty(0, np.int64)
-        return Scores(sequence_id=ids, **columns)
+                found[wanted.name] = column.to_numpy().astype(wanted.arrow, copy=False)
+        return Scores(**found)
 
     def list_memorized(self, suite: str, model: str, step: int, *, worth: int = lists.WORTH_A_LIST) -> None:
         """List what a checkpoint memorized, if it has at least `worth` scores and no list of these parts.
@@ -383,21 +410,19 @@ class Store:
 
         Raises like write_scores.
         """
-        import pyarrow as pa
-
         fingerprint = self.fingerprint(suite)
         ids = _checked_ids(ids, first, stop)
         if np.shape(window_ids) != ids.shape:
             raise ValueError(f"window_ids has shape {np.shape(window_ids)}, the ids {ids.shape}")
+        values = {"sequence_id": ids, "window_id": window_ids}
         return part_files.write_part(
             self.files,
             sequences_folder(suite),
             first,
             stop,
-            {"sequence_id": pa.array(ids), "window_id": pa.array(np.asarray(window_ids, dtype=np.int64))},
+            {column.name: _array(values[column.name], column, len(ids)) for column in SEQUENCES},
             {"fingerprint": fingerprint, "rows": len(ids)},
-            encodings={"sequence_id": "DELTA_BINARY_PACKED", "window_id": "PLAIN"},
-            dictionary=[],
+            SEQUENCES,
         )
 
     def index_repeats(self, suite: str) -> None:
@@ -418,79 +443,78 @@ class Store:
 
         Raises like read_scores.
         """
-        table = self._read(suite, self.sequence_parts(suite), first, stop)
-        if table is None:
-            return np.empty(0, np.int64), np.empty(0, np.int64)
+        table = self._read(suite, self.sequence_parts(suite), first, stop, SEQUENCES)
         return table.column("sequence_id").to_numpy(), table.column("window_id").to_numpy()
 
-    def _read(self, suite: str, parts: list[Part], first: int, stop: int) -> pa.Table | None:
+    def _read(
+        self, suite: str, parts: list[Part], first: int, stop: int, columns: tuple[Column, ...]
+    ) -> pa.Table:
         import pyarrow as pa
         import pyarrow.compute as pc
 
         fingerprint = self.fingerprint(suite)
         tables = [
-            part_files.read_part(self.files, part, fingerprint)
+            part_files.read_part(self.files, part, fingerprint, columns)
             for part in parts
             if part.first < stop and first < part.stop
         ]
         if not tables:
-            return None
+            return schema_of(columns).empty_table()
         table = pa.concat_tables(tables)
         ids = table.column("sequence_id")
         return table.filter(pc.and_(pc.greater_equal(ids, first), pc.less(ids, stop)))
 
 
-def fingerprint_name(suite: str) -> str:
-    """Where the fingerprint of a suite is in a store."""
-    return f"suites/suite={suite}/{FINGERPRINT}"
+def _checked_scores(ids: NDArray[np.int64], matches: MatchesLike) -> dict[str, NDArray[Any] | None]:
+    """The columns of scores beside their ids, by name. Raises ValueError for what can't be."""
+    count = getattr(matches, "matches", None)
+    prefix, mask, likelihood = matches.matched_prefix, matches.match_mask, matches.continuation_ll
+    for name, array in (
+        ("matches", count),
+        ("matched_prefix", prefix),
+        ("match_mask", mask),
+        ("continuation_ll", likelihood),
+    ):
+        if array is not None and np.shape(array) != ids.shape:
+            raise ValueError(f"{name} has shape {np.shape(array)}, the ids {ids.shape}")
+    if mask is not None:
+        mask = np.asarray(mask, dtype=np.uint32)
+        counted = np.bitwise_count(mask).astype(np.uint8)
+        if count is not None and not np.array_equal(count, counted):
+            raise ValueError("matches is not the number of bits set in match_mask")
+        count = counted
+        if prefix is not None and not np.array_equal(prefix == CONTINUATION, mask == _ALL_MATCH):
+            raise ValueError("matched_prefix and match_mask disagree on what is memorized")
+    if prefix is None and count is None:
+        raise ValueError("neither matched_prefix nor matches: nothing says what is memorized")
+    for name, array in (("matches", count), ("matched_prefix", prefix)):
+        known = None if array is None else np.ma.compressed(array)
+        if (
+            known is not None
+            and len(known)
+            and not 0 <= int(np.min(known)) <= int(np.max(known)) <= CONTINUATION
+        ):
+            raise ValueError(f"{name} must lie in 0..{CONTINUATION}")
+    if likelihood is not None:
+        impossible = np.isnan(likelihood) | np.isposinf(likelihood)
+        if np.any(impossible):
+            at = int(np.argmax(impossible))
+            raise ValueError(
+                f"continuation_ll of sequence {ids[at]} is {likelihood[at]}: no weights that can be used "
+                "give that"
+            )
+    return {"matches": count, "matched_prefix": prefix, "match_mask": mask, "continuation_ll": likelihood}
 
 
-def checkpoints_name(suite: str) -> str:
-    """Where the checkpoints of a suite are in a store."""
-    return f"suites/suite={suite}/checkpoints.parquet"
-
-
-def fingerprint_file(fingerprint: Fingerprint) -> bytes:
-    """The content of a fingerprint's file: one JSON object, with a checksum of all its other keys."""
-    said = dict(fingerprint)
-    return (json.dumps({**said, _CHECKSUM: _digest(said)}, indent=2, sort_keys=True) + "\n").encode()
-
-
-def fingerprint_in(content: bytes) -> dict[str, str | int | None]:
-    """The fingerprint in the content of its file. Raises ValueError if it isn't as it was written."""
-    try:
-        found = json.loads(content)
-    except RecursionError:
-        raise ValueError("it nests without end") from None
-    if isinstance(found, dict) and found and _CHECKSUM not in found:
-        raise ValueError("it carries no checksum: damaged, or written by a memoserve that knew none")
-    if not isinstance(found, dict) or found.pop(_CHECKSUM, None) != _digest(found):
-        raise ValueError("it does not match its checksum")
-    return found
-
-
-def _digest(said: Fingerprint) -> str:
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def scores_folder(suite: str, model: str, step: int) -> str:
-    """Where the parts of a checkpoint are in a store."""
-    return f"scores/suite={suite}/model={model}/step={step}"
-
-
-def sequences_folder(suite: str) -> str:
-    """Where the window numbers of a suite's sequences are in a store."""
-    return f"sequences/suite={suite}"
-
-
-def _column(array: NDArray[Any] | None, dtype: type[np.generic], arrow: pa.DataType, n: int) -> pa.Array:
+def _array(values: NDArray[Any] | None, column: Column, n: int) -> pa.Array:
     import pyarrow as pa
 
-    if array is None:
-        return pa.nulls(n, arrow)
+    kind = pa.type_for_alias(column.arrow)
+    if values is None:
+        return pa.nulls(n, kind)
     # `mask` may be one False for the whole array.
-    mask = np.broadcast_to(array.mask, n) if isinstance(array, np.ma.MaskedArray) else None
-    return pa.array(np.asarray(array, dtype=dtype), arrow, mask=mask)
+    mask = np.broadcast_to(values.mask, n) if isinstance(values, np.ma.MaskedArray) else None
+    return pa.array(np.asarray(values, dtype=column.arrow), kind, mask=mask)
 
 
 def _checked_ids(ids: NDArray[np.int64], first: int, stop: int) -> NDArray[np.int64]:
@@ -500,26 +524,3 @@ def _checked_ids(ids: NDArray[np.int64], first: int, stop: int) -> NDArray[np.in
     if ids.ndim != 1 or (len(ids) and (ids[0] < first or ids[-1] >= stop or np.any(np.diff(ids) <= 0))):
         raise ValueError(f"the ids of a part must ascend inside [{first}, {stop})")
     return ids
-
-
-def no_store(files: Files) -> str:
-    """What is there instead of a store, for people."""
-    names = files.names("")
-    if isinstance(files, LocalFiles):
-        if files.path.exists() and not files.path.is_dir():
-            return f"{files.root} is a file, not the directory of a store"
-        there = files.path.exists()
-    else:
-        there = bool(names)
-    if not there:
-        return f"there is no store at {files.root}: `memoserve run` makes one, or name another directory"
-    return (
-        f"{files.root} is not a store: it has no {MARK}. {_holds(names)} `memoserve run` makes a store in an "
-        "empty or new directory."
-    )
-
-
-def _holds(names: list[str]) -> str:
-    if not names:
-        return "It is empty."
-    return f"It holds {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}."

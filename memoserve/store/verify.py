@@ -14,22 +14,24 @@ from typing import Any, Literal
 
 from memoserve.errors import StoreConflict
 from memoserve.store import checksum
+from memoserve.store.check_files import physical_types, refuse_damaged_checks, suite_of_checks
+from memoserve.store.columns import CHECKPOINTS, MEMORIZED_BY, SCORES, SEQUENCES, misfit
 from memoserve.store.files import Files, LocalFiles, open_files, temporary_owner
-from memoserve.store.listed import is_list
-from memoserve.store.parts import Part, differences, metadata_in, part_named, read_footer, rows_of
-from memoserve.store.store import (
+from memoserve.store.fingerprint import differences, fingerprint_file, fingerprint_in
+from memoserve.store.layout import (
     FINGERPRINT,
     MARK,
     MARK_FILE,
-    Store,
     checkpoints_name,
-    fingerprint_file,
-    fingerprint_in,
     fingerprint_name,
+    format_in,
     no_store,
     scores_folder,
     sequences_folder,
 )
+from memoserve.store.listed import is_list
+from memoserve.store.parts import Part, metadata_in, part_named, read_footer, rows_of
+from memoserve.store.store import Store
 
 ASIDE = "damaged"
 """The folder in a store that damaged files are moved to."""
@@ -44,16 +46,7 @@ _READ_BY_QUERIES = re.compile(
     r"^(?:scores/suite=([^/]*)/[^/]*/[^/]*|sequences/suite=([^/]*))/part-[^/]*\.parquet$"
 )
 
-_COLUMNS = {
-    "scores": {
-        "sequence_id": "INT64",
-        "matches": "INT32",
-        "matched_prefix": "INT32",
-        "match_mask": "INT32",
-        "continuation_ll": "FLOAT",
-    },
-    "sequences": {"sequence_id": "INT64", "window_id": "INT64"},
-}
+_COLUMNS = {"scores": SCORES, "sequences": SEQUENCES}
 
 
 @dataclass(frozen=True)
@@ -84,12 +77,16 @@ def verify(path: str) -> Verified:
     }
     damages = list(_mark(files, found))
     parts: dict[str, list[Part]] = {}
+    checks: list[str] = []
     for name, entry in found.items():
         owner = temporary_owner(name)
         if owner is not None and not _alive(owner):
             damages.append(Damage(name, "left behind by a writer that was killed"))
         if is_list(name):
             damages += _list(files, name, entry.size, "bytes")
+        if suite_of_checks(name) is not None:
+            checks.append(name)
+            damages += _checks(files, name)
         if match := _READ_BY_QUERIES.match(name):
             part = part_named(files, name, entry.size)
             if part is None:
@@ -100,7 +97,7 @@ def verify(path: str) -> Verified:
     suites = {name.split("/")[1].removeprefix("suite=") for name in described} | set(parts)
     for suite in sorted(suites):
         damages += _suite(files, suite, parts.get(suite, []), "rows")
-    checked = [*described, *(part.name for its in parts.values() for part in its)]
+    checked = [*described, *checks, *(part.name for its in parts.values() for part in its)]
     return Verified(len(checked), sum(found[name].size for name in checked), tuple(damages))
 
 
@@ -164,7 +161,7 @@ def _mark(files: Files, found: Iterable[str]) -> Iterator[Damage]:
     except (ValueError, KeyError, TypeError, RecursionError):
         yield Damage(MARK, "it is damaged")
     else:
-        Store.open(files.root)
+        format_in(files)
 
 
 @dataclass(frozen=True)
@@ -189,13 +186,7 @@ def _suite(files: Files, suite: str, parts: list[Part], depth: Depth) -> list[Da
     except ValueError as error:
         fingerprint = _said_by_parts(files, suite)
         damages.append(Damage(fingerprint_name(suite), str(error)))
-    try:
-        checksum.check(files.read(checkpoints_name(suite)))
-    except FileNotFoundError:
-        if parts:
-            damages.append(Damage(checkpoints_name(suite), "it is missing; memoserve run writes it"))
-    except ValueError as error:
-        damages.append(Damage(checkpoints_name(suite), str(error)))
+    damages += _checkpoints(files, suite, bool(parts))
 
     with _pool(files) as pool:
         looked = list(pool.map(lambda part: _look(files, part, depth), sorted(parts, key=_order)))
@@ -208,6 +199,36 @@ def _suite(files: Files, suite: str, parts: list[Part], depth: Depth) -> list[Da
             else:
                 damages.append(Damage(one.part.name, problem))
     return damages
+
+
+def _checkpoints(files: Files, suite: str, needed: bool) -> Iterator[Damage]:
+    """What is wrong with the table of a suite's checkpoints."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    name = checkpoints_name(suite)
+    try:
+        content = files.read(name)
+        checksum.check(content)
+        problem = misfit(physical_types(pq.read_metadata(pa.BufferReader(content))), CHECKPOINTS)
+    except FileNotFoundError:
+        problem = "it is missing; memoserve run writes it" if needed else None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        problem = (str(error).splitlines() or [repr(error)])[0]
+    if problem is not None:
+        yield Damage(name, problem)
+
+
+def _checks(files: Files, name: str) -> Iterator[Damage]:
+    """What is wrong with a file of checks."""
+    import pyarrow as pa
+
+    try:
+        refuse_damaged_checks(name, files.read(name))
+    except FileNotFoundError:
+        return
+    except (pa.ArrowException, OSError, TypeError, ValueError) as error:
+        yield Damage(name, (str(error).splitlines() or [repr(error)])[0])
 
 
 def _list(files: Files, name: str, size: int, depth: Depth) -> Iterator[Damage]:
@@ -253,15 +274,17 @@ def _contradiction(part: Part, footer: Any, said: dict[str, Any]) -> str | None:
     """Where the footer of a part contradicts itself or the part's place."""
     if said.get("name") != part.name:
         return f"it was written as {said.get('name')}"
-    columns = {
-        footer.schema.column(i).name: footer.schema.column(i).physical_type for i in range(footer.num_columns)
-    }
-    if columns != _COLUMNS[part.name.split("/")[0]]:
-        return f"its columns are not those of a part: {', '.join(columns)}"
+    kind = part.name.split("/")[0]
+    columns = physical_types(footer)
+    if problem := misfit(columns, _COLUMNS[kind]):
+        return problem
+    if kind == "scores" and not columns.keys() & set(MEMORIZED_BY):
+        return f"it has neither {' nor '.join(MEMORIZED_BY)}: nothing says what is memorized"
     if footer.num_rows != said.get("rows") or footer.num_rows > part.stop - part.first:
         return f"it has {footer.num_rows} rows and should have {said.get('rows')}"
+    ids = list(columns).index("sequence_id")
     for group in range(footer.num_row_groups):
-        statistics = footer.row_group(group).column(0).statistics
+        statistics = footer.row_group(group).column(ids).statistics
         if (
             statistics is not None
             and statistics.has_min_max
@@ -272,25 +295,32 @@ def _contradiction(part: Part, footer: Any, said: dict[str, Any]) -> str | None:
 
 
 def _disorder(part: Part, content: bytes) -> str | None:
-    """Whether the ids of a part ascend inside it."""
+    """Whether the ids of a part ascend inside it, and its values lie in their ranges."""
     import numpy as np
+    import pyarrow.compute as pc
 
-    column = rows_of(content, ["sequence_id"]).column(0)
+    kind = _COLUMNS[part.name.split("/")[0]]
+    bounded = [column for column in kind if column.highest is not None]
+    rows = rows_of(content, ["sequence_id", *(column.name for column in bounded)])
+    column = rows.column("sequence_id")
     ids = column.to_numpy()
     if np.any(np.diff(ids) <= 0):
         return "its sequences don't ascend"
     if column.null_count or (len(ids) and not part.first <= ids[0] <= ids[-1] <= part.last):
         return "it has sequences that its name doesn't cover"
+    for one in bounded:
+        if one.name in rows.column_names:
+            highest = pc.max(rows.column(one.name)).as_py()
+            if highest is not None and highest > (one.highest or 0):
+                return f"its column {one.name} has {highest}, above {one.highest}"
     return None
 
 
 def _misfit(one: _Looked, before: _Looked | None, fingerprint: dict[str, Any] | None) -> str | None:
     """Why a part that is whole doesn't belong beside the others."""
     theirs = one.said.get("fingerprint") or {}
-    if fingerprint is not None and theirs != fingerprint:
-        return "made by another run (store vs part): " + "; ".join(
-            line.strip() for line in differences(fingerprint, theirs)
-        )
+    if fingerprint is not None and (differing := differences(fingerprint, theirs)):
+        return "made by another run (store vs part): " + "; ".join(line.strip() for line in differing)
     if before is None:
         return None
     if one.part.first <= before.part.last:
