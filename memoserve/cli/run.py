@@ -293,6 +293,7 @@ def run(
                             store=on_every_node(out),
                             settings=settings,
                             engine_version=diagnosis.version,
+                            trained=chosen_suite.sequences.trained,
                         )
                         outcome = execute_on(cluster, work, plan, source, store, told)
                 if plan.todo:

@@ -3,7 +3,7 @@
 from memoserve.run.cluster import Cluster, Work, on_every_node
 from memoserve.run.estimate import Estimate, estimate
 from memoserve.run.events import Events
-from memoserve.run.execute import Failure, Outcome, execute, execute_on, make_lists
+from memoserve.run.execute import Failure, Outcome, doubtful, execute, execute_on, make_lists
 from memoserve.run.fingerprint import fingerprint_of
 from memoserve.run.local import devices_for
 from memoserve.run.plan import CheckpointPlan, Plan, make_plan, part_size_for
@@ -20,6 +20,7 @@ __all__ = [
     "Progress",
     "Work",
     "devices_for",
+    "doubtful",
     "duration",
     "estimate",
     "execute",

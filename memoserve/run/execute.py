@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from memoserve.checks import Check
+from memoserve.checks import Check, failures
 from memoserve.definitions import CONTINUATION
 from memoserve.engines import EngineSettings, fetch_weights
 from memoserve.errors import (
@@ -25,6 +25,7 @@ from memoserve.errors import (
     StorageFailed,
     StoreConflict,
 )
+from memoserve.run import proof
 from memoserve.run.cluster import Cluster, Work
 from memoserve.run.lane import AT_ONCE, Done, Fetch, Lane, Reports, read
 from memoserve.run.local import LocalLane
@@ -156,6 +157,34 @@ def make_lists(plan: Plan, store: Store) -> None:
         if not item.missing:
             checkpoint = item.checkpoint
             store.list_memorized(checkpoint.suite, checkpoint.model.name, checkpoint.step)
+
+
+def doubtful(plan: Plan, store: Store) -> tuple[Check, ...]:
+    """Which of a plan's checkpoints have scores in doubt, held against token frequencies and beside each other.
+
+    The latter is done here, with all figures that the store has. Raises BadInput for damaged checks.
+    """
+    suite = plan.suite.name
+    found = {
+        (check.name, check.model, check.step): check
+        for check, _ in store.read_checks(suite)
+        if check.name in proof.IMPLAUSIBLE
+    }
+    figures = {
+        item: check.figure
+        for item in plan.suite.all_checkpoints()
+        if (check := found.get((proof.PLAUSIBLE, item.model.name, item.step))) and check.figure is not None
+    }
+    wanted = {item.checkpoint for item in plan.checkpoints}
+    together = [
+        check
+        for item, check in proof.plausible_together(figures).items()
+        if item in wanted and found.get((check.name, check.model, check.step)) != check
+    ]
+    store.write_checks(suite, together)
+    found |= {(check.name, check.model, check.step): check for check in together}
+    chosen = {(item.model.name, item.step) for item in wanted}
+    return tuple(check for check in failures(found.values()) if (check.model, check.step) in chosen)
 
 
 def _names(devices: Sequence[str]) -> list[str]:

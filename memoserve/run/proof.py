@@ -113,13 +113,13 @@ def plausible(trial: Trial) -> Check:
     return _check(PLAUSIBLE, checkpoint, "passed", detail, ours)
 
 
-def plausible_together(known: Mapping[Checkpoint, float]) -> tuple[Check, ...]:
+def plausible_together(known: Mapping[Checkpoint, float]) -> dict[Checkpoint, Check]:
     """Hold checkpoints of a suite beside each other, by their mean log-likelihoods of a token in nats.
 
     None should be much worse than one that is no larger and was trained no longer: then it fails. The figure
     is by how much the best such one is ahead.
     """
-    checks = []
+    checks = {}
     for one in known:
         lesser = [
             other
@@ -134,10 +134,10 @@ def plausible_together(known: Mapping[Checkpoint, float]) -> tuple[Check, ...]:
         lead = known[best] - known[one]
         detail = f"{known[one]:.2f} nats a token; {best}, no larger and trained no longer, {known[best]:.2f}"
         if lead > _MUCH_WORSE:
-            checks.append(_check(TOGETHER, one, "failed", f"{detail}. {_SUSPECT}", lead))
+            checks[one] = _check(TOGETHER, one, "failed", f"{detail}. {_SUSPECT}", lead)
         else:
-            checks.append(_check(TOGETHER, one, "passed", detail, lead))
-    return tuple(checks)
+            checks[one] = _check(TOGETHER, one, "passed", detail, lead)
+    return checks
 
 
 def unigram_loglik(continuations: NDArray[np.uint32], others: NDArray[np.uint32], vocabulary: int) -> float:
@@ -198,7 +198,7 @@ def _agreement(
     settings = trial.engine.settings
     done = 0
     found = agreement.Agreement(0, 0, 0, 0.0)
-    number = _WINDOWS
+    number = _WINDOWS if settings.mode == "score" else 3 * _WINDOWS
     while found.decisive < agreement.ENOUGH and done < min(len(trial.windows), _MOST_WINDOWS):
         chosen = _spread(trial.windows, number)[0]
         found = agreement.Agreement(0, 0, 0, 0.0)
