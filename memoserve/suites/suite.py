@@ -21,6 +21,9 @@ PositiveInt = Annotated[int, Field(gt=0)]
 Step = Annotated[int, Field(ge=0)]
 
 
+_EqualSteps = Annotated[list[Step], Field(min_length=2)]
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -32,6 +35,7 @@ class _ModelTable(_Table):
     hub: str | None = None
     revision: str = "step{step}"
     folder: str | None = None
+    equal_steps: list[_EqualSteps] = []
 
     @model_validator(mode="after")
     def _one_location(self) -> _ModelTable:
@@ -65,6 +69,7 @@ class _SuiteTable(_Table):
     eos_token_id: Step
     steps: Annotated[list[Step], Field(min_length=1)]
     default_steps: Annotated[list[Step], Field(min_length=1)] | None = None
+    equal_steps: list[_EqualSteps] = []
     sequences: _SequencesTable
     models: Annotated[list[_ModelTable], Field(min_length=1)]
 
@@ -75,6 +80,9 @@ class _SuiteTable(_Table):
         unknown = sorted(set(self.default_steps or ()) - set(self.steps))
         if unknown:
             raise ValueError(f"default_steps {unknown} are not among steps")
+        for equal in (*self.equal_steps, *(steps for model in self.models for steps in model.equal_steps)):
+            if unknown := sorted(set(equal) - set(self.steps)):
+                raise ValueError(f"equal_steps {unknown} are not among steps")
         names = [model.name for model in self.models]
         if len(set(names)) != len(names):
             raise ValueError("two models have one name")
@@ -222,6 +230,11 @@ class Suite:
     def all_checkpoints(self) -> tuple[Checkpoint, ...]:
         """Every checkpoint, smallest model first, steps ascending."""
         return tuple(self.checkpoint(model, step) for model in self.models for step in self.steps)
+
+    def declared_equal(self, model: Model, one: int, other: int) -> bool:
+        """Whether the suite says that the weights of `model` are the same at these two steps."""
+        declared = (*self.table.equal_steps, *self.table.models[model.order].equal_steps)
+        return any({one, other} <= set(steps) for steps in declared)
 
     def _beside(self, path: str | None) -> str | None:
         """A path of the suite file, made absolute; hub names and URLs stay as they are."""

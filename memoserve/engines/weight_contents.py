@@ -1,0 +1,137 @@
+"""Are two model folders the same weights? By values, not by files.
+
+File names, sharding, the header's metadata, the sign of zero and a change of precision don't make weights
+others. Blocks sampled from the tensors prove a difference; only where these are equal are values compared one
+by one, once a process.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from memoserve.engines.model_tensors import parameters_of
+from memoserve.engines.tensor_headers import Tensor
+from memoserve.engines.tensor_values import FileState, Sample, equal_values, sampled, state_of
+from memoserve.engines.weights import ModelFolder, file_digest
+
+# What in a config.json changes nothing of what the model computes from token ids in evaluation.
+_IDLE = ("dtype", "torch_dtype", "transformers_version", "_name_or_path", "use_cache", "initializer_range")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The parameters of a model folder, read as far as they are asked for."""
+
+    model: ModelFolder
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """By name: parameters alone, no buffers, a tied output embedding once."""
+        return {t.name: t for t in parameters_of(self.model.tensors, self.model.text_config).tensors}
+
+    @cached_property
+    def shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        return tuple((name, tensor.shape) for name, tensor in sorted(self.tensors.items()))
+
+    @cached_property
+    def dtypes(self) -> tuple[str, ...]:
+        return tuple(tensor.dtype for _, tensor in sorted(self.tensors.items()))
+
+    @cached_property
+    def telling(self) -> tuple[str, ...]:
+        """The names of the tensors, the largest first: training changes them most surely."""
+        return tuple(sorted(self.tensors, key=lambda name: (-self.tensors[name].elements, name)))
+
+    @cached_property
+    def computes(self) -> str:
+        """The configuration without what doesn't change what is computed."""
+        return repr(_computing(self.model.config))
+
+    @cached_property
+    def kind(self) -> object:
+        """Names and shapes of the tensors, or sizes of pickles: weights of unlike kinds are not the same."""
+        return self.shapes or tuple(sorted(file.stat().st_size for file in self.model.files))
+
+    @cached_property
+    def _samples(self) -> dict[str, Sample]:
+        return {}
+
+    def sample(self, name: str) -> Sample:
+        """Of one tensor. Raises OSError."""
+        if name not in self._samples:
+            self._samples[name] = sampled(self.tensors[name])
+        return self._samples[name]
+
+    def same_as(self, other: Contents) -> bool:
+        """Whether all parameters have the same values, in the coarser of the two precisions.
+
+        Compared value by value only where all samples are equal. Pickles are compared as files. Raises
+        OSError.
+        """
+        if self.kind != other.kind or self.model.chosen.pickled != other.model.chosen.pickled:
+            return False
+        if not self._maybe_same_as(other):
+            return False
+        key = frozenset((_state(self), _state(other)))
+        with _lock:
+            if key in _compared:
+                return _compared[key]
+        if self.model.chosen.pickled:
+            equal = sorted(map(file_digest, self.model.files)) == sorted(map(file_digest, other.model.files))
+        else:
+            equal = all(equal_values(self.tensors[name], other.tensors[name]) for name in self.telling)
+        with _lock:
+            _compared[key] = equal
+        return equal
+
+    def _maybe_same_as(self, other: Contents) -> bool:
+        """By samples."""
+        if self.model.chosen.pickled:
+            return sorted(map(_ends, self.model.files)) == sorted(map(_ends, other.model.files))
+        if self.dtypes == other.dtypes:
+            return all(self.sample(name) == other.sample(name) for name in self.telling)
+        return all(
+            equal_values(self.tensors[name], other.tensors[name], sampled=True) for name in self.telling
+        )
+
+    @cached_property
+    def pieces(self) -> dict[tuple[str, object], float]:
+        """Each matrix, by name and sampled values, and its share of all parameters.
+
+        Matrices of one repeated value, which tell nothing, are left out. Raises OSError.
+        """
+        total = sum(tensor.elements for tensor in self.tensors.values())
+        return {
+            (name, (tensor.dtype, tensor.shape, self.sample(name).digest)): tensor.elements / total
+            for name, tensor in self.tensors.items()
+            if len(tensor.shape) > 1 and tensor.elements and not self.sample(name).constant
+        }
+
+
+_compared: dict[frozenset[tuple[FileState, ...]], bool] = {}
+_lock = threading.Lock()
+
+
+def _state(contents: Contents) -> tuple[FileState, ...]:
+    return tuple(state_of(file) for file in contents.model.files)
+
+
+def _ends(file: Path) -> bytes:
+    """The last 64 KiB of a file: a pickle's sums of all its values, as it is a ZIP archive."""
+    with open(file, "rb") as opened:
+        opened.seek(max(file.stat().st_size - (1 << 16), 0))
+        return opened.read()
+
+
+def _computing(config: Any) -> Any:
+    if isinstance(config, dict):
+        return [
+            (key, _computing(value))
+            for key, value in sorted(config.items())
+            if key not in _IDLE and not key.endswith(("dropout", "_token_id"))
+        ]
+    return config
