@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import typer
 
 from memoserve.errors import BadInput, MemoserveError, RunIncomplete, in_words
-from memoserve.terminal import harmless
+from memoserve.terminal import harmless, harmless_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from memoserve.run import Estimate, Events, Outcome, Plan
+    from memoserve.checks import Check
+    from memoserve.run import Estimate, Events, Inputs, Outcome, Plan
     from memoserve.store import Store
 
 _WHAT = "What to evaluate"
@@ -64,6 +66,28 @@ def run(
             help="tokenizer.json, for sequences given as text.", rich_help_panel=_WHAT, show_default=False
         ),
     ] = None,
+    tokens_column: Annotated[
+        str | None,
+        typer.Option(
+            help="The Parquet column of token ids, if not tokens or input_ids.",
+            rich_help_panel=_WHAT,
+            show_default=False,
+        ),
+    ] = None,
+    partial_data: Annotated[
+        bool,
+        typer.Option(
+            "--partial-data",
+            help="The data are a part of the training data: its first sequences, or their first tokens.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = False,
+    skip_short: Annotated[
+        bool,
+        typer.Option(
+            "--skip-short", help="Leave out sequences shorter than a window.", rich_help_panel=_WHAT
+        ),
+    ] = False,
     sequences: Annotated[
         str | None,
         typer.Option(
@@ -111,6 +135,22 @@ def run(
         typer.Option(
             "--deterministic",
             help="Results that don't depend on parts, batches, restarts: slower; equal parts byte by byte.",
+            rich_help_panel=_HOW,
+        ),
+    ] = False,
+    verify: Annotated[
+        Literal["start", "every"],
+        typer.Option(
+            help="When a few windows also go through Transformers' own forward, which must agree: at an"
+            " engine's start and its first switch of weights, or at every switch.",
+            rich_help_panel=_HOW,
+        ),
+    ] = "start",
+    allow_implausible: Annotated[
+        bool,
+        typer.Option(
+            "--allow-implausible",
+            help="Exit with 0 although a checkpoint knows its training data worse than it should.",
             rich_help_panel=_HOW,
         ),
     ] = False,
@@ -164,7 +204,8 @@ def run(
     """Evaluate checkpoints of a suite and write one score per sequence and checkpoint.
 
     What is already there is kept, what is missing is made: start it again after an interruption, or with
-    more checkpoints or sequences. Exit code 6 says that a checkpoint failed and the others are whole.
+    more checkpoints or sequences. Weights and sequences are checked first, against each other and the
+    suite. Exit code 6 says that a checkpoint failed and the others are whole.
     """
     from rich.console import Console
 
@@ -172,9 +213,13 @@ def run(
     from memoserve.run import (
         Cluster,
         Events,
+        Failure,
         Outcome,
         Work,
+        check_inputs,
+        check_weights,
         devices_for,
+        doubtful,
         estimate,
         execute,
         execute_on,
@@ -213,34 +258,47 @@ def run(
             highlight=False,
         )
         path = data or chosen_suite.sequences.path
+        column = tokens_column or chosen_suite.sequences.column
         if path is None:
             raise BadInput(
                 f"suite {chosen_suite.name} doesn't say where its sequences are: give --data,"
                 " such as the document.idx of the training data"
             )
-        source = open_sequences(path, tokenizer or chosen_suite.sequences.tokenizer)
+        source = open_sequences(path, tokenizer or chosen_suite.sequences.tokenizer, column)
         control = chosen_suite.sequences.control
         last = max(chosen_suite.sequences.trained, control[1] if control else 0)
         span = parse_range(sequences, source.count) if sequences else (0, min(source.count, last))
-        selection = Selection(*span, fraction=1.0 if sample is None else sample, seed=seed)
-        chosen_dtype: str = dtype
-        if dtype == "auto":
-            fetch = cluster.fetch if cluster is not None else fetch_weights
-            on_cpu = diagnosis.device == "cpu"
-            chosen_dtype = "float32" if on_cpu else fetch(chosen[-1], allow_pickle_weights).dtype
+        fraction = 1.0 if sample is None else sample
+        selection = Selection(*span, fraction=fraction, seed=seed, skip_short=skip_short)
+        on_cpu = diagnosis.device == "cpu"
         settings = EngineSettings(
             engine=engine,
             mode=mode,
             context=context,
-            dtype=chosen_dtype,
+            dtype="float32" if dtype == "auto" else dtype,
             banned_token_id=chosen_suite.banned_token_id,
             device=diagnosis.device,
             loglik=loglik,
             deterministic=deterministic,
             tensor_parallel=tensor_parallel,
             allow_pickle=allow_pickle_weights,
+            verify=verify,
         )
         chosen_devices = devices_for(settings, devices) if cluster is None else []
+        inputs = check_inputs(
+            chosen_suite,
+            chosen,
+            source,
+            settings,
+            Store.open(out) if Store.is_at(out) else None,
+            check_weights=check_weights if cluster is None else cluster.check_weights,
+            partial=partial_data,
+            skip_short=skip_short,
+        )
+        _tell_inputs(console, events, inputs)
+        if dtype == "auto" and not on_cpu and inputs.chosen:
+            fetch = cluster.fetch if cluster is not None else fetch_weights
+            settings = replace(settings, dtype=fetch(inputs.chosen[-1], allow_pickle_weights).dtype)
         fingerprint = fingerprint_of(chosen_suite, source, selection, settings, diagnosis.version)
         cells = part_size or part_size_for(selection)
         about = {
@@ -249,14 +307,14 @@ def run(
             "engine": engine,
             "engine_version": diagnosis.version,
             "device": diagnosis.device,
-            "dtype": chosen_dtype,
+            "dtype": settings.dtype,
             "executor": executor,
         }
         if dry_run:
             existing = Store.open(out) if Store.is_at(out) else None
             if existing is not None:
                 existing.refuse_unlike(chosen_suite.name, fingerprint)
-            plan = make_plan(chosen_suite, chosen, selection, existing, cells, unseen)
+            plan = make_plan(chosen_suite, inputs.chosen, selection, existing, cells, unseen)
             cost = estimate(plan, source, settings)
             _print_estimate(console, cost, plan)
             if events is not None:
@@ -272,7 +330,9 @@ def run(
                     highlight=False,
                 )
             store.claim(chosen_suite, fingerprint)
-            plan = make_plan(chosen_suite, chosen, selection, store, cells, unseen)
+            store.note_weights(chosen_suite.name, inputs.notes)
+            store.write_checks(chosen_suite.name, inputs.checks)
+            plan = make_plan(chosen_suite, inputs.chosen, selection, store, cells, unseen)
             make_lists(plan, store)
             if events is not None:
                 events.plan(plan, **about)
@@ -289,6 +349,7 @@ def run(
                             fingerprint=fingerprint,
                             data=on_every_node(path),
                             tokenizer=on_every_node(tokenizer or chosen_suite.sequences.tokenizer),
+                            column=column,
                             selection=selection,
                             store=on_every_node(out),
                             settings=settings,
@@ -300,10 +361,14 @@ def run(
                     _print_outcome(console, outcome)
                 else:
                     console.print(f"no score is missing; {plan.unindexed:,} window ids were", highlight=False)
+            outcome.failures[:0] = [Failure(*refused) for refused in inputs.weights.refused.items()]
+            doubts = doubtful(plan, store)
+            _say_skipped(console, inputs)
+            wrong = _incomplete(outcome, inputs, doubts, store, allow_implausible)
             if events is not None:
                 events.end(
-                    "incomplete" if outcome.failures else "done",
-                    RunIncomplete.exit_code if outcome.failures else 0,
+                    "incomplete" if wrong else "done",
+                    RunIncomplete.exit_code if wrong else 0,
                     sequences=outcome.sequences,
                     windows=outcome.windows,
                     seconds=round(outcome.seconds, 3),
@@ -311,8 +376,14 @@ def run(
                         {"model": f.checkpoint.model.name, "step": f.checkpoint.step, "reason": f.reason}
                         for f in outcome.failures
                     ],
+                    skipped=[
+                        {"model": one.model.name, "step": one.step, "same_weights_as": str(other)}
+                        for one, other in inputs.weights.same_as.items()
+                    ],
+                    doubtful=[{"model": c.model, "step": c.step, "reason": c.detail} for c in doubts],
                 )
-            _raise_if_incomplete(outcome, store)
+            if wrong:
+                raise RunIncomplete(wrong)
 
 
 def _standard_output_alone() -> TextIO:
@@ -350,14 +421,51 @@ def _print_outcome(console: Console, outcome: Outcome) -> None:
     )
 
 
-def _raise_if_incomplete(outcome: Outcome, store: Store) -> None:
+def _tell_inputs(console: Console, events: Events | None, inputs: Inputs) -> None:
+    """What of the checks a person should read before the run goes on."""
+    from memoserve.run import checked_line
+
+    for check in inputs.checks:
+        if line := checked_line(check):
+            style = "bold red" if check.result == "failed" else None
+            console.print(harmless_lines(line), markup=False, highlight=False, style=style)
+        if events is not None:
+            events.checked(check)
+    passed = sum(check.result == "passed" for check in inputs.checks)
+    console.print(f"{passed} of {len(inputs.checks)} checks of weights and sequences passed", highlight=False)
+
+
+def _say_skipped(console: Console, inputs: Inputs) -> None:
+    if inputs.skipped:
+        console.print(f"{len(inputs.skipped)} checkpoints were skipped, and have no scores:", highlight=False)
+        for line in inputs.skipped:
+            console.print(harmless(f"  {line}"), markup=False, highlight=False)
+
+
+def _incomplete(
+    outcome: Outcome, inputs: Inputs, doubts: Sequence[Check], store: Store, allow_implausible: bool
+) -> str:
+    """Why a run that came to its end ends with RunIncomplete all the same; empty if it doesn't."""
+    reasons = []
     if outcome.failures:
         names = ", ".join(str(failure.checkpoint) for failure in outcome.failures)
-        raise RunIncomplete(
+        whole = len(inputs.chosen) + len(inputs.weights.refused) - len(outcome.failures)
+        reasons.append(
             f"{len(outcome.failures)} of the checkpoints failed and are not whole: {names}.\n"
-            f"The others are. What the engines said is in {store.logs};"
-            " run again to try these again."
+            + ("The others are. " if whole else "No other was asked for. ")
+            + f"What the engines said is in {store.logs}; run again to try these again."
         )
+    elif not inputs.chosen:
+        reasons.append(
+            "every checkpoint that was asked for has the weights of another one: nothing to evaluate"
+        )
+    doubted = sorted({check.subject for check in doubts})
+    if doubted and not allow_implausible:
+        reasons.append(
+            f"the scores of {', '.join(doubted)} are in doubt: `memoserve status --checks` says why. If all is "
+            "as it should be, say --allow-implausible"
+        )
+    return "\n".join(reasons)
 
 
 def _print_estimate(console: Console, cost: Estimate, plan: Plan) -> None:

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from memoserve.engines import Diagnosis, EngineSettings, LocalWeights, diagnose,
 from memoserve.errors import BadInput, EngineFailed, EngineNotStarted, MemoserveError, StoreConflict
 from memoserve.run.lane import AT_ONCE, Done, Lane, Reports
 from memoserve.run.plan import Range
+from memoserve.run.weights_check import WeightsReport, check_weights
 from memoserve.sequences import Selection, open_sequences
 from memoserve.store import Store
 from memoserve.suites import Checkpoint
@@ -56,6 +58,7 @@ class Work:
     fingerprint: Mapping[str, str | int | None]
     data: str
     tokenizer: str | None
+    column: str | None
     selection: Selection
     store: str
     settings: EngineSettings
@@ -84,7 +87,7 @@ class Worker:
                 return "; ".join(said.problems)
             if here != there:
                 return f"it has memoserve, engine and device {here}, the driver runs with {there}"
-            source = open_sequences(work.data, work.tokenizer)
+            source = open_sequences(work.data, work.tokenizer, work.column)
             identity = {f"sequences_{key}": value for key, value in source.identity().items()}
             if any(work.fingerprint[key] != value for key, value in identity.items()):
                 return f"what it has at {work.data} are other sequences than the driver's"
@@ -264,6 +267,11 @@ class Cluster:
         found: LocalWeights = self._ask(fetch_weights, checkpoint, allow_pickle)
         return found
 
+    def check_weights(self, *arguments: Any, **options: Any) -> WeightsReport:
+        """What a node finds when it checks weights, see memoserve.run.check_weights."""
+        report: WeightsReport = self._ask(partial(check_weights, *arguments, **options))
+        return report
+
     def start(self, work: Work) -> None:
         """Start a worker wherever there is room. Raises EngineFailed if none can work."""
         here = self._ray.get_runtime_context().get_node_id()
@@ -366,7 +374,7 @@ class Cluster:
         gpus = self._ray.cluster_resources().get("GPU", 0)
         needs = {"num_cpus": 0, "num_gpus": 1} if gpus else {"num_cpus": 1}
         try:
-            return self._ray.get(self._ray.remote(**needs)(function).remote(*arguments))
+            return self._ray.get(self._ray.remote(**needs)(_call).remote(function, *arguments))
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from None
 
@@ -375,6 +383,10 @@ class Cluster:
 
         strategy = NodeAffinitySchedulingStrategy(node, soft=False)
         return self._ray.remote(**needs)(kind).options(scheduling_strategy=strategy)
+
+
+def _call(function: Any, *arguments: Any) -> Any:
+    return function(*arguments)
 
 
 def _lost(what: str) -> EngineFailed:

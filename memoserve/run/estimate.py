@@ -92,8 +92,9 @@ def _distinct_windows(plan: Plan, source: SequenceSource, settings: EngineSettin
         for item in plan.todo:
             found[item.checkpoint.step] = max(found.get(item.checkpoint.step, 0), item.sequences)
         return found
-    ids = plan.selection.ids(plan.selection.first, plan.selection.stop)
-    hashes = window_ids(source.take(ids, settings.context + CONTINUATION))
+    length = settings.context + CONTINUATION
+    ids = plan.selection.ids_in(source, plan.selection.first, plan.selection.stop, length)
+    hashes = window_ids(source.take(ids, length))
     counts: dict[int, int] = {}
     for item in plan.todo:
         chosen = np.zeros(len(ids), dtype=bool)

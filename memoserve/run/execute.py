@@ -202,9 +202,10 @@ def index(
 ) -> None:
     """Write the window id of every sequence, and with that read each one before an engine starts."""
     vocabulary = _vocabulary(plan, fetch) if plan.index else None
+    length = settings.context + CONTINUATION
     for first, stop in plan.index:
-        ids = plan.selection.ids(first, stop)
-        windows = read(source, plan.selection, ids, settings.context)
+        ids = plan.selection.ids_in(source, first, stop, length)
+        windows = read(source, ids, length)
         if vocabulary is not None:
             check_tokens(windows, ids, vocabulary, source.description)
         store.write_sequences(plan.suite.name, first, stop, ids, window_ids(windows))

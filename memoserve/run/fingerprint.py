@@ -27,6 +27,7 @@ def fingerprint_of(
         "eos_token_id": suite.banned_token_id,
         **{f"sequences_{key}": value for key, value in source.identity().items()},
         "sample": f"{selection.fraction} with seed {selection.seed}" if sampled else None,
+        "short_sequences": "left out" if selection.skip_short else None,
         "context": settings.context,
         "continuation": CONTINUATION,
         "mode": settings.mode,

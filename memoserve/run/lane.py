@@ -131,8 +131,9 @@ class Lane:
         """
         with self._engine_for(number) as wait:
             weights = self._weights(checkpoint)
-            ids = self._selection.ids(*span)
-            found = distinct(read(self._source, self._selection, ids, self._settings.context))
+            length = self._settings.context + CONTINUATION
+            ids = self._selection.ids_in(self._source, *span, length)
+            found = distinct(read(self._source, ids, length))
             wait()
             if not len(ids):  # a sparse sample has none here
                 self._reports.begun(checkpoint)
@@ -322,12 +323,9 @@ class Lane:
         return concatenate(blocks) if blocks else None
 
 
-def read(
-    source: SequenceSource, selection: Selection, ids: NDArray[np.int64], context: int
-) -> NDArray[np.uint32]:
-    """The windows u32[n, context + 32] of selected ids, ascending i64[n]."""
-    length = context + CONTINUATION
-    if selection.fraction == 1.0 and len(ids):
+def read(source: SequenceSource, ids: NDArray[np.int64], length: int) -> NDArray[np.uint32]:
+    """The windows u32[n, length] of ascending ids i64[n]."""
+    if len(ids) and ids[-1] - ids[0] == len(ids) - 1:
         return source.read(int(ids[0]), int(ids[-1]) + 1, length)
     return source.take(ids, length)
 

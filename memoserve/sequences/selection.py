@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.errors import BadInput
+from memoserve.sequences.checks import short_sequences
+from memoserve.sequences.source import SequenceSource
 
 _MASK = 2**64 - 1
 _BLOCK = 1 << 20
@@ -21,13 +23,15 @@ class Selection:
     Whether an id is in the sample depends on the id, `fraction` and `seed` alone (SplitMix64, Steele,
     Lea and Flood 2014), so any part of it can be listed without the rest, and with the same seed a
     smaller fraction is a subset of a larger one. The size of the sample is therefore random: about
-    `fraction` of the range. Raises BadInput for a range or fraction that makes no sense.
+    `fraction` of the range. With `skip_short`, sequences shorter than a window are left out (by `ids_in`).
+    Raises BadInput for a range or fraction that makes no sense.
     """
 
     first: int
     stop: int
     fraction: float = 1.0
     seed: int = 0
+    skip_short: bool = False
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -49,6 +53,14 @@ class Selection:
             candidates = np.arange(start, min(start + _BLOCK, stop), dtype=np.int64)
             blocks.append(candidates[self._chosen(candidates)])
         return np.concatenate(blocks)
+
+    def ids_in(self, source: SequenceSource, first: int, stop: int, length: int) -> NDArray[np.int64]:
+        """The same of a source, ascending, i64[n]; with `skip_short` those with at least `length` tokens.
+
+        Raises as short_sequences.
+        """
+        ids = self.ids(first, stop)
+        return ids[~short_sequences(source, ids, length)] if self.skip_short and len(ids) else ids
 
     def _chosen(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         threshold = np.uint64(min(int(self.fraction * 2.0**64), _MASK))

@@ -37,6 +37,8 @@ WHEN_ABSENT: Mapping[str, str | int | None] = {
     "loglik": 0,
     "deterministic": 0,
     "sample": None,
+    # A sequence shorter than a window stopped the run.
+    "short_sequences": None,
 }
 """What it means if a fingerprint lacks a key. A key that runs begin to write is added here with what all
 runs before it did, so that their stores can be continued."""

@@ -1,0 +1,101 @@
+"""What a run reads, held against everything else that says something about it, before an engine starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from memoserve.checks import Check, failures
+from memoserve.definitions import CONTINUATION
+from memoserve.engines import EngineSettings
+from memoserve.errors import BadInput
+from memoserve.run.weights_check import StoredIdentities, WeightsReport
+from memoserve.sequences import SequenceSource, check_sequences
+from memoserve.store import Store
+from memoserve.suites import Checkpoint, Suite
+
+CheckWeights = Callable[..., WeightsReport]
+"""memoserve.run.check_weights, here or on a node of a cluster."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What came of it.
+
+    weights: of the chosen checkpoints; checks: all of them, weights and data; chosen: the checkpoints that
+    are to be evaluated.
+    """
+
+    weights: WeightsReport
+    checks: tuple[Check, ...]
+    chosen: tuple[Checkpoint, ...]
+
+    @property
+    def notes(self) -> dict[tuple[str, int], tuple[str | None, str | None]]:
+        """What a store keeps of checkpoints' weights, see Store.note_weights."""
+        notes: dict[tuple[str, int], tuple[str | None, str | None]] = {
+            (one.model.name, one.step): (identity, None) for one, identity in self.weights.identities.items()
+        }
+        for one, other in self.weights.same_as.items():
+            notes[one.model.name, one.step] = self.weights.identities.get(one), str(other)
+        return notes
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """One line for each checkpoint that has the weights of another one."""
+        return tuple(
+            f"{one} has the weights of {other}: skipped" for one, other in self.weights.same_as.items()
+        )
+
+
+def check_inputs(
+    suite: Suite,
+    chosen: Sequence[Checkpoint],
+    source: SequenceSource,
+    settings: EngineSettings,
+    store: Store | None,
+    *,
+    check_weights: CheckWeights,
+    partial: bool = False,
+    skip_short: bool = False,
+) -> Inputs:
+    """Check the weights of the chosen checkpoints and the sequences that they are to be evaluated on.
+
+    `store`: with what it holds, weights are compared too. `partial`, `skip_short`: see check_sequences. Raises
+    BadInput, naming all that is wrong, for what stops the whole run; what is wrong with one checkpoint is in
+    the result.
+    """
+    weights = check_weights(
+        suite,
+        chosen,
+        allow_pickle=settings.allow_pickle,
+        stored=stored_identities(suite, store) if store is not None else {},
+    )
+    data = check_sequences(
+        source,
+        trained=suite.sequences.trained,
+        control=suite.sequences.control,
+        sequence_length=suite.sequence_length,
+        vocabulary_size=weights.vocabulary_size,
+        length=settings.context + CONTINUATION,
+        partial=partial,
+        skip_short=skip_short,
+    )
+    wrong = [*weights.stops, *(f"{check.name}: {check.detail}" for check in failures(data))]
+    if wrong:
+        raise BadInput("\n".join(wrong))
+    good = tuple(one for one in chosen if one not in weights.same_as and one not in weights.refused)
+    return Inputs(weights, (*weights.checks, *data), good)
+
+
+def stored_identities(suite: Suite, store: Store) -> StoredIdentities:
+    """The identity of the weights that each checkpoint with scores in a store was evaluated with."""
+    noted = store.noted_weights(suite.name)
+    found = {}
+    for checkpoint in suite.all_checkpoints():
+        name = checkpoint.model.name, checkpoint.step
+        if store.parts(suite.name, *name):
+            identity = noted.get(name, (None, None))[0] or store.weights_of(checkpoint)
+            if identity is not None:
+                found[name] = identity
+    return found
