@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,21 +35,27 @@ TokenizerFile = Annotated[
     typer.Option("--tokenizer", help="tokenizer.json, or the folder that holds it.", show_default=False),
 ]
 
-SAMPLE_RUNS = 16
-
 
 @app.command()
 def info(path: PathOrUrl = None, suite: SuiteName = None, tokenizer: TokenizerFile = None) -> None:
     """Say what the sequences are: kind, count, lengths, size, and their identity in fingerprints."""
+    from memoserve.sequences import length_range
+    from memoserve.sequences.checks import PLACES
+
     path, tokenizer = _which(path, suite, tokenizer)
     source = _open(path, tokenizer)
-    shortest, longest, scope = _length_range(source)
+    sizes = length_range(source)
+    scope = (
+        "all sequences"
+        if sizes.sampled == source.count
+        else f"of {sizes.sampled:,} sequences in {PLACES} places"
+    )
     rows: list[tuple[str, Any]] = [
         ("path", path),
         ("kind", source.kind),
         ("sequences", f"{source.count:,}"),
         ("token type", source.token_dtype),
-        ("tokens each", f"{shortest} to {longest} ({scope})" if source.count else "no sequences"),
+        ("tokens each", f"{sizes.fewest} to {sizes.most} ({scope})" if source.count else "no sequences"),
         ("bytes", f"{source.total_bytes:,}"),
         *(("identity " + key, value) for key, value in source.identity().items()),
     ]
@@ -140,23 +146,6 @@ def _open(path: str, tokenizer: str | None) -> SequenceSource:
     return open_sequences(path, tokenizer)
 
 
-def _length_range(source: SequenceSource) -> tuple[int, int, str]:
-    """Fewest and most tokens of a sequence, and of which sequences that is said."""
-    import numpy as np
-
-    if not source.count:
-        return 0, 0, "none"
-    limit = source.cheap_lengths
-    if source.count <= limit:
-        lengths = source.lengths(np.arange(source.count))
-        return int(lengths.min()), int(lengths.max()), "all sequences"
-    run = limit // SAMPLE_RUNS
-    starts = [(source.count - run) * i // (SAMPLE_RUNS - 1) for i in range(SAMPLE_RUNS)]
-    sampled = np.unique(np.concatenate([np.arange(start, start + run) for start in starts]))
-    lengths = source.lengths(sampled)
-    return int(lengths.min()), int(lengths.max()), f"of {len(sampled):,} sequences in {SAMPLE_RUNS} places"
-
-
 def _wanted(
     source: SequenceSource, ids: str | None, sequences: str | None, length: int
 ) -> Iterator[tuple[int, list[int]]]:
@@ -165,15 +154,14 @@ def _wanted(
 
     if ids is not None and sequences is not None:
         raise BadInput("give either --ids or --sequences")
-    blocks: Iterable[tuple[int, int]]
     if ids is not None:
         blocks = [(i, i + 1) for i in _parse_ids(ids)]
     else:
         first, stop = parse_range(sequences or f"0:{min(5, source.count)}", source.count)
-        blocks = ((start, min(start + 256, stop)) for start in range(first, stop, 256))
-    for first, stop in blocks:
-        for offset, tokens in enumerate(source.read(first, stop, length)):
-            yield first + offset, tokens.tolist()
+        blocks = [(start, min(start + 256, stop)) for start in range(first, stop, 256)]
+    for begin, end in blocks:
+        for offset, tokens in enumerate(source.read(begin, end, length)):
+            yield begin + offset, tokens.tolist()
 
 
 def _parse_ids(text: str) -> list[int]:

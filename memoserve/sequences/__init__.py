@@ -1,5 +1,6 @@
 """Training sequences: token ids by sequence id, at random access, without holding the data in memory."""
 
+from memoserve.sequences.checks import check_sequences, length_range, short_sequences
 from memoserve.sequences.opening import open_sequences
 from memoserve.sequences.packing import write_pack
 from memoserve.sequences.selection import Selection, parse_range
@@ -9,10 +10,13 @@ from memoserve.sequences.tokenizer import load_tokenizer, printable
 __all__ = [
     "Selection",
     "SequenceSource",
+    "check_sequences",
     "check_tokens",
+    "length_range",
     "load_tokenizer",
     "open_sequences",
     "parse_range",
     "printable",
+    "short_sequences",
     "write_pack",
 ]

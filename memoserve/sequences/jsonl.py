@@ -31,6 +31,7 @@ class JsonlSequences:
     """A SequenceSource over the lines of a file. Opening reads it once, to find the lines."""
 
     cheap_lengths = 4096
+    whole_length: tuple[int, int] | None = None
 
     def __init__(self, place: Place, tokenizer: str | None = None) -> None:
         """Open, find the lines and check the first. Raises BadInput, also for text without a tokenizer."""
@@ -54,6 +55,10 @@ class JsonlSequences:
             self._tokenizer = tokenizer_from_bytes(content, tokenizer)
             self._tokenizer_sha256 = hashlib.sha256(content).hexdigest()
         self.description = f"{self._name}: {self.count:,} sequences, JSONL {self._field}"
+
+    def contradictions(self) -> tuple[str, ...]:
+        """See SequenceSource.contradictions."""
+        return ()
 
     def read(self, first: int, stop: int, length: int) -> NDArray[np.uint32]:
         """See SequenceSource.read."""

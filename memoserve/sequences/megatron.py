@@ -2,12 +2,12 @@ r"""Megatron / GPT-NeoX indexed datasets: an .idx file and a .bin file, or its u
 
 .idx, little endian: magic `MMIDIDX\0\0`, version u64 = 1, dtype code u8, sequence count u64, document
 count u64, sizes i32[count] (tokens), pointers i64[count] (bytes into the data), document index
-i64[documents]. .bin: the token ids. Source: MMapIndexedDataset in Megatron-LM and GPT-NeoX.
+i64[documents], and in a multimodal one a mode i8[count]. .bin: the token ids. Source: MMapIndexedDataset in
+GPT-NeoX, IndexedDataset in Megatron-LM.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import struct
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from memoserve.errors import BadInput
 from memoserve.sequences.byte_ranges import REQUESTS, ByteRanges
 from memoserve.sequences.identity import sampled_sha256
+from memoserve.sequences.megatron_order import ADVICE, IndexFacts, IndexReader, order_files
 from memoserve.sequences.place import Place
 from memoserve.sequences.source import (
     as_token_ids,
@@ -42,28 +43,42 @@ class MegatronSequences:
 
     kind = "megatron"
     cheap_lengths = 1 << 20
+    whole_length: tuple[int, int] | None = None
 
     def __init__(self, index: Place, data: list[Place]) -> None:
         """Open and check: header, length of the index, size of the data. Raises BadInput."""
         self._index = ByteRanges([index])
         self._data = ByteRanges(data, name=_data_name(data))
-        self.count, documents, code = self._header()
+        self.count, self._documents, code = self._header()
         self._dtype = np.dtype(DTYPES[code])
         self._sizes_at = HEADER.size
         self._pointers_at = HEADER.size + 4 * self.count
-        expected = HEADER.size + 12 * self.count + 8 * documents
-        if self._index.size != expected:
+        expected = HEADER.size + 12 * self.count + 8 * self._documents
+        self._modes_at = expected
+        if self._index.size not in (expected, expected + self.count):
             raise BadInput(
-                f"{self._index.name}: its header says {self.count:,} sequences and {documents:,} documents, "
-                f"which take {expected} bytes, but {self._index.size} bytes were found: "
-                "it is truncated or damaged"
+                f"{self._index.name}: its header says {self.count:,} sequences and {self._documents:,} "
+                f"documents, which take {expected} bytes (with a mode each, {expected + self.count}), but "
+                f"{self._index.size} bytes were found: it is truncated or damaged"
             )
         self.total_bytes = self._data.size
         self.token_dtype = self._dtype.name
         self._check_data_size()
         self.description = f"{self._data.name}: {self.count:,} sequences, {self.token_dtype}, Megatron index"
         self._identity: dict[str, str | int] | None = None
-        self._uniform: int | None = None  # tokens of every sequence, where the whole index has said so
+        self._facts: IndexFacts | None = None  # where the whole index has passed
+
+    def contradictions(self) -> tuple[str, ...]:
+        """See SequenceSource.contradictions: an index of documents, files that say another order."""
+        found = [f"{self._index.name}: {sentence}" for sentence in self._read_index().contradictions()]
+        beside = list(order_files(self._index.places[0]))
+        if beside:
+            names = ", ".join(beside[:3]) + (" ..." if len(beside) > 3 else "")
+            found.append(
+                f"beside {self._index.name} lie {names}, which say in which order training read it; they are "
+                "not read yet"
+            )
+        return (*found, ADVICE) if found else ()
 
     def read(self, first: int, stop: int, length: int) -> NDArray[np.uint32]:
         """See SequenceSource.read."""
@@ -84,7 +99,7 @@ class MegatronSequences:
                 "kind": self.kind,
                 "count": self.count,
                 "bytes": self.total_bytes,
-                "index_sha256": self._read_index(),
+                "index_sha256": self._read_index().sha256,
                 "data_sha256": sampled_sha256(self._data),
             }
         return dict(self._identity)
@@ -109,31 +124,25 @@ class MegatronSequences:
             raise BadInput(f"{name}: dtype code {code} is not one of {', '.join(map(str, sorted(DTYPES)))}")
         return count, documents, code
 
-    def _read_index(self) -> str:
-        """sha256 of the whole .idx, and while passing: whether all sequences are of one size.
+    def _read_index(self) -> IndexFacts:
+        """What the whole .idx says, read once.
 
-        Then no entry has to be read again: a remote sample costs one request a sequence and not three.
+        Where all sequences are of one size, no entry has to be read again: a remote sample costs one request
+        a sequence and not three.
         """
-        index = self._index
-        digest = hashlib.sha256(index.read(0, self._sizes_at))
-        uniform = self.count > 0
-        size = pointer = 0
-        for block in index.stream(self._sizes_at, self._pointers_at):
-            digest.update(block)
-            sizes = np.frombuffer(block, dtype="<i4")
-            size = size or int(sizes[0])
-            uniform = uniform and size > 0 and bool((sizes == size).all())
-        for block in index.stream(self._pointers_at, self._pointers_at + 8 * self.count):
-            digest.update(block)
-            if uniform:
-                step = size * self._dtype.itemsize
-                pointers = np.frombuffer(block, dtype="<i8")
-                uniform = bool((pointers == pointer + step * np.arange(len(pointers))).all())
-                pointer += step * len(pointers)
-        for block in index.stream(self._pointers_at + 8 * self.count):
-            digest.update(block)
-        self._uniform = size if uniform else None
-        return digest.hexdigest()
+        if self._facts is None:
+            index = self._index
+            reader = IndexReader(index.read(0, self._sizes_at), self.count, self._dtype.itemsize)
+            for block in index.stream(self._sizes_at, self._pointers_at):
+                reader.sizes(block)
+            for block in index.stream(self._pointers_at, self._pointers_at + 8 * self.count):
+                reader.pointers(block)
+            for block in index.stream(self._pointers_at + 8 * self.count, self._modes_at):
+                reader.documents(block)
+            for block in index.stream(self._modes_at):
+                reader.modes(block)
+            self._facts = reader.facts()
+        return self._facts
 
     def _check_data_size(self) -> None:
         """The last sequence must end where the data end."""
@@ -162,8 +171,9 @@ class MegatronSequences:
         """
         if not len(ids):
             return ids, ids
-        if self._uniform is not None:
-            return np.full(len(ids), self._uniform, np.int64), ids * (self._uniform * self._dtype.itemsize)
+        uniform = self._facts.uniform if self._facts is not None else None
+        if uniform is not None:
+            return np.full(len(ids), uniform, np.int64), ids * (uniform * self._dtype.itemsize)
         around = np.unique(np.clip(np.concatenate([ids - 1, ids, ids + 1]), 0, self.count - 1))
         sizes, pointers = self._raw_entries(around)
         width = self._dtype.itemsize

@@ -23,6 +23,7 @@ class NpySequences:
 
     kind = "npy"
     cheap_lengths = 1 << 20
+    whole_length: tuple[int, int] | None = None
 
     def __init__(self, place: Place) -> None:
         """Open and check. Raises BadInput for what is not an integer array of two dimensions."""
@@ -46,6 +47,10 @@ class NpySequences:
         self.total_bytes = self._data.size
         self.token_dtype = dtype.name
         self.description = f"{name}: {self.count:,} sequences of {self._length} tokens, {dtype.name}, NumPy"
+
+    def contradictions(self) -> tuple[str, ...]:
+        """See SequenceSource.contradictions."""
+        return ()
 
     def read(self, first: int, stop: int, length: int) -> NDArray[np.uint32]:
         """See SequenceSource.read."""

@@ -95,6 +95,7 @@ class PackSequences:
 
     kind = "pack"
     cheap_lengths = 1 << 20
+    whole_length: tuple[int, int] | None = None
 
     def __init__(self, folder: Place) -> None:
         """Open and check manifest, checksums and the sizes of the parts. Raises BadInput."""
@@ -120,6 +121,10 @@ class PackSequences:
         self.description = (
             f"{name}: {self.count:,} sequences, the first {manifest.length} tokens, {manifest.dtype}, packed"
         )
+
+    def contradictions(self) -> tuple[str, ...]:
+        """See SequenceSource.contradictions."""
+        return ()
 
     def read(self, first: int, stop: int, length: int) -> NDArray[np.uint32]:
         """See SequenceSource.read."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,16 +24,21 @@ COLUMN = "tokens"
 BATCH = 1024
 """Rows decoded at a time."""
 
+IDLE_CURSORS = 4
+"""So many places where a read stopped are kept, for as many threads that read on from there."""
+
 
 class ParquetSequences:
     """A SequenceSource over the rows of Parquet files, read in batches within row groups.
 
-    Reading on where the last read stopped goes on; reading elsewhere begins at the row group that holds
-    the first row, so random access costs up to a row group a read.
+    Reading on where an earlier read stopped goes on; reading elsewhere begins at the row group that holds
+    the first row, so random access costs up to a row group a read. Threads share no position: a read takes
+    a cursor for itself, and lays it back where it stopped.
     """
 
     kind = "parquet"
     cheap_lengths = 1 << 14
+    whole_length: tuple[int, int] | None = None
 
     def __init__(self, places: list[Place]) -> None:
         """Open and check every file. Raises BadInput, also where their columns differ."""
@@ -62,7 +69,12 @@ class ParquetSequences:
             f"{self._data.name}: {self.count:,} sequences, column {self._columns[0]} of lists of "
             f"{self.token_dtype}, Parquet"
         )
-        self._cursor: _Cursor | None = None
+        self._idle: list[_Cursor] = []  # the one laid back last stands last
+        self._idle_lock = threading.Lock()
+
+    def contradictions(self) -> tuple[str, ...]:
+        """See SequenceSource.contradictions."""
+        return ()
 
     def read(self, first: int, stop: int, length: int) -> NDArray[np.uint32]:
         """See SequenceSource.read."""
@@ -111,22 +123,34 @@ class ParquetSequences:
         done = 0
         while done < len(ids):
             group = int(np.searchsorted(self._first_rows, ids[done], side="right")) - 1
-            first, stop = (int(row) for row in self._first_rows[group : group + 2])
-            end = int(np.searchsorted(ids, stop, side="left"))
-            file, number = self._groups[group]
-            place = self._places[file]
+            end = int(np.searchsorted(ids, self._first_rows[group + 1], side="left"))
+            place = self._places[self._groups[group][0]]
             wanted = ids[done:end]
-            with _reading(place):
-                if self._cursor is None or not self._cursor.reaches(group, int(wanted[0])):
-                    self._cursor = _Cursor(place, self._columns[file], group, number, first, stop)
-                try:
-                    for some, array in self._cursor.rows(wanted):
-                        offsets, values = _lists(array, some, place)
-                        yield some, offsets, values, place
-                except Exception:
-                    self._cursor = None  # its position is unknown now
-                    raise
+            with _reading(place), self._cursor(group, int(wanted[0])) as cursor:
+                for some, array in cursor.rows(wanted):
+                    offsets, values = _lists(array, some, place)
+                    yield some, offsets, values, place
             done = end
+
+    @contextmanager
+    def _cursor(self, group: int, row: int) -> Iterator[_Cursor]:
+        """A cursor that can go on to `row` of a row group, nobody else's until it is laid back.
+
+        One whose read failed, or was given up in its midst, is dropped: its position is unknown.
+        """
+        with self._idle_lock:
+            fits = [cursor for cursor in self._idle if cursor.reaches(group, row)]
+            taken = max(fits, key=lambda cursor: cursor.first, default=None)
+            if taken is not None:
+                self._idle.remove(taken)
+        if taken is None:
+            file, number = self._groups[group]
+            first, stop = (int(at) for at in self._first_rows[group : group + 2])
+            taken = _Cursor(self._places[file], self._columns[file], group, number, first, stop)
+        yield taken
+        with self._idle_lock:
+            self._idle.append(taken)
+            del self._idle[:-IDLE_CURSORS]
 
 
 class _Cursor:
@@ -139,11 +163,11 @@ class _Cursor:
         self._batches = _open(place).iter_batches(
             BATCH, row_groups=[number], columns=[column], use_threads=False
         )
-        self._first = self._end = first  # the rows of the batch at hand
+        self.first = self._end = first  # the rows of the batch at hand
         self._batch: pyarrow.Array | None = None
 
     def reaches(self, group: int, row: int) -> bool:
-        return self.group == group and row >= self._first
+        return self.group == group and row >= self.first
 
     def rows(self, wanted: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], pyarrow.Array]]:
         """The lists of the wanted rows (of this row group, ascending), batch by batch."""
@@ -156,11 +180,11 @@ class _Cursor:
                         f"{self._place} is damaged: a row group doesn't have the rows that its footer says"
                     )
                 self._batch = batch.column(0)
-                self._first, self._end = self._end, self._end + batch.num_rows
+                self.first, self._end = self._end, self._end + batch.num_rows
             end = int(np.searchsorted(wanted, self._end, side="left"))
             some = wanted[done:end]
             assert self._batch is not None
-            yield some, self._batch.take(_arrow(some - self._first))
+            yield some, self._batch.take(_arrow(some - self.first))
             done = end
 
 

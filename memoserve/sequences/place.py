@@ -35,7 +35,7 @@ class Place:
     @property
     def web(self) -> bool:
         """Whether it is an http(s) address: such have no folders, and `?` is no pattern there."""
-        return self.remote is not None and not {"http", "https"}.isdisjoint(_protocols(self.remote))
+        return self.remote is not None and not {"http", "https"}.isdisjoint(protocols(self.remote))
 
     def look(self) -> Place | None:
         """The same with its size, None if there is nothing.
@@ -108,7 +108,7 @@ def locate(path: str) -> Place:
         ) from None
     except Exception as error:  # each file system has exceptions of its own
         raise BadInput(f"{path} can't be opened: {in_words(error)}") from None
-    if "file" in _protocols(remote):
+    if "file" in protocols(remote):
         return Place(inner)
     return Place(inner, remote)
 
@@ -172,5 +172,6 @@ def _look_locally(place: Place) -> Place | None:
     return replace(place, size=status.st_size)
 
 
-def _protocols(remote: Any) -> tuple[str, ...]:
+def protocols(remote: Any) -> tuple[str, ...]:
+    """The names that an fsspec file system goes by."""
     return (remote.protocol,) if isinstance(remote.protocol, str) else tuple(remote.protocol)

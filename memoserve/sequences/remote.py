@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 from memoserve.errors import BadInput, StorageFailed
-from memoserve.sequences.place import Place, in_words
+from memoserve.sequences.place import Place, in_words, protocols
 from memoserve.sequences.retries import PASSING_STATUS, MayPass, persistently, retry_after
 
 STALL = 60.0
@@ -22,6 +23,11 @@ STALL = 60.0
 
 EDGE = 16
 CHUNK = 1 << 16
+
+# A file system of fsspec that is not asynchronous may hold one connection, or one file object, for everybody
+# who reads (ftp, memory): it is asked one thing at a time. The hub's makes its own request for every read.
+_ONE_AT_A_TIME = threading.Lock()
+_CONCURRENT = frozenset({"hf"})
 
 _ADVICE = "download it and give the local file, or give another address"
 
@@ -60,8 +66,9 @@ class StoredFile:
             if remote.async_impl:
                 found = bytes(remote.cat_file(path, start=offset, end=offset + length))
             else:
+                turn = nullcontext() if _CONCURRENT & set(protocols(remote)) else _ONE_AT_A_TIME
                 # Without cache_type, a buffered file fetches some MiB ahead for 128 bytes.
-                with remote.open(path, "rb", cache_type="none") as opened:
+                with turn, remote.open(path, "rb", cache_type="none") as opened:
                     opened.seek(offset)
                     found = bytes(opened.read(length))
         except (FileNotFoundError, PermissionError):

@@ -33,6 +33,19 @@ class SequenceSource(Protocol):
     cheap_lengths: int
     """For so many sequences `lengths` takes about a second."""
 
+    whole_length: tuple[int, int] | None
+    """Where the source holds only the beginnings of its sequences (a pack): fewest and most tokens of those
+    that they were cut from, None where that isn't known or nothing was cut.
+    """
+
+    def contradictions(self) -> tuple[str, ...]:
+        """What the files say against being sequences in training order, a sentence each; nothing: ().
+
+        A run refuses what has any; looking at the sequences is possible all the same. May read a whole index
+        (as `identity` does), never the data.
+        """
+        ...
+
     def read(self, first: int, stop: int, length: int) -> NDArray[np.uint32]:
         """The first `length` tokens of each of the sequences first..stop-1, u32[stop - first, length].
 
