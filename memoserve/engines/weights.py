@@ -93,7 +93,7 @@ def fetch_weights(checkpoint: Checkpoint, allow_pickle: bool = False) -> LocalWe
             folder=folder_of(model.folder, model.chosen),
             identity=identity,
             vocabulary_size=int(text["vocab_size"]),
-            positions=int(text.get("max_position_embeddings") or 1 << 30),
+            positions=positions_of(text) or 1 << 30,
             dtype=stored_dtype(model),
             architecture=str((model.config.get("architectures") or ["unknown"])[0]),
             left_out=model.chosen.left_out,
@@ -139,6 +139,14 @@ def _predicate(error: NoWeights | OSError) -> str:
         return f"can't be read: {error}"
     said = str(error)
     return said if said.startswith("holds") else f"can't be used: {said}"
+
+
+def positions_of(config: dict[str, Any]) -> int | None:
+    """The longest sequence that a model takes, by its configuration, or None if that says nothing."""
+    for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        if config.get(key):
+            return int(config[key])
+    return None
 
 
 def stored_dtype(model: ModelFolder) -> str:

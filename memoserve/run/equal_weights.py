@@ -72,7 +72,8 @@ def compare(
                 checks += found or _no_twin(one, held, how)
     alone = {one for group in groups for one in group if one.checkpoint not in same_as}
     checks += _in_part([one for one in held if one in alone], groups)
-    return tuple(checks), same_as
+    order = {str(one.checkpoint): place for place, one in enumerate(held)}
+    return tuple(sorted(checks, key=lambda check: order[check.subject])), same_as
 
 
 def _groups(held: Iterable[Held]) -> list[list[Held]]:

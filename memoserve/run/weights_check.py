@@ -7,14 +7,15 @@ read as far as it takes; of weights on the hub only what the hub says about them
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from memoserve.checks import Check, CheckResult
 from memoserve.engines.weight_contents import Contents
-from memoserve.engines.weights import identity_of, open_folder
+from memoserve.engines.weights import LocalWeights, ModelFolder, identity_of, open_folder
 from memoserve.errors import EngineFailed
+from memoserve.run.described_weights import Use, findings
 from memoserve.run.equal_weights import OWN, Held, compare
-from memoserve.suites import Checkpoint, Suite
+from memoserve.suites import Checkpoint, Suite, Weights
 
 SMALL = 64 << 20
 """Bytes of weights that are hashed for their identity without need."""
@@ -57,17 +58,46 @@ def check_weights(
     suite: Suite,
     checkpoints: Iterable[Checkpoint],
     *,
+    use: Use,
     allow_pickle: bool = False,
     stored: StoredIdentities | None = None,
 ) -> WeightsReport:
-    """Check the weights of `checkpoints`, which are of `suite`."""
+    """Check the weights of `checkpoints`, which are of `suite`, for what they are wanted for."""
     report = WeightsReport()
     stored = stored or {}
-    local = [checkpoint for checkpoint in checkpoints if checkpoint.weights.folder is not None]
+    chosen = tuple(checkpoints)
+    local = [checkpoint for checkpoint in chosen if checkpoint.weights.folder is not None]
     opened = _opened(local, allow_pickle, report)
+    _describe(suite, {checkpoint: contents.model for checkpoint, contents in opened.items()}, use, report)
     _identify(opened, stored, report)
     _compare_local(suite, opened, allow_pickle, stored, report)
     return report
+
+
+def check_fetched(
+    suite: Suite, checkpoint: Checkpoint, weights: LocalWeights, *, use: Use, allow_pickle: bool = False
+) -> WeightsReport:
+    """What could be checked only now that `weights` have come from the hub: whole, and as the suite says."""
+    report = WeightsReport()
+    here = replace(checkpoint, weights=Weights(folder=weights.folder))
+    opened = _opened([here], allow_pickle, report)
+    _describe(suite, {here: contents.model for here, contents in opened.items()}, use, report)
+    report.refused = dict.fromkeys((checkpoint,), report.refused[here]) if report.refused else {}
+    return report
+
+
+def _describe(
+    suite: Suite, models: Mapping[Checkpoint, ModelFolder], use: Use, report: WeightsReport
+) -> None:
+    """Against the suite."""
+    for checkpoint, folder in models.items():
+        for found in findings(suite, checkpoint.model, folder, use):
+            report.say(found.name, checkpoint, found.result, found.detail, found.figure)
+            if found.result == "failed":
+                report.refused.setdefault(checkpoint, f"{checkpoint}: {found.detail}")
+                stop = f"{checkpoint.model.name}: {found.detail}"
+                if found.of_suite and stop not in report.stops:
+                    report.stops.append(stop)
 
 
 def _opened(

@@ -1,0 +1,182 @@
+"""Weights against the suite's description of the model: as far as headers and config.json say."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from memoserve.checks import CheckResult
+from memoserve.definitions import CONTINUATION
+from memoserve.engines.head_sizes import unsupported_head_size
+from memoserve.engines.model_tensors import Parameters, parameters_of
+from memoserve.engines.weights import ModelFolder, positions_of
+from memoserve.suites import Model, Suite
+
+TOLERANCE = 0.01
+"""How far a suite's parameter counts may be off, as a share: budgets are then off by as much."""
+
+_ROUGH = 0.1
+"""The same for a count made of a file size, which buffers are part of."""
+
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks?|layer)\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class Use:
+    """What the weights are wanted for: an engine (None: any) on a device, after `context` tokens."""
+
+    engine: str | None = None
+    device: str = "cpu"
+    context: int = 32
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison; of_suite: if it failed, it is the suite that is wrong, whatever the weights are."""
+
+    name: str
+    result: CheckResult
+    detail: str
+    figure: float | None = None
+    of_suite: bool = False
+
+
+def findings(suite: Suite, model: Model, folder: ModelFolder, use: Use) -> Iterator[Finding]:
+    """What the folder of one checkpoint of `model` says, beside what the suite says. Raises OSError."""
+    config = folder.text_config
+    if folder.chosen.pickled:
+        yield _pickled(model, folder)
+        parameters = None
+    else:
+        parameters = parameters_of(folder.tensors, config)
+        yield from _counts(model, folder.config, parameters)
+        yield from _layers(config, parameters)
+    yield from _vocabulary(suite, config, parameters)
+    yield from _positions(suite, config, use)
+    yield from _heads(config, use)
+
+
+def _counts(model: Model, config: dict[str, Any], parameters: Parameters) -> Iterator[Finding]:
+    stated = (
+        ("parameters", model.parameters, parameters.count),
+        (
+            "parameters without embeddings",
+            model.parameters_without_embeddings,
+            parameters.count_without_embeddings,
+        ),
+    )
+    for name, said, held in stated:
+        key = name.replace(" ", "_")
+        if "quantization_config" in config:
+            yield Finding(name, "not checked", "quantized weights hold several numbers in one")
+        elif held is None:
+            yield Finding(name, "not checked", "no tensor is known to be an embedding")
+        elif held == said:
+            yield Finding(name, "passed", f"{held:,}, in the files and in the suite", held)
+        else:
+            both = f"the files hold {held:,} {name}, and the suite says {key} = {said:,}"
+            if abs(held - said) > TOLERANCE * said:
+                advice = "budgets would be wrong: correct the suite file, or give it this model's weights"
+                yield Finding(name, "failed", f"{both}; {advice}", held)
+            else:
+                yield Finding(name, "warning", f"{both}: {abs(held / said - 1):.2%} apart", held)
+
+
+def _pickled(model: Model, folder: ModelFolder) -> Finding:
+    """Of pickles an index says how many bytes they are, buffers counted, and nothing else does."""
+    try:
+        assert folder.chosen.index is not None
+        index = json.loads((folder.folder / folder.chosen.index).read_bytes())
+        total = int(index["metadata"]["total_size"])
+    except (AssertionError, KeyError, TypeError, ValueError):
+        return Finding("parameters", "not checked", "pickled weights don't say how many they are")
+    counts = [total // 2, total // 4]
+    held = min(counts, key=lambda count: abs(count - model.parameters))
+    said = f"the index of these pickled weights says {total:,} bytes, about {held:,} parameters"
+    if abs(held - model.parameters) > _ROUGH * model.parameters:
+        detail = f"{said}, and the suite says parameters = {model.parameters:,}: correct one of them"
+        return Finding("parameters", "failed", detail, held)
+    return Finding("parameters", "not checked", f"{said}; more can't be told of pickles", held)
+
+
+def _layers(config: dict[str, Any], parameters: Parameters) -> Iterator[Finding]:
+    stated = config.get("num_hidden_layers", config.get("n_layer"))
+    found = {int(m[1]) for tensor in parameters.tensors if (m := _LAYER.search(tensor.name))}
+    if not isinstance(stated, int) or not found:
+        return
+    if found == set(range(stated)):
+        yield Finding("layers", "passed", f"{stated}, in the files and in config.json", stated)
+    else:
+        detail = (
+            f"the files hold {len(found)} layers, {min(found)} to {max(found)}, and config.json says"
+            f" {stated}: one of them is another model's"
+        )
+        yield Finding("layers", "failed", detail, len(found))
+
+
+def _vocabulary(suite: Suite, config: dict[str, Any], parameters: Parameters | None) -> Iterator[Finding]:
+    try:
+        size = int(config["vocab_size"])
+    except (KeyError, TypeError, ValueError):
+        yield Finding("vocabulary", "failed", "config.json lacks a usable vocab_size")
+        return
+    if parameters is not None:
+        embeddings = (*parameters.inputs, *parameters.outputs)
+        wrong = [tensor for tensor in embeddings if tensor.shape[0] != size]
+        if wrong:
+            detail = (
+                f"{wrong[0].name} has {wrong[0].shape[0]:,} rows, and config.json says vocab_size = {size:,}:"
+                " one of them is another model's"
+            )
+            yield Finding("vocabulary", "failed", detail, wrong[0].shape[0])
+        elif embeddings:
+            yield Finding("vocabulary", "passed", f"{size:,}, in the files and in config.json", size)
+        else:
+            yield Finding("vocabulary", "not checked", "no tensor is known to be an embedding", size)
+    eos = suite.eos_token_id
+    if eos >= size:
+        detail = (
+            f"the model has {size:,} token ids, and the suite's eos_token_id is {eos}: correct the suite file"
+        )
+        yield Finding("end-of-text token", "failed", detail, eos, of_suite=True)
+    else:
+        yield Finding("end-of-text token", "passed", f"{eos}, of a vocabulary of {size:,}", eos)
+
+
+def _positions(suite: Suite, config: dict[str, Any], use: Use) -> Iterator[Finding]:
+    positions = positions_of(config)
+    if positions is None:
+        yield Finding("longest sequence", "not checked", "config.json says no maximum")
+        return
+    needed = use.context + CONTINUATION
+    if positions < needed:
+        detail = (
+            f"the model takes {positions:,} tokens at most; a context of {use.context} tokens and its"
+            f" continuation are {needed}: use a shorter --context"
+        )
+        yield Finding("longest sequence", "failed", detail, positions)
+    elif positions < suite.sequence_length:
+        detail = (
+            f"the model takes {positions:,} tokens at most, and the suite says that it was trained on"
+            f" sequences of {suite.sequence_length:,}"
+        )
+        yield Finding("longest sequence", "warning", detail, positions)
+    else:
+        yield Finding(
+            "longest sequence", "passed", f"{positions:,} tokens, of which {needed} are needed", positions
+        )
+
+
+def _heads(config: dict[str, Any], use: Use) -> Iterator[Finding]:
+    if use.engine == "transformers":
+        return
+    reason = unsupported_head_size(config, use.device)
+    if reason is None:
+        yield Finding("head size", "passed", f"vLLM has attention for it on {use.device}")
+    elif use.engine is None:
+        yield Finding("head size", "warning", f"{reason}: there it takes --engine transformers")
+    else:
+        yield Finding("head size", "failed", f"{reason}: use --engine transformers")
