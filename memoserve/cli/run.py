@@ -345,7 +345,7 @@ def run(
                         outcome = execute(plan, source, store, settings, told, chosen_devices, verbose)
                     else:
                         work = Work(
-                            suite=chosen_suite.name,
+                            suite=chosen_suite,
                             fingerprint=fingerprint,
                             data=on_every_node(path),
                             tokenizer=on_every_node(tokenizer or chosen_suite.sequences.tokenizer),
@@ -354,7 +354,6 @@ def run(
                             store=on_every_node(out),
                             settings=settings,
                             engine_version=diagnosis.version,
-                            trained=chosen_suite.sequences.trained,
                         )
                         outcome = execute_on(cluster, work, plan, source, store, told)
                 if plan.todo:
@@ -462,8 +461,8 @@ def _incomplete(
     doubted = sorted({check.subject for check in doubts})
     if doubted and not allow_implausible:
         reasons.append(
-            f"the scores of {', '.join(doubted)} are in doubt: `memoserve status --checks` says why. If all is "
-            "as it should be, say --allow-implausible"
+            f"the scores of {', '.join(doubted)} are in doubt: `memoserve status --checks` says why. If all "
+            "is as it should be, say --allow-implausible"
         )
     return "\n".join(reasons)
 

@@ -31,7 +31,7 @@ from memoserve.run.plan import Range
 from memoserve.run.weights_check import WeightsReport, check_weights
 from memoserve.sequences import Selection, open_sequences
 from memoserve.store import Store
-from memoserve.suites import Checkpoint
+from memoserve.suites import Checkpoint, Suite
 
 _LOOK_FOR_NODES = 5.0
 """Seconds between two looks for nodes that joined or left."""
@@ -54,7 +54,7 @@ _END_WITHIN = 10.0
 class Work:
     """What a worker must know to make parts: paths and URLs mean the same on every node."""
 
-    suite: str
+    suite: Suite
     fingerprint: Mapping[str, str | int | None]
     data: str
     tokenizer: str | None
@@ -63,7 +63,6 @@ class Work:
     store: str
     settings: EngineSettings
     engine_version: str
-    trained: int
     version: str = __version__
 
 
@@ -92,17 +91,17 @@ class Worker:
             if any(work.fingerprint[key] != value for key, value in identity.items()):
                 return f"what it has at {work.data} are other sequences than the driver's"
             store = Store.open(work.store)
-            if store.fingerprint(work.suite) != work.fingerprint:
+            if store.fingerprint(work.suite.name) != work.fingerprint:
                 return f"what it has at {work.store} is another store than the driver's"
             self._lane = Lane(
                 source,
                 work.selection,
                 store,
+                work.suite,
                 work.settings,
                 _ToDesk(self._desk),
                 self._name,
                 fetch=self._fetch,
-                trained=work.trained,
             )
         except MemoserveError as error:
             return str(error)

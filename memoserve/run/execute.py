@@ -33,7 +33,7 @@ from memoserve.run.plan import CheckpointPlan, Plan, Range
 from memoserve.run.progress import Progress
 from memoserve.run.schedule import Assignment, Schedule
 from memoserve.run.windows import window_ids
-from memoserve.sequences import SequenceSource, check_tokens
+from memoserve.sequences import SequenceSource, check_sequences, check_tokens
 from memoserve.store import Store
 from memoserve.suites import Checkpoint
 
@@ -100,13 +100,13 @@ def execute(
                         source,
                         plan.selection,
                         store,
+                        plan.suite,
                         settings,
                         run,
                         name,
                         device,
                         verbose,
                         fetch,
-                        plan.suite.sequences.trained,
                     )
                 )
                 for name, device in zip(_names(devices), devices, strict=True)
@@ -160,9 +160,8 @@ def make_lists(plan: Plan, store: Store) -> None:
 
 
 def doubtful(plan: Plan, store: Store) -> tuple[Check, ...]:
-    """Which of a plan's checkpoints have scores in doubt, held against token frequencies and beside each other.
-
-    The latter is done here, with all figures that the store has. Raises BadInput for damaged checks.
+    """Which of a plan's checkpoints have scores in doubt: held against token frequencies, and beside each
+    other, which is done here with all figures that the store has. Raises BadInput for damaged checks.
     """
     suite = plan.suite.name
     found = {
@@ -203,6 +202,8 @@ def index(
     """Write the window id of every sequence, and with that read each one before an engine starts."""
     vocabulary = _vocabulary(plan, fetch) if plan.index else None
     length = settings.context + CONTINUATION
+    if vocabulary is not None and any(item.checkpoint.weights.hub for item in plan.todo):
+        _check_vocabulary(source, vocabulary, length)  # of models that are here this was done before
     for first, stop in plan.index:
         ids = plan.selection.ids_in(source, first, stop, length)
         windows = read(source, ids, length)
@@ -211,6 +212,21 @@ def index(
         store.write_sequences(plan.suite.name, first, stop, ids, window_ids(windows))
         progress.indexing(stop - first)
     store.index_repeats(plan.suite.name)
+
+
+def _check_vocabulary(source: SequenceSource, vocabulary: int, length: int) -> None:
+    """Raise BadInput if the data's token type, or the ids in it, don't fit the vocabulary."""
+    checks = check_sequences(
+        source,
+        trained=None,
+        control=None,
+        sequence_length=None,
+        vocabulary_size=vocabulary,
+        length=length,
+        skip_short=True,
+    )
+    if wrong := failures(checks):
+        raise BadInput("\n".join(f"{check.name}: {check.detail}" for check in wrong))
 
 
 def _vocabulary(plan: Plan, fetch: Fetch) -> int | None:

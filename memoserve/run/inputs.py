@@ -9,6 +9,7 @@ from memoserve.checks import Check, failures
 from memoserve.definitions import CONTINUATION
 from memoserve.engines import EngineSettings
 from memoserve.errors import BadInput
+from memoserve.run.described_weights import Use
 from memoserve.run.weights_check import StoredIdentities, WeightsReport
 from memoserve.sequences import SequenceSource, check_sequences
 from memoserve.store import Store
@@ -61,13 +62,14 @@ def check_inputs(
 ) -> Inputs:
     """Check the weights of the chosen checkpoints and the sequences that they are to be evaluated on.
 
-    `store`: with what it holds, weights are compared too. `partial`, `skip_short`: see check_sequences. Raises
-    BadInput, naming all that is wrong, for what stops the whole run; what is wrong with one checkpoint is in
-    the result.
+    `store`: with what it holds, weights are compared too. `partial`, `skip_short`: see check_sequences.
+    Raises BadInput, naming all that is wrong, for what stops the whole run; what is wrong with one checkpoint
+    is in the result.
     """
     weights = check_weights(
         suite,
         chosen,
+        use=Use(settings.engine, settings.device, settings.context),
         allow_pickle=settings.allow_pickle,
         stored=stored_identities(suite, store) if store is not None else {},
     )

@@ -32,11 +32,13 @@ from memoserve.engines import (
 )
 from memoserve.errors import BadInput, EngineFailed, EngineNotStarted, StorageFailed, StoreConflict
 from memoserve.run import proof
+from memoserve.run.described_weights import Use
 from memoserve.run.plan import Range
+from memoserve.run.weights_check import check_fetched
 from memoserve.run.windows import KnownWindows, distinct
 from memoserve.sequences import Selection, SequenceSource
 from memoserve.store import Store
-from memoserve.suites import Checkpoint
+from memoserve.suites import Checkpoint, Suite
 
 Fetch = Callable[[Checkpoint], LocalWeights]
 
@@ -82,25 +84,23 @@ class Reports(Protocol):
 
 
 class Lane:
-    """One engine on one device (see EngineProcess). `fetch`: how weights come, if not by fetch_weights;
-    `trained`: sequences of the whole training.
-    """
+    """One engine on one device (see EngineProcess). `fetch`: how weights come, if not by fetch_weights."""
 
     def __init__(
         self,
         source: SequenceSource,
         selection: Selection,
         store: Store,
+        suite: Suite,
         settings: EngineSettings,
         reports: Reports,
         name: str = "",
         device: str = "",
         verbose: bool = False,
         fetch: Fetch | None = None,
-        trained: int = 0,
     ) -> None:
         self.name = name
-        self._trained = trained
+        self._suite = suite
         self._source = source
         self._selection = selection
         self._store = store
@@ -190,10 +190,21 @@ class Lane:
         with self._fetching:
             if checkpoint not in self._fetched:
                 weights = self._fetch(checkpoint)
+                if checkpoint.weights.folder is None:
+                    self._check_fetched(checkpoint, weights)
                 _check_fit(checkpoint, weights, self._settings)
                 _check_same_weights(checkpoint, weights, self._store)
                 self._fetched[checkpoint] = weights
             return self._fetched[checkpoint]
+
+    def _check_fetched(self, checkpoint: Checkpoint, weights: LocalWeights) -> None:
+        """What of weights on the hub can be checked once they are here. Raises EngineFailed."""
+        settings = self._settings
+        use = Use(settings.engine, settings.device, settings.context)
+        report = check_fetched(self._suite, checkpoint, weights, use=use, allow_pickle=settings.allow_pickle)
+        self._reports.checked(checkpoint.suite, tuple(report.checks))
+        if wrong := [*report.refused.values(), *report.stops]:
+            raise EngineFailed(wrong[0])
 
     def _with(
         self, checkpoint: Checkpoint, weights: LocalWeights, windows: NDArray[np.uint32]
@@ -235,7 +246,7 @@ class Lane:
     def _prove(self, checkpoint: Checkpoint, weights: LocalWeights, windows: NDArray[np.uint32]) -> None:
         """Raise EngineFailed if what the engine computes is not what the second way does."""
         assert self._engine is not None
-        trial = proof.Trial(self._engine, checkpoint, weights, self._with_others(windows), self._trained)
+        trial = proof.Trial(self._engine, checkpoint, weights, self._with_others(windows), self._suite)
         checks: list[Check] = []
         if self._switches <= 1 or self._settings.verify == "every":
             log_file = self._log_file(checkpoint.suite, checkpoint.model.name, "eager")

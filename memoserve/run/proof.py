@@ -21,7 +21,7 @@ from memoserve.checks import Check, CheckResult
 from memoserve.definitions import CONTINUATION
 from memoserve.engines import EngineProcess, EngineSettings, Forward, LocalWeights, agreement
 from memoserve.errors import EngineFailed
-from memoserve.suites import Checkpoint
+from memoserve.suites import Checkpoint, Suite
 
 AGREES = "engine agrees with Transformers"
 PLAUSIBLE = "plausible"
@@ -57,14 +57,14 @@ _UNIFORM_SHARE = 0.1
 class Trial:
     """A checkpoint in an engine: what to hold against each other.
 
-    windows: distinct ones of the data, u32[n, context + 32]; trained: sequences of the whole training.
+    windows: distinct ones of the data, u32[n, context + 32].
     """
 
     engine: EngineProcess
     checkpoint: Checkpoint
     weights: LocalWeights
     windows: NDArray[np.uint32]
-    trained: int
+    suite: Suite
 
 
 class _NoSecondWay(Exception):
@@ -104,7 +104,7 @@ def plausible(trial: Trial) -> Check:
         f"{ours:.2f} nats a token of {len(some)} windows; by frequencies of tokens {single:.2f}, of pairs of "
         f"them in few windows {pairs:.2f}"
     )
-    if checkpoint.sequences_seen < _UNTRAINED * trial.trained:
+    if checkpoint.sequences_seen < _UNTRAINED * trial.suite.sequences.trained:
         return _check(PLAUSIBLE, checkpoint, "passed", f"{detail}; it has hardly been trained", ours)
     if ours < single:
         return _check(PLAUSIBLE, checkpoint, "failed", f"{detail}: worse than frequencies. {_SUSPECT}", ours)

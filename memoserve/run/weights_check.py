@@ -32,7 +32,7 @@ class WeightsReport:
     their model, and of which: they are not to be evaluated, and where a store has their scores, these are the
     other's; refused: checkpoints that can't be evaluated, with a reason that names them; stops: what is wrong
     with the suite or the command itself, so that nothing should be run; identities: as
-    LocalWeights.identity, where that is known already.
+    LocalWeights.identity, where that is known already; vocabularies: token ids of each model that is here.
     """
 
     checks: list[Check] = field(default_factory=list)
@@ -40,6 +40,12 @@ class WeightsReport:
     refused: dict[Checkpoint, str] = field(default_factory=dict)
     stops: list[str] = field(default_factory=list)
     identities: dict[Checkpoint, str] = field(default_factory=dict)
+    vocabularies: dict[Checkpoint, int] = field(default_factory=dict)
+
+    @property
+    def vocabulary_size(self) -> int | None:
+        """Of the smallest vocabulary, None if none is known."""
+        return min(self.vocabularies.values(), default=None)
 
     def say(
         self,
@@ -91,6 +97,8 @@ def _describe(
 ) -> None:
     """Against the suite."""
     for checkpoint, folder in models.items():
+        if isinstance(size := folder.text_config.get("vocab_size"), int):
+            report.vocabularies[checkpoint] = size
         for found in findings(suite, checkpoint.model, folder, use):
             report.say(found.name, checkpoint, found.result, found.detail, found.figure)
             if found.result == "failed":

@@ -21,7 +21,9 @@ KINDS = (
 
 
 def open_sequences(
-    path: str | os.PathLike[str], tokenizer: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str],
+    tokenizer: str | os.PathLike[str] | None = None,
+    column: str | None = None,
 ) -> SequenceSource:
     """Open the sequences at `path`, a local path or any URL that fsspec knows (`s3://`, `https://`, `hf://`).
 

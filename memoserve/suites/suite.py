@@ -50,6 +50,7 @@ class _ModelTable(_Table):
 class _SequencesTable(_Table):
     path: str | None = None
     tokenizer: str | None = None
+    column: str | None = None
     trained: PositiveInt
     control: tuple[Step, Step] | None = None
 
@@ -116,10 +117,13 @@ class Model:
 
 @dataclass(frozen=True)
 class SuiteSequences:
-    """The training data: `path` may be missing (then the user gives it), `control` is half-open."""
+    """The training data: `path` may be missing (then the user gives it), `column` is the Parquet column of
+    tokens if it has a name of its own, `control` is half-open.
+    """
 
     path: str | None
     tokenizer: str | None
+    column: str | None
     trained: int
     control: tuple[int, int] | None
 
@@ -209,6 +213,7 @@ class Suite:
         return SuiteSequences(
             path=self._beside(table.path),
             tokenizer=self._beside(table.tokenizer),
+            column=table.column,
             trained=table.trained,
             control=table.control,
         )
