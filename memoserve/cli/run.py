@@ -422,6 +422,10 @@ def _print_outcome(console: Console, outcome: Outcome) -> None:
 
 def _tell_inputs(console: Console, events: Events | None, inputs: Inputs) -> None:
     """What of the checks a person should read before the run goes on."""
+    from collections import Counter
+    from typing import get_args
+
+    from memoserve.checks import CheckResult
     from memoserve.run import checked_line
 
     for check in inputs.checks:
@@ -430,8 +434,9 @@ def _tell_inputs(console: Console, events: Events | None, inputs: Inputs) -> Non
             console.print(harmless_lines(line), markup=False, highlight=False, style=style)
         if events is not None:
             events.checked(check)
-    passed = sum(check.result == "passed" for check in inputs.checks)
-    console.print(f"{passed} of {len(inputs.checks)} checks of weights and sequences passed", highlight=False)
+    counts = Counter(check.result for check in inputs.checks)
+    counted = ", ".join(f"{counts[result]} {result}" for result in get_args(CheckResult) if counts[result])
+    console.print(f"checks of weights and sequences: {counted}", highlight=False)
 
 
 def _say_skipped(console: Console, inputs: Inputs) -> None:
