@@ -34,16 +34,29 @@ TokenizerFile = Annotated[
     str | None,
     typer.Option("--tokenizer", help="tokenizer.json, or the folder that holds it.", show_default=False),
 ]
+TokensColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--tokens-column",
+        help="The Parquet column (or JSONL key) that holds the token ids, if not tokens or input_ids.",
+        show_default=False,
+    ),
+]
 
 
 @app.command()
-def info(path: PathOrUrl = None, suite: SuiteName = None, tokenizer: TokenizerFile = None) -> None:
+def info(
+    path: PathOrUrl = None,
+    suite: SuiteName = None,
+    tokenizer: TokenizerFile = None,
+    column: TokensColumn = None,
+) -> None:
     """Say what the sequences are: kind, count, lengths, size, and their identity in fingerprints."""
     from memoserve.sequences import length_range
     from memoserve.sequences.checks import PLACES
 
     path, tokenizer = _which(path, suite, tokenizer)
-    source = _open(path, tokenizer)
+    source = _open(path, tokenizer, column)
     sizes = length_range(source)
     scope = (
         "all sequences"
@@ -75,13 +88,14 @@ def show(
     context: Annotated[int, typer.Option("--context", min=1, help="Tokens of context.")] = 32,
     suite: SuiteName = None,
     tokenizer: TokenizerFile = None,
+    column: TokensColumn = None,
 ) -> None:
     """Print sequences: the context and, set apart, the continuation; as text if there is a tokenizer."""
     from memoserve.definitions import CONTINUATION
     from memoserve.sequences import load_tokenizer
 
     path, tokenizer = _which(path, suite, tokenizer)
-    source = _open(path, tokenizer)
+    source = _open(path, tokenizer, column)
     decoder = load_tokenizer(tokenizer) if tokenizer is not None else None
     for sequence, tokens in _wanted(source, ids, sequences, context + CONTINUATION):
         _print(f"sequence {sequence}")
@@ -96,6 +110,7 @@ def pack(
     context: Annotated[int, typer.Option("--context", min=1, help="Tokens of context.")] = 32,
     suite: SuiteName = None,
     tokenizer: TokenizerFile = None,
+    column: TokensColumn = None,
 ) -> None:
     """Write just the context and continuation of every sequence, once, with checksums.
 
@@ -113,7 +128,7 @@ def pack(
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=None)
         manifest = write_pack(
-            lambda: _open(path, tokenizer),
+            lambda: _open(path, tokenizer, column),
             output,
             context + CONTINUATION,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
@@ -140,10 +155,10 @@ def _which(path: str | None, suite: str | None, tokenizer: str | None) -> tuple[
     return sequences.path, tokenizer or sequences.tokenizer
 
 
-def _open(path: str, tokenizer: str | None) -> SequenceSource:
+def _open(path: str, tokenizer: str | None, column: str | None) -> SequenceSource:
     from memoserve.sequences import open_sequences
 
-    return open_sequences(path, tokenizer)
+    return open_sequences(path, tokenizer, column)
 
 
 def _wanted(
