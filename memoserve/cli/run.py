@@ -295,7 +295,7 @@ def run(
             partial=partial_data,
             skip_short=skip_short,
         )
-        _tell_inputs(console, events, inputs)
+        _tell_inputs(console, inputs, dry_run)
         if dtype == "auto" and not on_cpu and inputs.chosen:
             fetch = cluster.fetch if cluster is not None else fetch_weights
             settings = replace(settings, dtype=fetch(inputs.chosen[-1], allow_pickle_weights).dtype)
@@ -318,7 +318,7 @@ def run(
             cost = estimate(plan, source, settings)
             _print_estimate(console, cost, plan)
             if events is not None:
-                events.plan(plan, **about, flops=cost.flops, bytes=cost.bytes, seconds=cost.seconds)
+                events.plan(plan, inputs, **about, flops=cost.flops, bytes=cost.bytes, seconds=cost.seconds)
                 events.end("dry_run", 0)
             return
         store = Store.create(out)
@@ -335,14 +335,23 @@ def run(
             plan = make_plan(chosen_suite, inputs.chosen, selection, store, cells, unseen)
             make_lists(plan, store)
             if events is not None:
-                events.plan(plan, **about)
+                events.plan(plan, inputs, **about)
             if not plan.todo and not plan.index:
                 console.print("nothing is missing")
                 outcome = Outcome()
             else:
                 with nullcontext(events) if events is not None else reporting(plan, console) as told:
                     if cluster is None:
-                        outcome = execute(plan, source, store, settings, told, chosen_devices, verbose)
+                        outcome = execute(
+                            plan,
+                            source,
+                            store,
+                            settings,
+                            told,
+                            chosen_devices,
+                            verbose,
+                            inputs.weights.refused,
+                        )
                     else:
                         work = Work(
                             suite=chosen_suite,
@@ -355,12 +364,16 @@ def run(
                             settings=settings,
                             engine_version=diagnosis.version,
                         )
-                        outcome = execute_on(cluster, work, plan, source, store, told)
+                        outcome = execute_on(cluster, work, plan, source, store, told, inputs.weights.refused)
                 if plan.todo:
                     _print_outcome(console, outcome)
                 else:
                     console.print(f"no score is missing; {plan.unindexed:,} window ids were", highlight=False)
-            outcome.failures[:0] = [Failure(*refused) for refused in inputs.weights.refused.items()]
+            told_of = {failure.checkpoint for failure in outcome.failures}
+            for checkpoint, reason in inputs.weights.refused.items():
+                if checkpoint not in told_of:  # its scores are whole, and are not of what is there now
+                    console.print(harmless_lines(f"{checkpoint}: {reason}"), markup=False, highlight=False)
+                    outcome.failures.append(Failure(checkpoint, reason))
             doubts = doubtful(plan, store)
             _say_skipped(console, inputs)
             wrong = _incomplete(outcome, inputs, doubts, store, allow_implausible)
@@ -420,7 +433,7 @@ def _print_outcome(console: Console, outcome: Outcome) -> None:
     )
 
 
-def _tell_inputs(console: Console, events: Events | None, inputs: Inputs) -> None:
+def _tell_inputs(console: Console, inputs: Inputs, dry_run: bool) -> None:
     """What of the checks a person should read before the run goes on."""
     from collections import Counter
     from typing import get_args
@@ -428,22 +441,29 @@ def _tell_inputs(console: Console, events: Events | None, inputs: Inputs) -> Non
     from memoserve.checks import CheckResult
     from memoserve.run import checked_line
 
+    told = {(one.model.name, one.step) for one in (*inputs.weights.refused, *inputs.weights.same_as)}
     for check in inputs.checks:
-        if line := checked_line(check):
-            style = "bold red" if check.result == "failed" else None
-            console.print(harmless_lines(line), markup=False, highlight=False, style=style)
-        if events is not None:
-            events.checked(check)
+        if (line := checked_line(check)) and (check.model, check.step) not in told:
+            console.print(harmless_lines(line), markup=False, highlight=False)
+    for checkpoint, reason in inputs.weights.refused.items() if dry_run else ():
+        line = harmless_lines(f"{checkpoint!s:>14}  FAILED: {reason}")
+        console.print(line, markup=False, highlight=False, style="bold red")
+    for checkpoint, other in inputs.weights.same_as.items():
+        line = harmless(f"{checkpoint!s:>14}  skipped: it has the weights of {other}")
+        console.print(line, markup=False, highlight=False)
     counts = Counter(check.result for check in inputs.checks)
     counted = ", ".join(f"{counts[result]} {result}" for result in get_args(CheckResult) if counts[result])
     console.print(f"checks of weights and sequences: {counted}", highlight=False)
 
 
 def _say_skipped(console: Console, inputs: Inputs) -> None:
-    if inputs.skipped:
-        console.print(f"{len(inputs.skipped)} checkpoints were skipped, and have no scores:", highlight=False)
-        for line in inputs.skipped:
-            console.print(harmless(f"  {line}"), markup=False, highlight=False)
+    if inputs.weights.same_as:
+        names = "; ".join(f"{one} has those of {other}" for one, other in inputs.weights.same_as.items())
+        console.print(
+            harmless(f"{len(inputs.weights.same_as)} skipped for the weights of another checkpoint: {names}"),
+            markup=False,
+            highlight=False,
+        )
 
 
 def _incomplete(
@@ -453,7 +473,7 @@ def _incomplete(
     reasons = []
     if outcome.failures:
         names = ", ".join(str(failure.checkpoint) for failure in outcome.failures)
-        whole = len(inputs.chosen) + len(inputs.weights.refused) - len(outcome.failures)
+        whole = len(inputs.chosen) - len(outcome.failures)
         reasons.append(
             f"{len(outcome.failures)} of the checkpoints failed and are not whole: {names}.\n"
             + ("The others are. " if whole else "No other was asked for. ")

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TextIO
 
 from memoserve.checks import Check
+from memoserve.run.inputs import Inputs
 from memoserve.run.plan import CheckpointPlan, Plan, Range
 
 if TYPE_CHECKING:
@@ -29,8 +30,10 @@ class Events:
         self._last = 0.0
         self._ended = False
 
-    def plan(self, plan: Plan, **about: Any) -> None:
-        """The first event of a run. `about`: fields that say with what it runs."""
+    def plan(self, plan: Plan, inputs: Inputs | None = None, **about: Any) -> None:
+        """The first event of a run. `inputs`: what was checked before it; `about`: fields that say with what
+        it runs.
+        """
         self._all_total = plan.sequences
         self._to_index = sum(stop - first for first, stop in plan.index)
         self.event(
@@ -47,6 +50,7 @@ class Events:
                 }
                 for item in plan.checkpoints
             ],
+            **(_of_inputs(inputs) if inputs is not None else {}),
         )
 
     def event(self, event: str, **fields: Any) -> None:
@@ -107,7 +111,8 @@ class Events:
         self.event("checkpoint_failed", **_name(plan), reason=reason)
 
     def checked(self, check: Check) -> None:
-        self.event("checked", **asdict(check))
+        if check.result != "passed":
+            self.event("checked", **asdict(check))
 
     def notice(self, text: str) -> None:
         self.event("notice", text=text)
@@ -138,3 +143,13 @@ class Events:
 
 def _name(plan: CheckpointPlan) -> dict[str, Any]:
     return {"model": plan.checkpoint.model.name, "step": plan.checkpoint.step}
+
+
+def _of_inputs(inputs: Inputs) -> dict[str, Any]:
+    return {
+        "skipped": [
+            {"model": one.model.name, "step": one.step, "same_weights_as": str(other)}
+            for one, other in inputs.weights.same_as.items()
+        ],
+        "checks": [asdict(check) for check in inputs.checks],
+    }

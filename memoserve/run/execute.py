@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -52,6 +52,10 @@ class Failure:
     reason: str
 
 
+Refused = Mapping[Checkpoint, str]
+"""Checkpoints that can't be evaluated, each with the reason."""
+
+
 @dataclass
 class Outcome:
     """What a run did."""
@@ -83,11 +87,12 @@ def execute(
     progress: Progress,
     devices: Sequence[str] = ("",),
     verbose: bool = False,
+    refused: Refused | None = None,
 ) -> Outcome:
     """Do what `plan` says with one engine on each of `devices` (see EngineProcess).
 
     The caller holds the store's lock and has claimed the suite. A checkpoint that fails is reported and the
-    others go on. `verbose` shows what the engines print. Raises BadInput for sequences that are too short or
+    others go on; those `refused` fail at once. `verbose` shows what the engines print. Raises BadInput for sequences that are too short or
     have token ids beyond the vocabulary, before any engine starts.
     """
     fetch = cache(partial(fetch_weights, allow_pickle=settings.allow_pickle))
@@ -113,11 +118,17 @@ def execute(
             ]
         )
 
-    return _carry_out(plan, source, store, settings, progress, fetch, drive)
+    return _carry_out(plan, source, store, settings, progress, fetch, drive, refused)
 
 
 def execute_on(
-    cluster: Cluster, work: Work, plan: Plan, source: SequenceSource, store: Store, progress: Progress
+    cluster: Cluster,
+    work: Work,
+    plan: Plan,
+    source: SequenceSource,
+    store: Store,
+    progress: Progress,
+    refused: Refused | None = None,
 ) -> Outcome:
     """The same on a Ray cluster. Raises EngineFailed too, if no node of it can work."""
 
@@ -126,7 +137,7 @@ def execute_on(
         run.drive(cluster.lanes, cluster)
 
     fetch = cache(partial(cluster.fetch, allow_pickle=work.settings.allow_pickle))
-    return _carry_out(plan, source, store, work.settings, progress, fetch, drive)
+    return _carry_out(plan, source, store, work.settings, progress, fetch, drive, refused)
 
 
 def _carry_out(
@@ -137,12 +148,15 @@ def _carry_out(
     progress: Progress,
     fetch: Fetch,
     drive: Callable[[Run], None],
+    refused: Refused | None,
 ) -> Outcome:
     began = time.monotonic()
     index(plan, source, store, settings, progress, fetch)
     run = Run(plan, store, progress)
-    if plan.todo:  # else no engine has anything to do
+    run.refuse(refused or {})
+    if run.has_work:  # else no engine has anything to do
         drive(run)
+    if plan.todo:
         run.outcome.seconds = time.monotonic() - began
     return run.outcome
 
@@ -266,6 +280,17 @@ class Run(Reports):
         self._tallies: dict[Checkpoint, _Tally] = {}
         self._failed: set[Checkpoint] = set()
         self._reporting = threading.Lock()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a part is left to make."""
+        return not self._schedule.empty
+
+    def refuse(self, reasons: Refused) -> None:
+        """Let checkpoints fail before an engine starts."""
+        for checkpoint, reason in reasons.items():
+            if checkpoint in self._plans:
+                self._fail(self._plans[checkpoint], reason)
 
     def drive(self, lanes: Sequence[LaneHandle], cluster: Cluster | None = None) -> None:
         """Until every part is made or its checkpoint has failed. Closes the lanes, however it ends.

@@ -24,7 +24,7 @@ class Inputs:
     """What came of it.
 
     weights: of the chosen checkpoints; checks: all of them, weights and data; chosen: the checkpoints that
-    are to be evaluated.
+    are left, those without the weights of another one.
     """
 
     weights: WeightsReport
@@ -40,13 +40,6 @@ class Inputs:
         for one, other in self.weights.same_as.items():
             notes[one.model.name, one.step] = self.weights.identities.get(one), str(other)
         return notes
-
-    @property
-    def skipped(self) -> tuple[str, ...]:
-        """One line for each checkpoint that has the weights of another one."""
-        return tuple(
-            f"{one} has the weights of {other}: skipped" for one, other in self.weights.same_as.items()
-        )
 
 
 def check_inputs(
@@ -73,6 +66,11 @@ def check_inputs(
         allow_pickle=settings.allow_pickle,
         stored=stored_identities(suite, store) if store is not None else {},
     )
+    for checkpoint, identity in weights.identities.items():
+        if store is not None and (changed := other_weights(checkpoint, identity, store)):
+            weights.refused[checkpoint] = changed
+            weights.same_as.pop(checkpoint, None)
+            weights.say("weights as before", checkpoint, "failed", changed)
     data = check_sequences(
         source,
         trained=suite.sequences.trained,
@@ -86,8 +84,8 @@ def check_inputs(
     wrong = [*weights.stops, *(f"{check.name}: {check.detail}" for check in failures(data))]
     if wrong:
         raise BadInput("\n".join(wrong))
-    good = tuple(one for one in chosen if one not in weights.same_as and one not in weights.refused)
-    return Inputs(weights, (*weights.checks, *data), good)
+    own = tuple(one for one in chosen if one not in weights.same_as)
+    return Inputs(weights, (*weights.checks, *data), own)
 
 
 def stored_identities(suite: Suite, store: Store) -> StoredIdentities:
@@ -101,3 +99,15 @@ def stored_identities(suite: Suite, store: Store) -> StoredIdentities:
             if identity is not None:
                 found[name] = identity
     return found
+
+
+def other_weights(checkpoint: Checkpoint, identity: str, store: Store) -> str | None:
+    """What is wrong if a checkpoint that a store has parts of was begun with other weights than these."""
+    stored = store.weights_of(checkpoint)
+    if stored is None or stored == identity:
+        return None
+    directory = store.scores_dir(checkpoint.suite, checkpoint.model.name, checkpoint.step)
+    return (
+        f"{checkpoint}: the store has parts made with weights {stored}, these are {identity}: use another "
+        f"store, or delete {directory}"
+    )

@@ -33,6 +33,7 @@ from memoserve.engines import (
 from memoserve.errors import BadInput, EngineFailed, EngineNotStarted, StorageFailed, StoreConflict
 from memoserve.run import proof
 from memoserve.run.described_weights import Use
+from memoserve.run.inputs import other_weights
 from memoserve.run.plan import Range
 from memoserve.run.weights_check import check_fetched
 from memoserve.run.windows import KnownWindows, distinct
@@ -193,7 +194,8 @@ class Lane:
                 if checkpoint.weights.folder is None:
                     self._check_fetched(checkpoint, weights)
                 _check_fit(checkpoint, weights, self._settings)
-                _check_same_weights(checkpoint, weights, self._store)
+                if changed := other_weights(checkpoint, weights.identity, self._store):
+                    raise StoreConflict(changed)
                 self._fetched[checkpoint] = weights
             return self._fetched[checkpoint]
 
@@ -352,15 +354,4 @@ def _check_fit(checkpoint: Checkpoint, weights: LocalWeights, settings: EngineSe
         raise BadInput(
             f"{checkpoint} has {weights.vocabulary_size} token ids, and the suite's eos_token_id is "
             f"{settings.banned_token_id}: correct the suite file"
-        )
-
-
-def _check_same_weights(checkpoint: Checkpoint, weights: LocalWeights, store: Store) -> None:
-    """A checkpoint that is half done goes on only with the weights it began with."""
-    stored = store.weights_of(checkpoint)
-    if stored is not None and stored != weights.identity:
-        directory = store.scores_dir(checkpoint.suite, checkpoint.model.name, checkpoint.step)
-        raise StoreConflict(
-            f"{checkpoint}: the store has parts made with weights {stored}, these are {weights.identity}: "
-            f"use another store, or delete {directory}"
         )
