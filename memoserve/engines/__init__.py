@@ -1,7 +1,9 @@
 """Engines: from a checkpoint's weights and windows of tokens to matches. Only here are torch and vLLM."""
 
+from memoserve.engines.config_identity import config_identity
 from memoserve.engines.diagnosis import Diagnosis, diagnose, gpus, require, try_import
 from memoserve.engines.eager_forward import Forward
+from memoserve.engines.heads import unsupported_head_size
 from memoserve.engines.matches import Matches, concatenate, matches_of
 from memoserve.engines.process import EngineProcess, cores_of
 from memoserve.engines.settings import EngineName, EngineSettings, Mode
@@ -19,6 +21,7 @@ __all__ = [
     "Matches",
     "Mode",
     "concatenate",
+    "config_identity",
     "cores_of",
     "diagnose",
     "fetch_weights",
@@ -27,4 +30,5 @@ __all__ = [
     "require",
     "try_import",
     "tune",
+    "unsupported_head_size",
 ]

@@ -172,7 +172,7 @@ class _Block:
     def _best(
         self, hidden: torch.Tensor, windows: torch.Tensor, truth: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """As best_tokens, of [m, hidden] states of `windows` i64[m]. Raises NotFinite with a window's number."""
+        """As best_tokens, of [m, hidden] states of `windows` i64[m]; NotFinite has a window's number."""
         vocabulary = self.model.config.vocab_size
         compute_logits = unwatched(self.model.compute_logits)
         try:

@@ -17,8 +17,7 @@ from vllm.model_executor.layers.pooler.abstract import Pooler
 from vllm.model_executor.layers.pooler.common import PoolingParamsUpdate
 from vllm.model_executor.models.transformers import TransformersForCausalLM
 
-from memoserve.engines.logits import NotFinite, best_tokens, not_finite
-from memoserve.errors import EngineFailed
+from memoserve.engines.logits import NotFinite, best_tokens
 
 
 class MatchPooler(Pooler):
@@ -75,10 +74,7 @@ class MatchPooler(Pooler):
                 truth if likely else None,
             )
         except NotFinite as error:
-            request = asked[int(torch.nonzero(here)[error.row, 0])]
-            raise EngineFailed(
-                not_finite(f"window {request['window']} of the block (the first is 0)")
-            ) from None
+            raise NotFinite(asked[int(torch.nonzero(here)[error.row, 0])]["window"]) from None
         # What lies before `begins` matched; what lies behind the end must not.
         equal = positions.expand_as(here) < begins[:, None]
         equal[here] = (best == truth).cpu()

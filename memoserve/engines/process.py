@@ -13,6 +13,7 @@ import contextlib
 import errno
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import tempfile
@@ -27,13 +28,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memoserve.checks import Check
 from memoserve.engines.eager_forward import Forward
 from memoserve.engines.matches import Matches
 from memoserve.engines.settings import EngineSettings
 from memoserve.engines.silence import silence
+from memoserve.engines.tuning import PRODUCTS
 from memoserve.errors import GOES_ON, EngineFailed, EngineStorageFailed, advice_on
 
 _LOG_LINES = 8
+_LINE = 300
+"""Characters of a line of a log that are shown: names of C++ symbols have thousands."""
+
+_CRASHED = re.compile(
+    r"Fatal Python error|Segfault encountered|Segmentation fault|Bus error|Illegal instruction|Aborted|"
+    r"terminate called|out of memory|OutOfMemory|CUDA error|Assertion .* failed",
+    re.IGNORECASE,
+)
+_FAILED = re.compile(r"^(\w+\.)*\w*(Error|Exception|Failed)\b.*:|\b(ERROR|FATAL|CRITICAL)\b")
+"""A line that names a crash, and one that names an error: the last of a traceback, or a logger's."""
 
 _ROOM = 1 << 16
 """Bytes that must be free where an engine writes; one that is out of room leaves about none."""
@@ -65,6 +78,7 @@ class EngineProcess:
         try:
             log_file.parent.mkdir(parents=True, exist_ok=True)
             log_file.touch()
+            self._log_begins = log_file.stat().st_size
         except OSError as error:
             raise self._storage_failed("start", log_file, error) from error
         self._connection, theirs = Pipe()
@@ -76,7 +90,7 @@ class EngineProcess:
             context.set_forkserver_preload([f"memoserve.engines.preload_{preload}"])
         self._process = context.Process(
             target=_engine_process,
-            args=(theirs, None if verbose else log_file, device, settings.device),
+            args=(theirs, None if verbose else log_file, device, settings.device, os.environ.get(PRODUCTS)),
             name=f"memoserve {settings.engine} engine",
         )
         with silence(2):  # it would tell the user of vLLM's semaphores, which go with the process
@@ -142,6 +156,17 @@ class EngineProcess:
         """
         result: NDArray[np.float64] = self._call("logliks", windows)
         return result
+
+    @property
+    def reload_refusal(self) -> str | None:
+        """Why `load` always refuses, so that each checkpoint starts an engine anew; None: it doesn't."""
+        refusal: str | None = self._call("can_reload", None)
+        return refusal
+
+    def proved(self) -> tuple[Check, ...]:
+        """What was checked of the weights that are loaded; `subject`, `model` and `step` are the caller's."""
+        checks: tuple[Check, ...] = self._call("proved", None)
+        return checks
 
     def close(self) -> None:
         """End the process, and whatever it started."""
@@ -225,8 +250,32 @@ class EngineProcess:
         return f"the {self.settings.engine} engine {how} during {method}\n{self._tail()}"
 
     def _tail(self) -> str:
-        lines = self.log_file.read_text(errors="replace").splitlines()[-_LOG_LINES:]
-        return "\n".join([f"the end of {self.log_file}:", *(f"  {line}" for line in lines)])
+        with open(self.log_file, "rb") as file:
+            file.seek(min(self._log_begins, self.log_file.stat().st_size))
+            lines = file.read().decode(errors="replace").splitlines()
+        return in_short(lines, self.log_file)
+
+
+def in_short(lines: list[str], log_file: Path) -> str:
+    """Of what an engine wrote into its log since it started: where it went wrong, and the end.
+
+    Behind a crash comes its stack, as long as one likes, so the last lines say nothing; and what follows on
+    an error are others, which it caused.
+    """
+    end = max(0, len(lines) - _LOG_LINES)
+    first = next((number for number, line in enumerate(lines[:end]) if _CRASHED.search(line)), None)
+    if first is None:
+        first = next((number for number, line in enumerate(lines[:end]) if _FAILED.search(line)), None)
+    told = (
+        []
+        if first is None
+        else [f"in {log_file}, line {first + 1} since it started:", f"  {_cut(lines[first])}"]
+    )
+    return "\n".join([*told, f"the end of {log_file}:", *(f"  {_cut(line)}" for line in lines[end:])])
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= _LINE else line[: _LINE - 1] + "…"
 
 
 def start_engine(settings: EngineSettings, folder: Path) -> Any:
@@ -274,13 +323,19 @@ def _refusal(error: Exception) -> tuple[bool, tuple[str, int | None, bool]]:
     return False, (f"{type(error).__name__}: {lines[0]}", cause.errno if cause is not None else None, False)
 
 
-def _engine_process(connection: Connection, log_file: Path | None, device: str, kind: str) -> None:
+def _engine_process(
+    connection: Connection, log_file: Path | None, device: str, kind: str, products: str | None
+) -> None:
     os.setsid()  # Ctrl-C is for the driver, which then closes the engine
     _end_with_driver()
     if log_file is not None:
         with open(log_file, "ab") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
+    # What this process is forked from has the environment of its own start.
+    os.environ.pop(PRODUCTS, None)
+    if products is not None:
+        os.environ[PRODUCTS] = products
     if device and kind == "cpu":
         os.sched_setaffinity(0, cores_of(device))
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = device

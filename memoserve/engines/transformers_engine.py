@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memoserve.checks import Check
 from memoserve.definitions import CONTINUATION
+from memoserve.engines.checksum import check_finite
+from memoserve.engines.complete import Found
 from memoserve.engines.logits import NotFinite
 from memoserve.engines.matches import Matches, matches_of
 from memoserve.engines.settings import EngineSettings
@@ -25,23 +28,43 @@ class TransformersEngine:
         self.load(folder)
 
     def load(self, folder: Path) -> None:
-        """Put the weights of `folder` in place of whatever was loaded."""
+        """Put the weights of `folder` in place of whatever was loaded, with their own config.json.
+
+        Raises EngineFailed if they are not whole, or not finite.
+        """
         import torch
         from transformers import AutoModelForCausalLM, GenerationConfig
 
-        self._model: Any = AutoModelForCausalLM.from_pretrained(
+        model: Any
+        model, info = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, self.settings.dtype),
             use_safetensors=not self.settings.allow_pickle or None,
             trust_remote_code=False,
             local_files_only=True,
+            ignore_mismatched_sizes=True,  # then it says all of them
+            output_loading_info=True,
         )
+        found = Found.of(info)
+        found.check(folder)
+        for name, parameter in model.named_parameters():
+            check_finite(name, parameter.detach(), self.settings.dtype)
+        self._checks = (found.as_check(),)
+        self._model = model
         # What is None in a generation's configuration is filled in from here: nothing may end one.
         self._model.generation_config = GenerationConfig()
         self._model.config.eos_token_id = None
         self._model.to(self.settings.device).eval()
         self._start = 0
         self._model.register_forward_hook(self._check_finite)
+
+    def can_reload(self, _: None = None) -> str | None:
+        """Why weights can't be replaced in this engine: they can."""
+        return None
+
+    def proved(self, _: None = None) -> tuple[Check, ...]:
+        """What was checked of the weights that are loaded, without the checkpoint's name."""
+        return self._checks
 
     def _check_finite(self, _: Any, __: Any, output: Any) -> None:
         """After every forward pass, before anything is banned. Raises NotFinite."""
@@ -75,8 +98,9 @@ class TransformersEngine:
         )
         generations = []
         with torch.inference_mode():
-            for self._start in range(0, len(contexts), self.batch):
-                rows = torch.from_numpy(contexts[self._start : self._start + self.batch].astype(np.int64))
+            for start in range(0, len(contexts), self.batch):
+                self._start = start
+                rows = torch.from_numpy(contexts[start : start + self.batch].astype(np.int64))
                 rows = rows.to(self.settings.device)
                 output = self._model.generate(
                     rows, attention_mask=torch.ones_like(rows), generation_config=greedy
@@ -116,8 +140,9 @@ class TransformersEngine:
         import torch
 
         context = self.settings.context
-        for self._start in range(0, len(windows), self.batch):
-            tokens = torch.from_numpy(windows[self._start : self._start + self.batch].astype(np.int64))
+        for start in range(0, len(windows), self.batch):
+            self._start = start
+            tokens = torch.from_numpy(windows[start : start + self.batch].astype(np.int64))
             tokens = tokens.to(self.settings.device)
             yield self._model(tokens[:, :-1]).logits[:, context - 1 :], tokens[:, context:]
 

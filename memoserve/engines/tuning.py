@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from memoserve.definitions import CONTINUATION
+from memoserve.engines.heads import field
 from memoserve.engines.settings import EngineSettings
+from memoserve.errors import EngineFailed
 
 FIXED_BATCH = 128
 """Windows in a batch when results must not depend on batches."""
@@ -31,6 +33,9 @@ _INSTRUCTIONS = {
     "float16": ("avx512_fp16", "amx_fp16", "asimdhp"),
 }
 """Flags of /proc/cpuinfo, x86's and Arm's: with one of these vLLM's packed product is the faster one."""
+
+PRODUCTS = "MEMOSERVE_CPU_PRODUCTS"
+"""The environment variable that says how a CPU multiplies, `packed` or `torch`, whatever it can do."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,11 @@ def tune(settings: EngineSettings, config: Mapping[str, Any]) -> Tuning:
         note("products", *_products(settings.dtype))
         note("freed memory", "kept", "given back and asked for again, every page of it costs a fault")
     by_requests = not ours and settings.mode == "extract"
-    cache = 2 * text["num_hidden_layers"] * text["hidden_size"] * (length - 1) * _ITEM_SIZE[settings.dtype]
+    layers = field(text, "num_hidden_layers", "n_layer", "num_layers", "n_layers")
+    hidden = field(text, "hidden_size", "n_embd", "d_model")
+    if layers is None or hidden is None:
+        raise KeyError("num_hidden_layers" if layers is None else "hidden_size")
+    cache = 2 * layers * hidden * (length - 1) * _ITEM_SIZE[settings.dtype]
     kept = max(1, _KEPT_BYTES // cache)
     pass_tokens = _PASS_TOKENS[settings.device]
     compare_windows = _COMPARE_WINDOWS[settings.device]
@@ -160,7 +169,16 @@ def tune(settings: EngineSettings, config: Mapping[str, Any]) -> Tuning:
 
 
 def packed_products(dtype: str) -> bool:
-    """Whether a CPU multiplies by the product that vLLM packs weights for; else by torch's in float32."""
+    """Whether a CPU multiplies by the product that vLLM packs weights for; else by torch's in float32.
+
+    The environment variable MEMOSERVE_CPU_PRODUCTS, `packed` or `torch`, decides it otherwise than the
+    processor does. Raises EngineFailed for another value.
+    """
+    forced = os.environ.get(PRODUCTS, "")
+    if forced not in ("", "packed", "torch"):
+        raise EngineFailed(f"{PRODUCTS} is {forced!r}: it may be packed or torch, or not set")
+    if forced:
+        return forced == "packed"
     cpu = Path("/proc/cpuinfo")
     flags = cpu.read_text(errors="replace").split() if cpu.exists() else []
     return any(flag in flags for flag in _INSTRUCTIONS[dtype])
@@ -168,7 +186,10 @@ def packed_products(dtype: str) -> bool:
 
 def _products(dtype: str) -> tuple[str, str]:
     """In which precision a CPU multiplies, and why."""
-    if packed_products(dtype):
+    packed = packed_products(dtype)
+    if os.environ.get(PRODUCTS):
+        return f"{dtype}, packed" if packed else "float32, by torch", f"{PRODUCTS} says so"
+    if packed:
         return f"{dtype}, packed", "this processor has the instructions"
     if dtype == "float32":
         return "float32, by torch", "without AVX-512 faster than the product that vLLM packs weights for"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memoserve.checks import Check
 from memoserve.definitions import CONTINUATION
-from memoserve.engines.checksum import checksum_of_file_weights, checksum_of_model
+from memoserve.engines.checksum import checksum_of_file_weights, checksums_of_model
+from memoserve.engines.complete import COMPLETE, Found, look
+from memoserve.engines.config_identity import changed_fields, config_identity
 from memoserve.engines.ladder import choose_rungs, survival
 from memoserve.engines.logits import NotFinite, check_watch, watch
 from memoserve.engines.matches import Matches, concatenate, matches_of
@@ -21,8 +24,6 @@ from memoserve.engines.plugin import ENABLED, extracting, register
 from memoserve.engines.settings import EngineSettings
 from memoserve.engines.tuning import FIXED_BATCH, OURS, packed_products, tune
 from memoserve.errors import EngineFailed
-
-log = logging.getLogger("memoserve.engines.vllm")
 
 _WHOLE = (CONTINUATION,)
 _RUNG_IN_TOKENS = 1.0
@@ -36,6 +37,7 @@ class VllmEngine:
 
     def __init__(self, settings: EngineSettings, folder: Path) -> None:
         self.settings = settings
+        self._checks: tuple[Check, ...] = ()
         set_environment(settings)
         if settings.device == "cpu":
             keep_freed_memory()
@@ -44,7 +46,14 @@ class VllmEngine:
         from memoserve.engines.request_compare import CACHED_BLOCK
 
         register()
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        self._config_identity = config_identity(folder)
+        self._config = config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = self._look(folder)
+        if settings.device == "cpu":
+            from memoserve.engines import products, rotary
+
+            products.install(packed_products(settings.dtype))
+            rotary.install()
         architecture = config["architectures"][0]
         self._tuning = tuning = tune(settings, config)
         self._by_blocks = architecture == OURS
@@ -83,9 +92,7 @@ class VllmEngine:
             **options,
         )
         self._arrived()
-        self._reload_is_verifiable = self._holds(folder)
-        if not self._reload_is_verifiable:
-            log.warning("these weights can't be verified in place: each checkpoint starts an engine anew")
+        self._reload_refusal = self._prove(folder, found)
 
     @property
     def _has_ladder(self) -> bool:
@@ -95,15 +102,32 @@ class VllmEngine:
     def load(self, folder: Path) -> None:
         """Put the weights of `folder` in place, and verify that they are in.
 
-        Raises EngineFailed if they are not, or if this architecture can't be verified: then the caller
-        starts a new engine.
+        Raises EngineFailed if they are not, if they are not whole, if they want another configuration than
+        this engine was started with, or if this architecture can't be verified: then the caller starts a new
+        engine.
         """
-        if not self._reload_is_verifiable:
-            raise EngineFailed("weights can't be replaced in this engine")
+        if self._reload_refusal is not None:
+            raise EngineFailed(f"weights can't be replaced in this engine: {self._reload_refusal}")
+        if config_identity(folder) != self._config_identity:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            raise EngineFailed(
+                f"this engine was started with another config.json than {folder} has "
+                f"({'; '.join(changed_fields(self._config, config))}): it takes a new engine"
+            )
+        found = self._look(folder)
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
         self._arrived()
-        if not self._holds(folder):
-            raise EngineFailed(f"the weights of {folder} did not arrive in the engine")
+        refusal = self._prove(folder, found)
+        if refusal is not None:
+            raise EngineFailed(f"the weights of {folder} did not arrive in the engine: {refusal}")
+
+    def can_reload(self, _: None = None) -> str | None:
+        """Why weights can't be replaced in this engine, or None if they can."""
+        return self._reload_refusal
+
+    def proved(self, _: None = None) -> tuple[Check, ...]:
+        """What was checked of the weights that are loaded, without the checkpoint's name."""
+        return self._checks
 
     def evaluate(self, windows: NDArray[np.uint32]) -> Matches:
         """Matches of u32[n, context + 32] windows."""
@@ -296,10 +320,10 @@ class VllmEngine:
 
         That is cached states, and how many windows survived.
         """
-        if self.settings.device == "cpu" and not packed_products(self.settings.dtype):
-            from memoserve.engines.products import multiply_in_float32
+        if self.settings.device == "cpu":
+            from memoserve.engines.products import multiply_anew
 
-            self._llm.apply_model(multiply_in_float32)
+            self._llm.apply_model(multiply_anew)
         if not self._tuning.by_requests:
             self._llm.apply_model(watch)
         if self._tuning.by_requests and self._has_ladder and not self._llm.reset_prefix_cache():
@@ -307,11 +331,57 @@ class VllmEngine:
         self._survived = np.zeros(CONTINUATION + 1)
         self._seen = 0
 
-    def _holds(self, folder: Path) -> bool:
-        if self.settings.tensor_parallel > 1 or self.settings.allow_pickle:
-            return False  # replicated parameters would count once per rank; pickles have no lazy tensors
-        held = self._llm.apply_model(checksum_of_model)[0]
-        return bool(held == checksum_of_file_weights(folder, self.settings.dtype))
+    def _look(self, folder: Path) -> Found | None:
+        """Raises EngineFailed if the weights of `folder` are not whole."""
+        found = None if self.settings.allow_pickle else look(folder)
+        if found is not None:
+            found.check(folder)
+        return found
+
+    def _prove(self, folder: Path, found: Found | None) -> str | None:
+        """Why it can't be said that the engine holds the weights of `folder`, or None if it does.
+
+        Raises EngineFailed if some are not finite, or if the engine multiplies by others.
+        """
+        from memoserve.engines.products import check_products
+
+        settings = self.settings
+        if settings.allow_pickle:
+            self._checks: tuple[Check, ...] = (
+                Check(COMPLETE, "", "not checked", "pickled weights have no names to look at"),
+            )
+            return "pickled weights can't be verified"
+        complete = (
+            found.as_check()
+            if found is not None
+            else Check(
+                COMPLETE, "", "not checked", "Transformers can't say which tensors this architecture wants"
+            )
+        )
+        ignored = found.ignored if found is not None else ()
+        files = checksum_of_file_weights(folder, settings.dtype, ignored)
+        count = self._llm.apply_model(check_products)[0]
+        multiplied = Check(
+            "products",
+            "",
+            "passed",
+            f"known vectors times each of {count} layers, against the weights that were loaded into it",
+            count,
+        )
+        refusal = None
+        if settings.tensor_parallel > 1:
+            # Replicated parameters would count once per rank.
+            refusal = f"what {settings.tensor_parallel} devices share can't be held against the files"
+        elif files not in self._llm.apply_model(partial(checksums_of_model, dtype=settings.dtype))[0]:
+            refusal = "what the engine holds doesn't add up to what the files hold"
+        held = Check(
+            "weights in the engine",
+            "",
+            "passed" if refusal is None else "not checked",
+            refusal or "the sum of all bits that the engine holds, against that of the files",
+        )
+        self._checks = (complete, held, multiplied)
+        return refusal
 
 
 def set_environment(settings: EngineSettings) -> None:

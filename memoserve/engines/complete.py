@@ -1,0 +1,143 @@
+"""Do these files hold what the model wants? Names and shapes, by Transformers' own loading on no memory.
+
+The model is built on torch's meta device from its config.json, and the headers of the files are loaded into
+it: with Transformers' own rules for names, whatever an engine makes of the same files.
+
+Imported inside an engine process only.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memoserve.checks import Check
+from memoserve.engines.checksum import NOT_A_PARAMETER
+from memoserve.errors import EngineFailed
+
+log = logging.getLogger("memoserve.engines.complete")
+
+COMPLETE = "weights complete"
+"""The name of the check."""
+
+_NAMED = 6
+
+
+@dataclass(frozen=True)
+class Found:
+    """missing: tensors that the model wants and no file has. misshapen: name, shape in the file, shape that
+    the model wants. unexpected: tensors in files that the model doesn't know. ignored: these, and others that
+    it is known to leave alone, such as buffers of older exports. tensors: how many the files hold.
+    """
+
+    missing: tuple[str, ...]
+    misshapen: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    unexpected: tuple[str, ...]
+    ignored: frozenset[str] = frozenset()
+    tensors: int = 0
+
+    @staticmethod
+    def of(loading_info: Mapping[str, Iterable[Any]], ignored: Iterable[str] = (), tensors: int = 0) -> Found:
+        """What Transformers says of a loading."""
+        return Found(
+            tuple(sorted(loading_info["missing_keys"])),
+            tuple(
+                sorted(
+                    (name, tuple(have), tuple(want)) for name, have, want in loading_info["mismatched_keys"]
+                )
+            ),
+            tuple(
+                name for name in sorted(loading_info["unexpected_keys"]) if not NOT_A_PARAMETER.search(name)
+            ),
+            frozenset(ignored),
+            tensors,
+        )
+
+    def as_check(self) -> Check:
+        """What to keep beside the scores, once nothing is missing."""
+        if not self.unexpected:
+            return Check(COMPLETE, "", "passed", "names and shapes of all tensors are what config.json wants")
+        return Check(
+            COMPLETE,
+            "",
+            "warning",
+            f"the files hold all that config.json wants, and {_tensors(self.unexpected)} that the"
+            " model doesn't know",
+            len(self.unexpected),
+        )
+
+    def check(self, folder: Path) -> None:
+        """Raises EngineFailed, naming tensors, if the model isn't whole."""
+        parts = []
+        if self.missing:
+            parts.append(f"lack {_tensors(self.missing)} that the model wants")
+        if self.misshapen:
+            parts.append(
+                "have another shape than config.json says: "
+                + "; ".join(
+                    f"{name} is {list(have)}, the model wants {list(want)}"
+                    for name, have, want in self.misshapen[:_NAMED]
+                )
+                + _more(self.misshapen)
+            )
+        if not parts:
+            return
+        if self.unexpected:
+            parts.append(f"hold {_tensors(self.unexpected)} that the model doesn't know")
+        raise EngineFailed(
+            f"the weights of {folder} "
+            + ", and ".join(parts)
+            + ": get the checkpoint again, or its config.json"
+        )
+
+
+def look(folder: Path) -> Found | None:
+    """What the *.safetensors of a model folder hold, against its config.json. Reads headers only.
+
+    None where Transformers can't say, as for an architecture that it doesn't know.
+    """
+    import torch
+    from safetensors import safe_open
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shapes: dict[str, Any] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118  (not a mapping)
+                shapes[name] = torch.empty(opened.get_slice(name).get_shape(), device="meta")
+    if not shapes:
+        return None
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.modeling_utils import LoadStateDictConfig
+
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        rules = LoadStateDictConfig(
+            ignore_mismatched_sizes=True,
+            device_map={"": "meta"},
+            dtype=torch.float32,
+            dtype_plan={},
+            weight_mapping=get_model_conversion_mapping(model, None, None),
+        )
+        # What AutoModelForCausalLM.from_pretrained does, which wants memory, or the accelerate package.
+        info, _ = type(model)._load_pretrained_model(model, shapes, None, rules)
+        ignored = set(info.unexpected_keys)
+        model.tie_weights(missing_keys=info.missing_keys, recompute_mapping=False)
+        model._adjust_missing_and_unexpected_keys(info)
+        return Found.of(info.to_dict(), ignored, len(shapes))
+    except Exception as error:  # whatever Transformers can't do must not stop an engine that can
+        log.warning("names and shapes of %s are not checked: %s: %s", folder, type(error).__name__, error)
+        return None
+
+
+def _tensors(names: tuple[str, ...]) -> str:
+    return f"{len(names)} tensor{'s' * (len(names) > 1)} ({', '.join(names[:_NAMED])}{_more(names)})"
+
+
+def _more(things: tuple[Any, ...]) -> str:
+    return " …" if len(things) > _NAMED else ""
