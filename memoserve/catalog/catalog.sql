@@ -5,8 +5,14 @@ CREATE VIEW checkpoints AS
 WITH counts AS (SELECT suite, model, step, sum(rows) AS evaluated FROM part_rows GROUP BY ALL)
 SELECT suite, model, step, model || '@' || step AS checkpoint, model_order, parameters,
        parameters_without_embeddings, sequences_seen, tokens_seen, training_flops,
-       training_flops_without_embeddings, trained, coalesce(evaluated, 0)::BIGINT AS evaluated
+       training_flops_without_embeddings, trained, coalesce(evaluated, 0)::BIGINT AS evaluated, weights, same_weights_as
 FROM checkpoint_parts LEFT JOIN counts USING (suite, model, step);
+
+-- One row a comparison of what was read with what else says something about it: the newest of each. model and step are
+-- NULL where it is about the data, the suite or a whole model; checked_at is UTC.
+CREATE VIEW checks AS
+SELECT suite, model, step, name, subject, result, figure, detail, checked_at FROM check_parts
+QUALIFY row_number() OVER (PARTITION BY suite, model, step, name, subject ORDER BY checked_at DESC, result, detail) = 1;
 
 -- One row a sequence and checkpoint.
 CREATE VIEW scores AS

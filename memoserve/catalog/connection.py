@@ -7,13 +7,14 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memoserve.errors import BadInput, MemoserveError, StorageFailed
 from memoserve.store import Store
+from memoserve.store.columns import CHECKPOINTS, CHECKS, SCORES, SEQUENCES, Column
 from memoserve.store.files import Files, LocalFiles
 from memoserve.store.listed import check_list, is_list
 from memoserve.store.parts import part_metadata, part_named
@@ -23,21 +24,27 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 
-# In the order of parts.sql and empty.sql: what the view needs at least one of.
+# The files that a view reads; where there are none, DuckDB has an error for it, and empty.sql a view.
 _SCORES, _SEQUENCES = "scores/*/*/*/part-*.parquet", "sequences/*/part-*.parquet"
 _MEMORIZED, _REPEATS = "scores/*/*/*/memorized-*.parquet", "sequences/*/repeats-*.parquet"
-_GLOBS = (
-    _SCORES,
-    _SCORES,
-    _SCORES,
-    _MEMORIZED,
-    _MEMORIZED,
-    _SEQUENCES,
-    _SEQUENCES,
-    _REPEATS,
-    _REPEATS,
-    "suites/*/checkpoints.parquet",
-)
+_READS = {
+    "score_parts": _SCORES,
+    "part_rows": _SCORES,
+    "score_listings": _SCORES,
+    "memorized_listings": _MEMORIZED,
+    "memorized_parts": _MEMORIZED,
+    "sequence_parts": _SEQUENCES,
+    "sequence_listings": _SEQUENCES,
+    "repeat_listings": _REPEATS,
+    "repeat_parts": _REPEATS,
+    "checkpoint_parts": "suites/*/checkpoints.parquet",
+    "check_parts": "checks/*/checks-*.parquet",
+}
+_CREATED = re.compile(r"CREATE VIEW (\w+) AS")
+
+# What DuckDB takes for a column of a folder `key=value` above the store does no harm if nothing asks for it.
+_HARMLESS_KEY = re.compile(r"[a-z0-9]+", re.IGNORECASE)
+_OURS = {"suite", "model", "step", "filename", "listing"} | {c.name for c in (*SCORES, *SEQUENCES)}
 
 
 def connect(
@@ -102,28 +109,85 @@ def connect(
 
 def create_views(connection: duckdb.DuckDBPyConnection, files: Files) -> None:
     """Create the catalog's views and macros over a store; a local one by its absolute path."""
-    import duckdb
-
-    there: Iterable[bool]
     if isinstance(files, LocalFiles):
-        there = kinds_of_parts(files)
+        there = {glob: next(files.path.glob(glob), None) is not None for glob in {*_READS.values()}}
     else:
         from memoserve.catalog.remote import register
 
         remote = register(connection, files)
-        there = [bool(remote.glob(files.location(glob))) for glob in _GLOBS]
-    over_files = duckdb.extract_statements((HERE / "parts.sql").read_text(encoding="utf-8"))
-    empty = duckdb.extract_statements((HERE / "empty.sql").read_text(encoding="utf-8"))
-    for found, with_files, without in zip(there, over_files, empty, strict=True):
-        connection.execute(
-            with_files.query.replace("@STORE@", _literal_glob(files.root)) if found else without.query
+        there = {glob: bool(remote.glob(files.location(glob))) for glob in {*_READS.values()}}
+    store = _literal_glob(files.root)
+    filled = {
+        "@CHECKPOINT_SCHEMA@": _schema(CHECKPOINTS),
+        "@CHECK_SCHEMA@": _schema(CHECKS),
+        "@SCORE_SCHEMA@": _schema(SCORES),
+    }
+    rows = "rows_by_path.sql"
+    if not _partitions_mislead(files):
+        rows = "rows_by_partition.sql"
+        some, all_ = _columns(connection, f"{store}/{_SCORES}") if there[_SCORES] else (set(), set())
+        filled["@SCORE_COLUMNS@"] = ", ".join(
+            f"{c.name if c.name in some else 'NULL'}::{c.sql} AS {c.name}" for c in SCORES
         )
+        filled["@UNION@"] = str(any(c.name in some and c.name not in all_ for c in SCORES)).lower()
+    filled["@STORE@"] = store  # last: it may hold what stands for something else
+    over_files = _views("parts.sql", filled) | _views(rows, filled)
+    for view, empty in _views("empty.sql", {}).items():
+        connection.execute(over_files[view] if there[_READS[view]] else empty)
     connection.execute((HERE / "catalog.sql").read_text(encoding="utf-8"))
 
 
 def kinds_of_parts(files: LocalFiles) -> tuple[bool, ...]:
-    """Which kinds of parts a local store has at least one of: the views of the others are made empty."""
-    return tuple(next(files.path.glob(glob), None) is not None for glob in _GLOBS)
+    """What decides how the views of a local store are made, but for the columns of its parts.
+
+    Of which kinds of parts it has at least one, the views of the others being empty; whether suites and
+    models have to be cut from paths.
+    """
+    kinds = dict.fromkeys(_READS.values())
+    return (*(next(files.path.glob(glob), None) is not None for glob in kinds), _partitions_mislead(files))
+
+
+def _views(name: str, filled: Mapping[str, str]) -> dict[str, str]:
+    """The statements of a file of views with what is to be filled in, in this order, by the view's name."""
+    import duckdb
+
+    sql = (HERE / name).read_text(encoding="utf-8")
+    for mark, text in filled.items():
+        sql = sql.replace(mark, text)
+    found = {}
+    for statement in duckdb.extract_statements(sql):
+        created = _CREATED.search(statement.query)
+        assert created is not None, statement.query
+        found[created[1]] = statement.query
+    return found
+
+
+def _schema(columns: Iterable[Column]) -> str:
+    """A list of columns as DuckDB reads them from files of which each may lack some and have others."""
+    of_each = (
+        f"'{c.name}': {{'name': '{c.name}', 'type': '{c.sql}', 'default_value': NULL}}" for c in columns
+    )
+    return f"MAP {{{', '.join(of_each)}}}"
+
+
+def _columns(connection: duckdb.DuckDBPyConnection, glob: str) -> tuple[set[str], set[str]]:
+    """Which columns at least one of these files has, and which all of them have."""
+    rows = connection.execute(
+        "SELECT name, count(DISTINCT file_name) AS n, max(n) OVER () AS files "
+        f"FROM parquet_schema('{glob}') GROUP BY name"
+    ).fetchall()
+    return {name for name, _, _ in rows}, {name for name, n, files in rows if n == files}
+
+
+def _partitions_mislead(files: Files) -> bool:
+    """Whether DuckDB's own reading of folders `key=value` says something else than the store's layout."""
+    for folder in files.root.split("/"):
+        key, equals, _ = folder.partition("=")
+        if equals and (_HARMLESS_KEY.fullmatch(key) is None or key.lower() in _OURS):
+            return True
+    suites = {name for top in ("scores", "sequences") for name in files.names(top)}
+    models = {name for suite in suites for name in files.names(f"scores/{suite}")}
+    return any(name.partition("=")[2].lower() in ("", "null") for name in suites | models if "=" in name)
 
 
 @contextmanager

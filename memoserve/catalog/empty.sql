@@ -1,4 +1,4 @@
--- The same views, in the same order, for a store that has no such files yet (a glob without a match
+-- The same views for a store that has no such files yet (a glob without a match
 -- is an error in DuckDB).
 
 CREATE VIEW score_parts AS
@@ -43,5 +43,10 @@ CREATE VIEW checkpoint_parts AS
 SELECT ''::VARCHAR AS suite, ''::VARCHAR AS model, 0::BIGINT AS step, 0::INTEGER AS model_order,
        0::BIGINT AS parameters, 0::BIGINT AS parameters_without_embeddings, 0::BIGINT AS sequences_seen,
        0::BIGINT AS tokens_seen, 0::DOUBLE AS training_flops, 0::DOUBLE AS training_flops_without_embeddings,
-       0::BIGINT AS trained
+       0::BIGINT AS trained, ''::VARCHAR AS weights, ''::VARCHAR AS same_weights_as
+WHERE false;
+
+CREATE VIEW check_parts AS
+SELECT ''::VARCHAR AS suite, ''::VARCHAR AS model, 0::BIGINT AS step, ''::VARCHAR AS name, ''::VARCHAR AS subject,
+       ''::VARCHAR AS result, 0::DOUBLE AS figure, ''::VARCHAR AS detail, '2000-01-01'::TIMESTAMP AS checked_at
 WHERE false;

@@ -1,10 +1,6 @@
--- The files of a store as views. @STORE@ is the store's path inside a string literal of a glob.
--- hive_types: a model may be named "12", and must stay text.
-
-CREATE VIEW score_parts AS
-SELECT suite, model, step, sequence_id, matches, matched_prefix, match_mask, continuation_ll
-FROM read_parquet('@STORE@/scores/*/*/*/part-*.parquet', hive_partitioning = true,
-                  hive_types = {'suite': VARCHAR, 'model': VARCHAR, 'step': BIGINT});
+-- The files of a store as views. What stands between at signs is filled in: STORE is the store's path inside a string literal of
+-- a glob, the schemas are the columns that are known: one that a file lacks is NULL, one that they lack is left out.
+-- Suite, model and step stand in the last folders of a path, whatever the folders above are called.
 
 -- From the names and footers of the files alone. A part whose rows are as many as its ids holds every one of them.
 CREATE VIEW part_rows AS
@@ -36,15 +32,6 @@ SELECT regexp_extract(file, 'suite=([^/]*)/[^/]*/[^/]*/[^/]*$', 1) AS suite,
        regexp_extract(file, 'memorized-([^/]*)[.]parquet$', 1) AS listing
 FROM glob('@STORE@/scores/*/*/*/memorized-*.parquet');
 
-CREATE VIEW memorized_parts AS
-SELECT suite, model, step, regexp_extract(filename, 'memorized-([^/]*)[.]parquet$', 1) AS listing, sequence_id
-FROM read_parquet('@STORE@/scores/*/*/*/memorized-*.parquet', hive_partitioning = true,
-                  hive_types = {'suite': VARCHAR, 'model': VARCHAR, 'step': BIGINT}, filename = true);
-
-CREATE VIEW sequence_parts AS
-SELECT suite, sequence_id, window_id
-FROM read_parquet('@STORE@/sequences/*/part-*.parquet', hive_partitioning = true, hive_types = {'suite': VARCHAR});
-
 -- Which parts there are and with how many rows, as one digest a suite.
 CREATE VIEW sequence_listings AS
 SELECT suite, md5(string_agg(name || ' ' || rows, ',' ORDER BY name)) AS listing
@@ -59,12 +46,10 @@ SELECT regexp_extract(file_name, 'suite=([^/]*)/[^/]*$', 1) AS suite,
        regexp_extract(file_name, 'repeats-([^/]*)[.]parquet$', 1) AS listing
 FROM parquet_file_metadata('@STORE@/sequences/*/repeats-*.parquet');
 
-CREATE VIEW repeat_parts AS
-SELECT suite, regexp_extract(filename, 'repeats-([^/]*)[.]parquet$', 1) AS listing, sequence_id, window_id
-FROM read_parquet('@STORE@/sequences/*/repeats-*.parquet', hive_partitioning = true,
-                  hive_types = {'suite': VARCHAR}, filename = true);
-
 CREATE VIEW checkpoint_parts AS
-SELECT suite, model, step, model_order, parameters, parameters_without_embeddings, sequences_seen, tokens_seen,
-       training_flops, training_flops_without_embeddings, trained
-FROM read_parquet('@STORE@/suites/*/checkpoints.parquet', hive_partitioning = true, hive_types = {'suite': VARCHAR});
+SELECT regexp_extract(filename, 'suite=([^/]*)/[^/]*$', 1) AS suite, * EXCLUDE (filename)
+FROM read_parquet('@STORE@/suites/*/checkpoints.parquet', schema = @CHECKPOINT_SCHEMA@, filename = true);
+
+CREATE VIEW check_parts AS
+SELECT regexp_extract(filename, 'suite=([^/]*)/[^/]*$', 1) AS suite, * EXCLUDE (filename)
+FROM read_parquet('@STORE@/checks/*/checks-*.parquet', schema = @CHECK_SCHEMA@, filename = true);
