@@ -20,7 +20,7 @@ def unsupported_head_size(config: Mapping[str, Any], device: str) -> str | None:
         return None
     return (
         f"its attention heads are {size} numbers wide, and vLLM on a CPU takes "
-        f"{', '.join(map(str, CPU_HEAD_SIZES))}: use --engine transformers"
+        f"{', '.join(map(str, CPU_HEAD_SIZES))}"
     )
 
 

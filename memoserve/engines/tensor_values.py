@@ -23,7 +23,8 @@ _BLOCKS, _BLOCK = 4, 256
 _CHUNK = 1 << 22
 """Elements: four sampled blocks of 256 from a tensor, and as many as are compared at a time."""
 
-_FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
+FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
+"""Types whose values are read as numbers; of others the bytes are compared."""
 
 FileState = tuple[str, int, int, int]
 
@@ -40,6 +41,11 @@ class Sample:
 
     digest: bytes
     constant: bool
+
+
+def sampled_values(tensor: Tensor) -> NDArray[np.float32]:
+    """The values behind a sample, of a tensor of floating-point numbers. Raises OSError."""
+    return np.concatenate([_float32(_read(tensor, *span), tensor.dtype) for span in _spans(tensor)])
 
 
 _samples: dict[tuple[FileState, str], Sample] = {}
@@ -81,7 +87,7 @@ def _read(tensor: Tensor, first: int, last: int) -> NDArray[Any]:
 
 
 def _unsigned_zero(bits: NDArray[Any], dtype: str) -> NDArray[Any]:
-    if dtype not in _FLOATS:
+    if dtype not in FLOATS:
         return bits
     negative = bits.dtype.type(1 << (BITS[dtype] - 1))
     return np.where(bits == negative, bits.dtype.type(0), bits)
@@ -95,7 +101,7 @@ def equal_values(one: Tensor, other: Tensor, sampled: bool = False) -> bool:
     """
     if one.shape != other.shape:
         return False
-    if one.dtype != other.dtype and not {one.dtype, other.dtype} <= _FLOATS:
+    if one.dtype != other.dtype and not {one.dtype, other.dtype} <= FLOATS:
         return False
     if one.dtype == other.dtype and one.start == other.start and os.path.samefile(one.file, other.file):
         return True

@@ -10,16 +10,31 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from memoserve.engines.model_tensors import parameters_of
 from memoserve.engines.tensor_headers import Tensor
-from memoserve.engines.tensor_values import FileState, Sample, equal_values, sampled, state_of
+from memoserve.engines.tensor_values import (
+    FLOATS,
+    FileState,
+    Sample,
+    equal_values,
+    sampled,
+    sampled_values,
+    state_of,
+)
 from memoserve.engines.weights import ModelFolder, file_digest
 
 # What in a config.json changes nothing of what the model computes from token ids in evaluation.
 _IDLE = ("dtype", "torch_dtype", "transformers_version", "_name_or_path", "use_cache", "initializer_range")
+
+_MATRICES = 16
+"""So many of the largest matrices say where a model is in the space of weights."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +64,7 @@ class Contents:
     @cached_property
     def computes(self) -> str:
         """The configuration without what doesn't change what is computed."""
-        return repr(_computing(self.model.config))
+        return computing(self.model.config)
 
     @cached_property
     def kind(self) -> object:
@@ -99,6 +114,16 @@ class Contents:
         )
 
     @cached_property
+    def position(self) -> NDArray[np.float32]:
+        """Where in the space of weights this model is: sampled values of its largest matrices.
+
+        Empty where there is none of floating-point numbers. Raises OSError.
+        """
+        matrices = (tensor for name in self.telling if len((tensor := self.tensors[name]).shape) > 1)
+        values = [sampled_values(tensor) for tensor in islice(matrices, _MATRICES) if tensor.dtype in FLOATS]
+        return np.concatenate(values) if values else np.zeros(0, np.float32)
+
+    @cached_property
     def pieces(self) -> dict[tuple[str, object], float]:
         """Each matrix, by name and sampled values, and its share of all parameters.
 
@@ -127,10 +152,15 @@ def _ends(file: Path) -> bytes:
         return opened.read()
 
 
-def _computing(config: Any) -> Any:
+def computing(config: Any) -> str:
+    """A configuration without what changes nothing of what a model computes; equal ones give equal texts."""
+    return repr(_without_idle(config))
+
+
+def _without_idle(config: Any) -> Any:
     if isinstance(config, dict):
         return [
-            (key, _computing(value))
+            (key, _without_idle(value))
             for key, value in sorted(config.items())
             if key not in _IDLE and not key.endswith(("dropout", "_token_id"))
         ]

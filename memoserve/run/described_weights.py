@@ -10,7 +10,7 @@ from typing import Any
 
 from memoserve.checks import CheckResult
 from memoserve.definitions import CONTINUATION
-from memoserve.engines.head_sizes import unsupported_head_size
+from memoserve.engines.heads import unsupported_head_size
 from memoserve.engines.model_tensors import Parameters, parameters_of
 from memoserve.engines.weights import ModelFolder, positions_of
 from memoserve.suites import Model, Suite

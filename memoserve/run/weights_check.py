@@ -6,15 +6,20 @@ read as far as it takes; of weights on the hub only what the hub says about them
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from memoserve.checks import Check, CheckResult
+from memoserve.engines.hub_listing import HubContents, HubFailed
 from memoserve.engines.weight_contents import Contents
+from memoserve.engines.weight_files import listed
 from memoserve.engines.weights import LocalWeights, ModelFolder, identity_of, open_folder
 from memoserve.errors import EngineFailed
 from memoserve.run.described_weights import Use, findings
 from memoserve.run.equal_weights import OWN, Held, compare
+from memoserve.run.hub_check import held_on_hub
+from memoserve.run.reported_defects import reported
+from memoserve.run.step_order import check_step_order
 from memoserve.suites import Checkpoint, Suite, Weights
 
 SMALL = 64 << 20
@@ -32,7 +37,7 @@ class WeightsReport:
     their model, and of which: they are not to be evaluated, and where a store has their scores, these are the
     other's; refused: checkpoints that can't be evaluated, with a reason that names them; stops: what is wrong
     with the suite or the command itself, so that nothing should be run; identities: as
-    LocalWeights.identity, where that is known already; vocabularies: token ids of each model that is here.
+    LocalWeights.identity, where that is known already; vocabulary_size: the smallest of those that are known.
     """
 
     checks: list[Check] = field(default_factory=list)
@@ -40,12 +45,7 @@ class WeightsReport:
     refused: dict[Checkpoint, str] = field(default_factory=dict)
     stops: list[str] = field(default_factory=list)
     identities: dict[Checkpoint, str] = field(default_factory=dict)
-    vocabularies: dict[Checkpoint, int] = field(default_factory=dict)
-
-    @property
-    def vocabulary_size(self) -> int | None:
-        """Of the smallest vocabulary, None if none is known."""
-        return min(self.vocabularies.values(), default=None)
+    vocabulary_size: int | None = None
 
     def say(
         self,
@@ -66,9 +66,14 @@ def check_weights(
     *,
     use: Use,
     allow_pickle: bool = False,
+    all_steps: bool = False,
     stored: StoredIdentities | None = None,
 ) -> WeightsReport:
-    """Check the weights of `checkpoints`, which are of `suite`, for what they are wanted for."""
+    """Check the weights of `checkpoints`, which are of `suite`, for what they are wanted for.
+
+    all_steps: compare those on the hub with every step of their models, not just with the last; steps on
+    disk are all compared. A hub that can't be reached makes checks `not checked`.
+    """
     report = WeightsReport()
     stored = stored or {}
     chosen = tuple(checkpoints)
@@ -76,7 +81,24 @@ def check_weights(
     opened = _opened(local, allow_pickle, report)
     _describe(suite, {checkpoint: contents.model for checkpoint, contents in opened.items()}, use, report)
     _identify(opened, stored, report)
-    _compare_local(suite, opened, allow_pickle, stored, report)
+    here = _contents_here(suite, opened, allow_pickle)
+    held = [
+        Held(one, str(one), contents, one in opened, (one.model.name, one.step) in stored)
+        for one, contents in here.items()
+    ]
+    _compare(suite, held, "blocks of their values", report)
+    for model in dict.fromkeys(checkpoint.model for checkpoint in opened):
+        steps = {one: contents for one, contents in here.items() if one.model == model}
+        report.checks.append(check_step_order(model, steps, opened))
+    there, found = held_on_hub(suite, chosen, allow_pickle, all_steps, stored)
+    _listed(found, report)
+    _compare(suite, there, "the digests of their files on the hub", report)
+    for checkpoint, identity in report.identities.items():
+        _compare_stored(suite, checkpoint, identity, stored, report)
+    for checkpoint, result, detail in reported(suite, chosen, [*held, *there]):
+        report.say("reported defect", checkpoint, result, detail)
+        if result == "failed" and checkpoint not in report.same_as:
+            report.refused.setdefault(checkpoint, detail)
     return report
 
 
@@ -97,8 +119,9 @@ def _describe(
 ) -> None:
     """Against the suite."""
     for checkpoint, folder in models.items():
-        if isinstance(size := folder.text_config.get("vocab_size"), int):
-            report.vocabularies[checkpoint] = size
+        size = folder.text_config.get("vocab_size")
+        if isinstance(size, int):
+            report.vocabulary_size = min(size, report.vocabulary_size or size)
         for found in findings(suite, checkpoint.model, folder, use):
             report.say(found.name, checkpoint, found.result, found.detail, found.figure)
             if found.result == "failed":
@@ -148,28 +171,41 @@ def _identify(opened: Mapping[Checkpoint, Contents], stored: StoredIdentities, r
             report.identities[checkpoint] = identity_of(contents.model)
 
 
-def _compare_local(
-    suite: Suite,
-    opened: Mapping[Checkpoint, Contents],
-    allow_pickle: bool,
-    stored: StoredIdentities,
-    report: WeightsReport,
-) -> None:
-    """With each other, and with the other steps of their models that are here."""
-    held = []
+def _contents_here(
+    suite: Suite, opened: Mapping[Checkpoint, Contents], allow_pickle: bool
+) -> dict[Checkpoint, Contents]:
+    """Those, and the other steps of their models that are here."""
+    here = {}
     models = {checkpoint.model for checkpoint in opened}
-    for checkpoint in suite.all_checkpoints():
+    for checkpoint in suite.all_checkpoints() if models else ():
         contents = opened.get(checkpoint)
         if contents is None and checkpoint.model in models:
             contents = _if_there(checkpoint, allow_pickle)
         if contents is not None:
-            is_stored = (checkpoint.model.name, checkpoint.step) in stored
-            held.append(Held(checkpoint, str(checkpoint), contents, checkpoint in opened, is_stored))
-    checks, same_as = compare(suite, held, "blocks of their values")
+            here[checkpoint] = contents
+    return here
+
+
+def _compare(suite: Suite, held: Sequence[Held], how: str, report: WeightsReport) -> None:
+    checks, same_as = compare(suite, held, how)
     report.checks += checks
     report.same_as |= same_as
-    for checkpoint, identity in report.identities.items():
-        _compare_stored(suite, checkpoint, identity, stored, report)
+
+
+def _listed(found: Mapping[Checkpoint, HubContents | HubFailed], report: WeightsReport) -> None:
+    """What the hub said of each checkpoint there."""
+    for checkpoint, contents in found.items():
+        where = checkpoint.weights
+        if isinstance(contents, HubContents):
+            report.identities[checkpoint] = contents.identity
+            names = listed(contents.chosen.files)
+            detail = f"{names}, on the hub as {contents.identity}: whole once it is downloaded"
+            report.say("weight files", checkpoint, "not checked", detail, len(contents.chosen.files))
+        elif contents.missing:
+            report.refused[checkpoint] = f"{checkpoint}: {where} can't be used: {contents}"
+            report.say("weight files", checkpoint, "failed", f"{where} can't be used: {contents}")
+        else:
+            report.say(OWN, checkpoint, "not checked", f"the hub says nothing about {where.hub}: {contents}")
 
 
 def _compare_stored(

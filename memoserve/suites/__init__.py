@@ -3,6 +3,7 @@
 from memoserve.suites.selector import label, select
 from memoserve.suites.suite import (
     Checkpoint,
+    Defect,
     Model,
     Suite,
     SuiteSequences,
@@ -13,6 +14,7 @@ from memoserve.suites.suite import (
 
 __all__ = [
     "Checkpoint",
+    "Defect",
     "Model",
     "Suite",
     "SuiteSequences",

@@ -61,6 +61,20 @@ class _SequencesTable(_Table):
         return self
 
 
+DefectKind = Literal["weights of another step", "chimera", "equal steps", "missing", "suspect"]
+
+
+class _DefectTable(_Table):
+    """`of` is a step, or a revision on the hub such as main."""
+
+    model: str | None = None
+    steps: list[Step] = []
+    kind: DefectKind
+    of: Step | str | None = None
+    source: Annotated[str, Field(min_length=1)]
+    note: str = ""
+
+
 class _SuiteTable(_Table):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     description: str = ""
@@ -73,6 +87,7 @@ class _SuiteTable(_Table):
     equal_steps: list[_EqualSteps] = []
     sequences: _SequencesTable
     models: Annotated[list[_ModelTable], Field(min_length=1)]
+    defects: list[_DefectTable] = []
 
     @model_validator(mode="after")
     def _steps_and_models_in_order(self) -> _SuiteTable:
@@ -87,6 +102,12 @@ class _SuiteTable(_Table):
         names = [model.name for model in self.models]
         if len(set(names)) != len(names):
             raise ValueError("two models have one name")
+        for defect in self.defects:
+            if defect.model is not None and defect.model not in names:
+                raise ValueError(f"defects name {defect.model!r}, which is no model of the suite")
+            steps = {*defect.steps, *([defect.of] if isinstance(defect.of, int) else ())}
+            if unknown := sorted(steps - set(self.steps)):
+                raise ValueError(f"defects name steps {unknown}, which are not among steps")
         sizes = [model.parameters for model in self.models]
         if sizes != sorted(sizes):
             raise ValueError("models must stand in order of size (parameters)")
@@ -126,6 +147,26 @@ class SuiteSequences:
     column: str | None
     trained: int
     control: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Defect:
+    """What others reported of published checkpoints. It is looked for; that it is listed proves nothing.
+
+    model: None where all are meant; steps: empty where the report names none; of: whose weights they are
+    said to be, a step or a revision on the hub.
+    """
+
+    model: str | None
+    steps: tuple[int, ...]
+    kind: DefectKind
+    of: int | str | None
+    source: str
+    note: str
+
+    def names(self, checkpoint: Checkpoint) -> bool:
+        """Whether the report is about this checkpoint."""
+        return self.model in (None, checkpoint.model.name) and checkpoint.step in self.steps
 
 
 @dataclass(frozen=True)
@@ -216,6 +257,13 @@ class Suite:
             column=table.column,
             trained=table.trained,
             control=table.control,
+        )
+
+    @cached_property
+    def defects(self) -> tuple[Defect, ...]:
+        """Reported, not checked by whoever wrote the suite."""
+        return tuple(
+            Defect(d.model, tuple(d.steps), d.kind, d.of, d.source, d.note) for d in self.table.defects
         )
 
     def checkpoint(self, model: Model, step: int) -> Checkpoint:
