@@ -347,9 +347,7 @@ class VllmEngine:
 
         settings = self.settings
         if settings.allow_pickle:
-            self._checks: tuple[Check, ...] = (
-                Check(COMPLETE, "", "not checked", "pickled weights have no names to look at"),
-            )
+            self._checks = (Check(COMPLETE, "", "not checked", "pickled weights have no names to look at"),)
             return "pickled weights can't be verified"
         complete = (
             found.as_check()

@@ -92,8 +92,8 @@ def execute(
     """Do what `plan` says with one engine on each of `devices` (see EngineProcess).
 
     The caller holds the store's lock and has claimed the suite. A checkpoint that fails is reported and the
-    others go on; those `refused` fail at once. `verbose` shows what the engines print. Raises BadInput for sequences that are too short or
-    have token ids beyond the vocabulary, before any engine starts.
+    others go on; those `refused` fail at once. `verbose` shows what the engines print. Raises BadInput for
+    sequences that are too short or have token ids beyond the vocabulary, before any engine starts.
     """
     fetch = cache(partial(fetch_weights, allow_pickle=settings.allow_pickle))
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -233,23 +233,32 @@ class Lane:
         """Whether the running engine has these weights now; a fresh one is slower, and always right."""
         if self._engine is None or checkpoint.model.name != self._model:
             return False
+        if refusal := self._engine.reload_refusal():
+            self._notice(f"{self._model}: an engine is started anew for every checkpoint: {refusal}")
+            return False
         try:
             self._engine.load(weights.folder)
             self._switches += 1
             self._prove(checkpoint, weights, windows)
         except EngineFailed as error:
-            reason = str(error).splitlines()[0]
-            if reason not in self._told:
-                self._told.add(reason)
-                self._reports.notice(f"{checkpoint}: an engine is started anew: {reason}")
+            self._notice(f"{checkpoint}: an engine is started anew: {str(error).splitlines()[0]}")
             return False
         return True
+
+    def _notice(self, text: str) -> None:
+        """Tell something once."""
+        if text not in self._told:
+            self._told.add(text)
+            self._reports.notice(text)
 
     def _prove(self, checkpoint: Checkpoint, weights: LocalWeights, windows: NDArray[np.uint32]) -> None:
         """Raise EngineFailed if what the engine computes is not what the second way does."""
         assert self._engine is not None
         trial = proof.Trial(self._engine, checkpoint, weights, self._with_others(windows), self._suite)
-        checks: list[Check] = []
+        model, step = checkpoint.model.name, checkpoint.step
+        checks = [
+            replace(check, subject=str(checkpoint), model=model, step=step) for check in self._engine.proved()
+        ]
         if self._switches <= 1 or self._settings.verify == "every":
             log_file = self._log_file(checkpoint.suite, checkpoint.model.name, "eager")
             checks.append(proof.agrees(trial, log_file, self._device))
