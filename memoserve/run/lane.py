@@ -233,7 +233,7 @@ class Lane:
         """Whether the running engine has these weights now; a fresh one is slower, and always right."""
         if self._engine is None or checkpoint.model.name != self._model:
             return False
-        if refusal := self._engine.reload_refusal():
+        if refusal := self._engine.reload_refusal:
             self._notice(f"{self._model}: an engine is started anew for every checkpoint: {refusal}")
             return False
         try:
