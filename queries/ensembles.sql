@@ -28,7 +28,7 @@ WITH target AS MATERIALIZED (
     FROM checkpoints
     WHERE evaluated > 0
       AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('target')::VARCHAR, checkpoint)
+      AND checkpoint = coalesce(getvariable('target')::VARCHAR, CASE WHEN same_weights_as IS NULL THEN checkpoint END)
     ORDER BY model_order DESC, step DESC
     LIMIT 1
 ),
@@ -42,7 +42,7 @@ predictor AS MATERIALIZED (
         SELECT p.*, row_number() OVER (ORDER BY p.model_order, p.step) - 1 AS place
         FROM (
             SELECT p.* FROM checkpoints p JOIN target t USING (suite) CROSS JOIN asked a
-            WHERE p.evaluated > 0 AND p.checkpoint <> t.checkpoint AND p.step <= t.step
+            WHERE p.evaluated > 0 AND p.same_weights_as IS NULL AND p.checkpoint <> t.checkpoint AND p.step <= t.step
               AND (list_contains(a.names, p.checkpoint) OR (a.names IS NULL AND p.model_order < t.model_order))
             QUALIFY a.names IS NOT NULL OR row_number() OVER (PARTITION BY p.model ORDER BY p.step DESC) = 1
         ) p

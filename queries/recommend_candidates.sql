@@ -40,7 +40,7 @@ WITH target AS MATERIALIZED (
     FROM checkpoints
     WHERE evaluated > 0
       AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('target')::VARCHAR, checkpoint)
+      AND checkpoint = coalesce(getvariable('target')::VARCHAR, CASE WHEN same_weights_as IS NULL THEN checkpoint END)
     ORDER BY model_order DESC, step DESC
     LIMIT 1
 ),
@@ -54,7 +54,7 @@ candidate AS MATERIALIZED (
            row_number() OVER (ORDER BY p.model_order, p.step) AS place,
            row_number() OVER (PARTITION BY p.model ORDER BY p.step DESC) = 1 AS latest
     FROM checkpoints p JOIN target t USING (suite) CROSS JOIN asked a
-    WHERE p.evaluated > 0 AND p.checkpoint <> t.checkpoint AND p.training_flops < t.training_flops
+    WHERE p.evaluated > 0 AND p.same_weights_as IS NULL AND p.checkpoint <> t.checkpoint AND p.training_flops < t.training_flops
       AND (a.names IS NULL OR list_contains(a.names, p.checkpoint))
     LIMIT 100000
 ),

@@ -32,7 +32,7 @@ WITH suite AS MATERIALIZED (
 checkpoint AS MATERIALIZED (
     SELECT c.model, c.step, c.checkpoint, c.model_order, c.parameters, c.training_flops, least(c.sequences_seen, c.trained) AS seen
     FROM checkpoints c JOIN suite s USING (suite)
-    WHERE c.evaluated > 0
+    WHERE c.evaluated > 0 AND c.same_weights_as IS NULL
       AND c.model_order < coalesce((SELECT min(l.model_order) FROM checkpoints l JOIN suite USING (suite)
                                     WHERE l.model = getvariable('smaller_than')::VARCHAR), 1000000)
 ),

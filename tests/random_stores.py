@@ -14,7 +14,7 @@ from memoserve.store import Store
 from memoserve.suites import Checkpoint, Suite, load_suite
 
 SUITE = """
-name = "toy"
+name = "{suite}"
 batch_size = {batch}
 sequence_length = 64
 eos = "allow"
@@ -73,13 +73,14 @@ def toy_suite(
     batch: int = 50,
     trained: int = 350,
     control: int = 20,
+    name: str = "toy",
 ) -> Suite:
     """A suite file in `folder`, loaded."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "suite.toml"
-    text = SUITE.format(batch=batch, steps=list(steps), trained=trained, stop=trained + control)
+    text = SUITE.format(suite=name, batch=batch, steps=list(steps), trained=trained, stop=trained + control)
     text += "".join(
-        MODEL.format(name=name, parameters=10 ** (place + 1)) for place, name in enumerate(models)
+        MODEL.format(name=model, parameters=10 ** (place + 1)) for place, model in enumerate(models)
     )
     file.write_text(text)
     return load_suite(file)

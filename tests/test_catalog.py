@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -10,12 +11,17 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from random_stores import World, random_world, toy_suite
 
 from memoserve.catalog import connect, execute, write_catalog
+from memoserve.cli.status import store_status
 from memoserve.errors import BadInput, StorageFailed, StoreConflict
-from memoserve.queries import Query, find_query, list_queries
+from memoserve.imports import import_csv
+from memoserve.queries import Query, find_query, list_queries, run_query
 from memoserve.store import Store
+from memoserve.store.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -343,3 +349,172 @@ class TestFile:
                     capture_output=True, text=True, check=True, cwd=tmp_path,
                 )  # fmt: skip
                 assert said.stdout.strip() == f"1.4 {rows(live, query.sql)}", query.name
+
+
+# What DuckDB takes for NULL, a number, a boolean, a date, a column of ours, an escape, or a glob.
+ODD_NAMES = (
+    "NULL",
+    "null",
+    "Null",
+    "1e5",
+    "010",
+    "10",
+    "true",
+    "2024-01-01",
+    "inf",
+    "nan",
+    "0x1F",
+    "1.",
+    "m-._",
+)
+ODD_FOLDERS = (
+    "step=161",
+    "STEP=1",
+    "model=NULL",
+    "suite=x",
+    "sequence_id=3",
+    "matched_prefix=32",
+    "matches=1",
+    "window_id=0",
+    "filename=x",
+    "file=x",
+    "lr=1e-4",
+    "date=2024-01-01",
+    "a=b=c",
+    "=",
+    "=x",
+    "x=",
+    "it's=1",
+    "model=it's",
+    "a b",
+    "%73tep=1",
+    "st%65p=7",
+    "ünï=ß",
+    "model=[1]*?",
+    "NULL",
+    "line\nstep=1",
+    "@UNION@",
+    ";--",
+)
+
+
+class TestNames:
+    """Whatever suites, models and folders above are called, figures are the same."""
+
+    @given(
+        suite=st.one_of(
+            st.sampled_from(ODD_NAMES), st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,12}", fullmatch=True)
+        ),
+        models=st.lists(
+            st.one_of(
+                st.sampled_from(ODD_NAMES), st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,12}", fullmatch=True)
+            ),
+            min_size=1,
+            max_size=4,
+            unique=True,
+        ),
+        above=st.lists(
+            st.one_of(
+                st.sampled_from(ODD_FOLDERS),
+                st.builds(
+                    "{}={}".format,
+                    st.sampled_from(["suite", "model", "step", "matches", "key", "filename"]),
+                    st.text(st.characters(exclude_characters="/\0?", exclude_categories=["Cs"]), max_size=8),
+                ),
+            ),
+            max_size=3,
+        ),
+        steps=st.lists(st.integers(0, 200), min_size=1, max_size=3, unique=True),
+    )
+    @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @example(suite="toy", models=["s"], above=["step=161"], steps=[1, 7])
+    @example(suite="NULL", models=["NULL", "null", "1e5", "010", "true"], above=[], steps=[1])
+    @example(suite="null", models=["a"], above=["lr=1e-4", "model=x"], steps=[3])
+    def test_imported_scores(
+        self,
+        tmp_path_factory: pytest.TempPathFactory,
+        suite: str,
+        models: list[str],
+        above: list[str],
+        steps: list[int],
+    ) -> None:
+        folder = tmp_path_factory.mktemp("names")
+        described = toy_suite(folder / "suite", models=tuple(models), steps=tuple(sorted(steps)), name=suite)
+        path = folder.joinpath(*above, "store")
+        store = Store.create(path)
+        # Every (k + 2)-th sequence of the k-th checkpoint.
+        memorized: dict[tuple[str, int], int] = {}
+        evaluated: dict[tuple[str, int], int] = {}
+        for k, checkpoint in enumerate(described.all_checkpoints()):
+            file = folder / f"{k}.csv"
+            file.write_text("".join(f"{i},{1.0 if i % (k + 2) == 0 else 0.5}\n" for i in range(40 + k)))
+            import_csv(store, described, checkpoint, [file])
+            key = (checkpoint.model.name, checkpoint.step)
+            memorized[key] = sum(i % (k + 2) == 0 for i in range(40 + k))
+            evaluated[key] = 40 + k
+        assert verify(str(path)).damages == ()
+
+        status = store_status(str(path))["suites"]
+        assert [one["suite"] for one in status] == [suite]
+        assert {c["checkpoint"]: (c["evaluated"], c["memorized"]) for c in status[0]["checkpoints"]} == {
+            f"{model}@{step}": (evaluated[model, step], n) for (model, step), n in memorized.items()
+        }
+        by_sql = (
+            "SELECT suite, model, step, count(*), count(*) FILTER (matches = 32) FROM scores GROUP BY ALL"
+        )
+        joined = (
+            "SELECT suite, model, step, count(*) FROM memorized m "
+            "JOIN checkpoints c USING (suite, model, step) GROUP BY ALL"
+        )
+        expected = sorted((suite, *key, evaluated[key], n) for key, n in memorized.items())
+        filed = write_catalog(path, folder / "views.duckdb")
+        embedded = write_catalog(path, folder / "copied.duckdb", embed=True)
+        for place, db in (
+            (path, connect(path)),
+            (None, duckdb.connect(str(filed), read_only=True)),
+            (None, duckdb.connect(str(embedded), read_only=True)),
+        ):
+            with db:
+                assert sorted(rows(db, by_sql)) == expected
+                assert sorted(rows(db, joined)) == sorted((suite, *key, n) for key, n in memorized.items())
+                for (model, step), n in memorized.items():
+                    assert db.execute(
+                        "SELECT count(*) FROM memorized WHERE suite = ? AND model = ? AND step = ?",
+                        [suite, model, step],
+                    ).fetchall() == [(n,)]
+                if place is not None:
+                    answer = run_query(db, find_query("counts"), {"suite": suite}, place)
+                    names = [column[0] for column in answer.description or ()]
+                    found = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+                    assert {
+                        r["checkpoint"]: r["sequences_memorized"]
+                        + r["unseen_memorized"]
+                        + r["control_memorized"]
+                        for r in found
+                    } == {f"{model}@{step}": n for (model, step), n in memorized.items()}
+
+    @pytest.mark.parametrize("above", ["plain", "lr=1e-4", "step=3"])
+    @pytest.mark.parametrize("missing", [False, True])
+    def test_only_the_files_asked_for_are_opened(self, tmp_path: Path, above: str, missing: bool) -> None:
+        """Counted by DuckDB itself; a part that nobody needs may even be damaged."""
+        folder = tmp_path / "suite"
+        suite = toy_suite(folder, models=("s", "m", "l"), steps=(1, 2, 3))
+        path = tmp_path / above / "store"
+        store = Store.create(path)
+        for checkpoint in suite.all_checkpoints():
+            file = folder / "scores.csv"
+            file.write_text("".join(f"{i},1\n" for i in range(20)))
+            import_csv(store, suite, checkpoint, [file])
+        with connect(path) as db:
+            for where, files in (
+                ("model = 'm' AND step = 2", 1),
+                ("model = 'm'", 3),
+                ("step = 3", 3),
+            ):
+                if missing:
+                    where += " AND continuation_ll IS NULL"
+                plan = str(
+                    rows(db, f"EXPLAIN ANALYZE SELECT sum(sequence_id) FROM scores WHERE {where}")[0][1]
+                )
+                opened = [int(n) for n in re.findall(r"Total Files Read: (\d+)", plan)]
+                assert sum(opened) == files, plan

@@ -99,7 +99,7 @@ def sql(
 ) -> None:
     """Ask a store your own question in SQL (DuckDB's), without a way to write or to read files.
 
-    The views are checkpoints, scores, memorized and sequences.
+    The views are checkpoints, scores, memorized, sequences and checks.
     """
     from memoserve.catalog import connect, default_memory, execute, explained, limited
     from memoserve.queries.output import write_answer

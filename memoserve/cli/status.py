@@ -16,11 +16,17 @@ def status(
     form: Annotated[
         Literal["table", "json"], typer.Option("--format", "-f", help="How to print it.")
     ] = "table",
+    checks: Annotated[
+        bool, typer.Option("--checks", help="List what was verified instead, what failed first.")
+    ] = False,
 ) -> None:
     """Say what a store holds: for each checkpoint its scores, what it has seen, and what it memorized."""
     import json
     import sys
 
+    if checks:
+        _say_checks(directory, form, sys.stdout.isatty())
+        return
     found = store_status(directory)
     if form == "json":
         typer.echo(json.dumps(found, indent=2))
@@ -37,8 +43,44 @@ def status(
         for path in suite["foreign_parts"]:
             said_of = f"warning: {path} is of another run than the rest: move it away"
             typer.echo(harmless(said_of), err=True)
+        for twin in suite["same_weights"]:
+            typer.echo(
+                harmless(f"{twin['checkpoint']} has the weights of {twin['same_weights_as']}: skipped")
+            )
         if suite["checkpoints"]:
             _print(suite["checkpoints"], sys.stdout.isatty())
+        if suite["checks"]:
+            counted = ", ".join(f"{n:,} {result}" for result, n in suite["checks"].items())
+            typer.echo(f"checks: {counted} (memoserve status --checks lists them)")
+        for failed in suite["failed_checks"]:
+            typer.echo(harmless(f"failed: {failed['name']} of {failed['subject']}: {failed['detail']}"))
+
+
+def _say_checks(directory: str, form: str, terminal: bool) -> None:
+    import json
+
+    found = store_checks(directory)
+    if form == "json":
+        typer.echo(json.dumps({"store": directory, "checks": found}, indent=2))
+    elif found:
+        _print(found, terminal)
+    else:
+        typer.echo(f"{directory}: nothing was verified, or by a memoserve that kept no checks")
+
+
+def store_checks(directory: str) -> list[dict[str, Any]]:
+    """What was verified of all suites of a store, as JSON has it: the newest of each, what failed first.
+
+    Raises StoreConflict if there is no store, BadInput for a damaged file.
+    """
+    from memoserve.catalog import connect, explained
+    from memoserve.queries import find_query, run_query
+
+    with connect(directory) as connection, explained(directory):
+        result = run_query(connection, find_query("checks"), {}, directory)
+        columns = [column[0] for column in result.description or ()]
+        rows = [dict(zip(columns, row, strict=True)) for row in result.fetchall()]
+    return [{**row, "checked_at": f"{row['checked_at'].isoformat(timespec='seconds')}Z"} for row in rows]
 
 
 def store_status(directory: str) -> dict[str, Any]:
@@ -48,6 +90,7 @@ def store_status(directory: str) -> dict[str, Any]:
     """
     from memoserve.catalog import connect, explained
     from memoserve.store import Store
+    from memoserve.store.fingerprint import differences
     from memoserve.store.parts import part_metadata
 
     store = Store.open(directory)
@@ -64,6 +107,16 @@ def store_status(directory: str) -> dict[str, Any]:
             ORDER BY c.suite, c.model_order, c.step
             """
         ).fetchall()
+        twins = connection.execute(
+            "SELECT suite, checkpoint, same_weights_as FROM checkpoints WHERE same_weights_as IS NOT NULL "
+            "ORDER BY suite, model_order, step"
+        ).fetchall()
+        counted = connection.execute(
+            "SELECT suite, result, count(*) FROM checks GROUP BY ALL ORDER BY count(*) DESC, result"
+        ).fetchall()
+        failed = connection.execute(
+            "SELECT suite, name, subject, detail FROM checks WHERE result = 'failed' ORDER BY ALL"
+        ).fetchall()
     suites = []
     for suite in store.suites():
         fingerprint = store.fingerprint(suite)
@@ -78,7 +131,7 @@ def store_status(directory: str) -> dict[str, Any]:
             foreign += [
                 part.path
                 for part in parts
-                if part_metadata(store.files, part).get("fingerprint") != fingerprint
+                if differences(fingerprint, part_metadata(store.files, part).get("fingerprint") or {})
             ]
             checkpoints.append(
                 {
@@ -99,16 +152,27 @@ def store_status(directory: str) -> dict[str, Any]:
                 "checkpoints_in_suite": sum(row[0] == suite for row in rows),
                 "checkpoints": checkpoints,
                 "foreign_parts": foreign,
+                "same_weights": [
+                    {"checkpoint": name, "same_weights_as": other}
+                    for its, name, other in twins
+                    if its == suite
+                ],
+                "checks": {result: n for its, result, n in counted if its == suite},
+                "failed_checks": [
+                    {"name": name, "subject": subject, "detail": detail}
+                    for its, name, subject, detail in failed
+                    if its == suite
+                ],
             }
         )
     return {"store": str(directory), "suites": suites}
 
 
-def _print(checkpoints: list[dict[str, Any]], terminal: bool) -> None:
+def _print(rows: list[dict[str, Any]], terminal: bool) -> None:
     from memoserve.queries import Answer
     from memoserve.queries.output import plain, print_table
 
-    answer = Answer(tuple(checkpoints[0]), [tuple(row.values()) for row in checkpoints])
+    answer = Answer(tuple(rows[0]), [tuple(row.values()) for row in rows])
     if terminal:
         print_table(answer, None)
     else:

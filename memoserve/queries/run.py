@@ -64,6 +64,10 @@ def check_parameters(
         "SELECT suite, checkpoint FROM checkpoints WHERE evaluated > 0 ORDER BY suite, model_order, step"
     ).fetchall()
     suites = sorted({suite for suite, _ in evaluated})
+    if query.name == "checks":
+        # Of a suite without a score too: what failed may be why there is none.
+        checked = connection.execute("SELECT DISTINCT suite FROM checks").fetchall()
+        suites = sorted({*suites, *(name for (name,) in checked)})
     suite = values.get("suite", suites[0] if suites else None)
     if "suite" in values and suite not in suites:
         raise BadInput(f"suite {suite!r} has no scores in this store; it holds {_some(suites)}")

@@ -83,10 +83,10 @@ class Played:
 
 
 def read_runs(connection: duckdb.DuckDBPyConnection, suite: str) -> dict[str, Run]:
-    """Every checkpoint of the suite that took compute, by name."""
+    """Every checkpoint of the suite that took compute and has weights of its own, by name."""
     rows = connection.execute(
         "SELECT checkpoint, model, model_order, step, parameters, training_flops, evaluated FROM checkpoints "
-        "WHERE suite = ? AND training_flops > 0 ORDER BY model_order, step",
+        "WHERE suite = ? AND training_flops > 0 AND same_weights_as IS NULL ORDER BY model_order, step",
         [suite],
     ).fetchall()
     return {row[0]: Run(*row) for row in rows}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from memoserve.errors import BadInput
+from memoserve.recommend.flagged_sets import Flagging, flags_the_same
 from memoserve.recommend.forecast import (
     Backtest,
     Forecast,
@@ -81,6 +82,7 @@ class Advisor:
         self._rules: list[Rule] = []
         self._forecasts: tuple[Forecast, ...] = ()
         self.forecasts: Forecasts | None = None
+        self._connection = connection
         if self.basis == "forecast":
             self.forecasts = forecast_rules(connection, store, target, unit)
             self._forecasts, self.refused = self.forecasts.rules, self.forecasts.refused
@@ -97,16 +99,52 @@ class Advisor:
         flops, name = min(costs)
         return name, flops
 
-    def best(
-        self, budget: float, answer: str = "recommended", *, without: str | None = None
-    ) -> Recommended | None:
-        """The best rule within `budget` FLOPs; `without` leaves out rules of those predictors."""
-        excluded = frozenset() if without is None else frozenset({without})
+    def best(self, budget: float, answer: str = "recommended") -> Recommended | None:
+        """The best rule within `budget` FLOPs."""
         if self.basis == "forecast":
-            forecast = choose_forecast(self._forecasts, budget, self.bounds, without=excluded)
+            forecast = choose_forecast(self._forecasts, budget, self.bounds)
             return None if forecast is None else self._expect(forecast, answer, budget)
-        rule = choose(self._rules, budget, self.bounds, without=excluded)
+        rule = choose(self._rules, budget, self.bounds)
         return None if rule is None else self._judge(rule, answer, budget)
+
+    def runner_up(self, budget: float) -> Recommended | None:
+        """The best rule within `budget` FLOPs of other predictors than the best, that flags another set.
+
+        Two rules may flag the very same sequences: a union whose second member adds nothing to the first,
+        two checkpoints that memorized the same.
+        """
+        if self.basis == "forecast":
+            best = choose_forecast(self._forecasts, budget, self.bounds)
+            if best is None:
+                return None
+            forecasts = list(self._forecasts)
+            others = frozenset({best.predictors})
+            while (found := choose_forecast(forecasts, budget, self.bounds, without=others)) is not None:
+                if not self._flags_the_same(_flagging(best), _flagging(found)):
+                    return self._expect(found, "runner-up", budget)
+                forecasts.remove(found)
+            return None
+        chosen = choose(self._rules, budget, self.bounds)
+        if chosen is None:
+            return None
+        rules = list(self._rules)
+        others = frozenset({chosen.predictors})
+        while (rule := choose(rules, budget, self.bounds, without=others)) is not None:
+            # Counting is cheaper than comparing.
+            if rule.flagged != chosen.flagged or not self._flags_the_same(
+                Flagging(chosen.predictors, chosen.signal, chosen.tau),
+                Flagging(rule.predictors, rule.signal, rule.tau),
+            ):
+                return self._judge(rule, "runner-up", budget)
+            rules = [other for other in rules if other is not rule]
+        return None
+
+    def _flags_the_same(self, one: Flagging, other: Flagging) -> bool:
+        target = self.target
+        return flags_the_same(
+            self._connection, target.suite, target.checkpoint, self.unit, one, other,
+            evaluated=self.basis == "measured",
+        )  # fmt: skip
 
     def papers(self, budget: float) -> Recommended | None:
         """The best within the budget by the paper's rule: one checkpoint, what it memorized."""
@@ -176,6 +214,10 @@ class Advisor:
         )
 
 
+def _flagging(forecast: Forecast) -> Flagging:
+    return Flagging(forecast.predictors, forecast.line.signal, forecast.line.tau)
+
+
 def _base_rate(connection: duckdb.DuckDBPyConnection, target: Target, unit: Unit) -> float:
     """Share of what the target has seen and was evaluated on that it memorized."""
     item = "s.sequence_id" if unit == "sequences" else "w.window_id"
@@ -212,9 +254,10 @@ def find_target(connection: duckdb.DuckDBPyConnection, suite: str | None, checkp
     rows = connection.execute(
         """
         SELECT suite, checkpoint, model, step, model_order, parameters, training_flops, evaluated
-        FROM checkpoints WHERE suite = $suite ORDER BY model_order, step
+        FROM checkpoints WHERE suite = $suite AND (same_weights_as IS NULL OR checkpoint = $checkpoint)
+        ORDER BY model_order, step
         """,
-        {"suite": chosen},
+        {"suite": chosen, "checkpoint": checkpoint},
     ).fetchall()
     targets = [Target(*row) for row in rows]
     if checkpoint is None:
@@ -272,7 +315,7 @@ def recommend(
                 f"no candidate within {budget:.3g} FLOPs finds anything and keeps to {advisor.bounds}: "
                 "raise the budget, or lower the bound"
             )
-        second = advisor.best(budget, "runner-up", without=best.predictors)
+        second = advisor.runner_up(budget)
         papers = advisor.papers(budget)
         doubled = advisor.best(2 * budget, "doubled budget")
         answers += [best, *(a for a in (second, papers, doubled) if a is not None)]

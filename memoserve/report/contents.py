@@ -110,6 +110,7 @@ def report(
             _contents([chart for chart, _ in figures], texts is not None),
             "<main>",
             _run(store, suite, cells, answer("counts")),
+            _verified(answer("checks"), cells),
             _answer(predictors, wanted),
             _recommendation(connection, store.path, suite, wanted, look if only is None else None),
             '<section id="figures"><h2>Figures</h2>',
@@ -139,12 +140,16 @@ def _coverage(
     connection: duckdb.DuckDBPyConnection, suite: str | None, store: str | Path
 ) -> list[dict[str, Any]]:
     """The checkpoints of the suite (the first evaluated one), evaluated or not."""
-    columns = ("suite", "model", "step", "checkpoint", "seen", "evaluated", "trained", "training_flops")
+    columns = (
+        "suite", "model", "step", "checkpoint", "seen", "evaluated", "trained", "training_flops",
+        "same_weights_as",
+    )  # fmt: skip
     with explained(store):
         rows = connection.execute(
             "SELECT suite, model, step, checkpoint, least(sequences_seen, trained) AS seen, evaluated, "
             "trained, "
-            "training_flops FROM checkpoints WHERE suite = coalesce(?, (SELECT min(suite) FROM checkpoints "
+            "training_flops, same_weights_as FROM checkpoints "
+            "WHERE suite = coalesce(?, (SELECT min(suite) FROM checkpoints "
             "WHERE evaluated > 0)) ORDER BY model_order, step",
             [suite],
         ).fetchall()
@@ -152,10 +157,10 @@ def _coverage(
 
 
 def _last(cells: Sequence[Mapping[str, Any]]) -> str:
-    evaluated = [one for one in cells if one["evaluated"]]
+    evaluated = [one for one in reversed(cells) if one["evaluated"]]
     if not evaluated:
         raise BadInput(f"suite {cells[0]['suite']} has no scores in this store yet")
-    return str(evaluated[-1]["checkpoint"])
+    return str(max(evaluated, key=lambda one: one["same_weights_as"] is None)["checkpoint"])
 
 
 def _in_a_line(store: Store, suite: str, cells: Sequence[Mapping[str, Any]]) -> str:
@@ -174,6 +179,7 @@ def _in_a_line(store: Store, suite: str, cells: Sequence[Mapping[str, Any]]) -> 
 def _contents(charts: Sequence[Chart], texts: bool) -> str:
     links = [
         ("run", "What was run"),
+        ("verified", "What was verified"),
         ("answer", "The answer"),
         ("recommendation", "The recommendation"),
         ("figures", "Figures"),
@@ -384,6 +390,47 @@ def _run(store: Store, suite: str, cells: Sequence[Mapping[str, Any]], counts: T
             "</details></section>",
         ]
     )
+
+
+def _verified(checks: Table, cells: Sequence[Mapping[str, Any]]) -> str:
+    """What was held against what: counts by check and result, and each one that did not pass."""
+    parts = ['<section id="verified"><h2>What was verified</h2>']
+    twins = [one for one in cells if one["same_weights_as"] is not None]
+    parts += [
+        f"<p>{escape(one['checkpoint'])} has the weights of {escape(one['same_weights_as'])}: it is offered "
+        "neither as a predictor nor as a target.</p>"
+        for one in twins
+    ]
+    if not checks.rows:
+        parts.append(
+            "<p>This store has no checks: its scores were imported, or made by a version of memoserve that "
+            "kept none.</p>"
+        )
+        return "\n".join([*parts, "</section>"])
+    results = ("passed", "warning", "failed", "not checked")
+    counted: dict[str, dict[str, int]] = {}
+    for row in checks.rows:
+        its = counted.setdefault(row["name"], dict.fromkeys(results, 0))
+        its[row["result"]] = its.get(row["result"], 0) + 1
+    parts.append(
+        table(
+            "Checks, the newest of each, by result",
+            ("what was compared", *results),
+            [(name, *(its[result] for result in results)) for name, its in sorted(counted.items())],
+        )
+    )
+    open_ = [row for row in checks.rows if row["result"] != "passed"]
+    if open_:
+        parts.append(
+            table(
+                "What did not pass",
+                ("result", "what was compared", "of what", "figure", "what was seen"),
+                [(row["result"], row["name"], row["subject"], row["figure"], row["detail"]) for row in open_],
+            )
+        )
+    else:
+        parts.append("<p>All of them passed.</p>")
+    return "\n".join([*parts, answer_of(checks), "</section>"])
 
 
 def _left_out(charts: Sequence[tuple[Chart, str]]) -> str:

@@ -20,12 +20,22 @@ class Error(BaseModel):
     error: str
 
 
+class FailedCheck(BaseModel):
+    name: str
+    subject: str
+    detail: str
+
+
 class StoredSuite(BaseModel):
+    """`checks`: how many came to each result; `failed_checks`: the first hundred of the store."""
+
     suite: str
     fingerprint: dict[str, Any]
     evaluated_checkpoints: int
     checkpoints: int
     scores: int
+    checks: dict[str, int]
+    failed_checks: list[FailedCheck]
 
 
 class StoreOverview(BaseModel):

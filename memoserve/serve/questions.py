@@ -18,6 +18,9 @@ Cell = Literal["memorized", "hit", "miss", "false_alarm"]
 Values = tuple[tuple[str, str], ...]
 """Names and values, as pairs so that a question can be remembered."""
 
+_FAILED_SHOWN = 100
+"""Failed checks that are named with what the store holds; the query `checks` has them all."""
+
 _SEARCHED = 100_000
 """Windows that a search looks through at most."""
 
@@ -33,6 +36,13 @@ def store(place: Place, read_only: bool) -> Reply:
             "SELECT suite, count(*) FILTER (evaluated > 0), count(*), sum(evaluated)::BIGINT "
             "FROM checkpoints GROUP BY suite ORDER BY suite"
         ).fetchall()
+        checked = connection.execute(
+            "SELECT suite, result, count(*) FROM checks GROUP BY ALL ORDER BY suite, result"
+        ).fetchall()
+        failed = connection.execute(
+            "SELECT suite, name, subject, detail FROM checks WHERE result = 'failed' ORDER BY ALL LIMIT ?",
+            [_FAILED_SHOWN],
+        ).fetchall()
     counted = {row[0]: row[1:] for row in rows}
     suites = []
     for name in opened.suites():
@@ -44,6 +54,12 @@ def store(place: Place, read_only: bool) -> Reply:
                 "evaluated_checkpoints": evaluated,
                 "checkpoints": checkpoints,
                 "scores": scores,
+                "checks": {result: n for suite, result, n in checked if suite == name},
+                "failed_checks": [
+                    {"name": check, "subject": subject, "detail": detail}
+                    for suite, check, subject, detail in failed
+                    if suite == name
+                ],
             }
         )
     synthetic = any(is_synthetic(suite["fingerprint"]) for suite in suites)

@@ -25,12 +25,14 @@ export async function open(main, { store, select, link, values }) {
   const growth = figure('counts', { link });
   growth.element.hidden = true;
   const facts = h('section');
+  const failed = h('section');
 
   async function draw() {
     const now = await keep('store');
     const its = now.suites.find((one) => one.suite === suite);
     tiles.fill(() => (its ? checkpointsOf(suite) : []), (rows) => tilesOf(rows, its));
     coverage.fill(async () => (its ? checkpointsOf(suite) : fromSuite(await keep(`suites/${encodeURIComponent(suite)}`))), (rows) => coverageOf(rows, suite, link));
+    failed.replaceChildren(...(its?.failed_checks.length ? [h('h2', {}, 'Checks that failed'), failures(its.failed_checks)] : []));
     growth.element.hidden = !its?.evaluated_checkpoints;
     if (its?.evaluated_checkpoints) growth.show({ suite });
     facts.replaceChildren(...(its ? [h('details', {}, h('summary', {}, 'Fingerprint: what has to be equal for scores to share this store'), fingerprint(its.fingerprint))] : []));
@@ -43,6 +45,7 @@ export async function open(main, { store, select, link, values }) {
   main.append(...[
     h('div', { class: 'controls' }, pick.element, described && h('p', { class: 'small soft' }, described)),
     tiles.element,
+    failed,
     working?.element,
     h('section', {}, h('h2', {}, 'Coverage'), coverage.element),
     growth.element,
@@ -68,6 +71,7 @@ function tilesOf(rows, its) {
     tile('Scores', h('span', { title: count(its.scores) }, compact(its.scores))),
     tile('Training sequences', compact(rows[0]?.trained)),
     tile('Scored of what they have seen', wanted ? percent((wanted - missing) / wanted) : '–'),
+    tile('Checks passed', its.checks.passed ? count(its.checks.passed) : '–', notPassed(its.checks)),
     tile(['Mode', its.fingerprint.engine, its.fingerprint.dtype].filter(Boolean).join(', '), its.fingerprint.mode ?? '–'));
 }
 
@@ -103,6 +107,10 @@ function cell(row, suite, link) {
   const words = `${row.checkpoint}: ${count(have)} of ${count(wanted)} sequences seen are scored, ${power(row.training_flops)} FLOPs. Show its predictors`;
   return h('a', { class: share === 1 ? 'whole' : 'part', href: link('predictors', { suite, target: row.checkpoint }), title: words, 'aria-label': words }, share === 1 ? '100%' : percent(share));
 }
+
+const notPassed = (checks) => Object.entries(checks).filter(([result]) => result !== 'passed').map(([result, n]) => `${count(n)} ${result}`).join(', ');
+
+const failures = (checks) => table('Checks that failed', [{ name: 'name', label: 'Check' }, { name: 'subject', label: 'Of' }, { name: 'detail', label: 'What was seen', wrap: true }], checks, { sortable: false });
 
 const fingerprint = (said) => table('Fingerprint', [{ name: 'what', label: 'What' }, { name: 'value', label: 'Value', wrap: true }],
   Object.entries(said).sort().map(([what, value]) => ({ what, value: typeof value === 'string' ? value : JSON.stringify(value) })), { sortable: false });
