@@ -82,6 +82,15 @@ def show(
         )
     console.print(table)
     console.print("training FLOPs = 6 x parameters (embeddings counted) x tokens seen", highlight=False)
+    if loaded.defects:
+        console.print("reported of these checkpoints, not checked by us (memoserve suite check looks):")
+    for defect in loaded.defects:
+        steps = ", ".join(map(str, defect.steps[:6]))
+        more = f" and {len(defect.steps) - 6} more" if len(defect.steps) > 6 else ""
+        named = f"{defect.model or 'every model'}{f'@{steps}{more}' if defect.steps else ''}"
+        what = defect.kind + (f" ({defect.of})" if defect.of is not None else "")
+        line = f"  {named}: {what}{f', {defect.note}' if defect.note else ''}. {defect.source}"
+        console.print(harmless(line), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -141,8 +150,8 @@ def check(
 
 
 def _print_checks(checks: Sequence[Check]) -> None:
-    """Those that passed in one line a model; all others each with its detail."""
-    from collections import Counter
+    """A line each; what passed, or says the same, for several checkpoints of a model takes one."""
+    from collections import Counter, defaultdict
 
     from rich.console import Console
     from rich.table import Table
@@ -150,21 +159,18 @@ def _print_checks(checks: Sequence[Check]) -> None:
 
     from memoserve.terminal import harmless
 
+    rows: dict[tuple[str, str, str, str], list[Check]] = defaultdict(list)
+    for one in checks:
+        detail = "" if one.result == "passed" and one.step is not None else one.detail
+        rows[one.name, one.model or one.subject, one.result, detail].append(one)
     table = Table(box=None, pad_edge=False)
     for heading in ("check", "of", "result", "detail"):
         table.add_column(heading, overflow="fold")
-    passed = Counter((one.name, one.model or one.subject) for one in checks if one.result == "passed")
-    said: set[tuple[str, str]] = set()
-    for one in checks:
-        row = one.name, one.model or one.subject
-        if one.result != "passed":
-            table.add_row(*(Text(harmless(cell)) for cell in (one.name, one.subject, one.result, one.detail)))
-        elif row not in said:
-            said.add(row)
-            count = passed[row]
-            of = f"{one.model}: {count} checkpoints" if one.model and count > 1 else one.subject
-            detail = one.detail if count == 1 else ""
-            table.add_row(*(Text(harmless(cell)) for cell in (one.name, of, one.result, detail)))
+    for (name, of, result, _), those in rows.items():
+        subject = those[0].subject if len(those) == 1 else f"{of}: {len(those)} checkpoints"
+        # Details of several that passed differ, if at all, in no more than a name.
+        cells = name, subject, result, those[0].detail if len(those) == 1 or result != "passed" else ""
+        table.add_row(*(Text(harmless(cell)) for cell in cells))
     Console().print(table)
     results = Counter(one.result for one in checks)
     typer.echo(", ".join(f"{count} {result}" for result, count in sorted(results.items())))

@@ -9,33 +9,18 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from memoserve.engines.hub_client import TIMEOUT, HubFailed, asked, cached, commit_of, small_file, tree
 from memoserve.engines.weight_contents import computing
 from memoserve.engines.weight_files import NoWeights, WeightFiles, choose_weight_files
 
-TIMEOUT = 10.0
-"""Seconds that a request may take."""
-
 _AT_ONCE = 8
-_TRIES = 3
-
-Answer = TypeVar("Answer")
-
-
-class HubFailed(Exception):
-    """The hub gave no answer, or one that says that something isn't there (`missing`)."""
-
-    def __init__(self, reason: str, missing: bool) -> None:
-        super().__init__(reason)
-        self.missing = missing
 
 
 @dataclass(frozen=True)
@@ -78,13 +63,21 @@ class HubContents:
         total = sum(self.files[name][0] for name in self.chosen.files)
         return {(name, self.files[name]): self.files[name][0] / max(total, 1) for name in self.chosen.files}
 
-    @cached_property
-    def computes(self) -> str:
-        """The configuration without what doesn't change what is computed; its digest if it can't be had."""
-        digest = self.files.get("config.json", (0, ""))[1]
+    def computes_as(self, other: HubContents) -> bool:
+        """Whether the configurations, which are small and fetched if need be, compute the same."""
+        return self._config_digest == other._config_digest or self._computing == other._computing
+
+    @property
+    def _config_digest(self) -> str:
+        return self.files.get("config.json", (0, ""))[1]
+
+    @property
+    def _computing(self) -> str:
+        """Of what can't be had, its digest."""
+        digest = self._config_digest
         if digest not in _configurations:
             try:
-                config = json.loads(_small_file(self.hub, "config.json", self.commit))
+                config = json.loads(small_file(self.hub, "config.json", self.commit))
                 _configurations[digest] = computing(config)
             except (HubFailed, ValueError, RecursionError):
                 _configurations[digest] = digest
@@ -120,7 +113,7 @@ def _list_of_one(
             if silent:
                 # It didn't answer before; asking again for each of many would take as many time limits.
                 return _kept(revision, allow_pickle) or silent[0]
-            commit = commits.get(revision.name) or _commit(revision)
+            commit = commits.get(revision.name) or commit_of(hub, revision.name)
             files = _read_kept(hub, commit) or _keep(hub, commit, _files(hub, commit))
             return _contents(hub, commit, files, allow_pickle)
         except HubFailed as error:
@@ -139,34 +132,24 @@ def _list_of_one(
 
 def _contents(hub: str, commit: str, files: Mapping[str, tuple[int, str]], allow_pickle: bool) -> HubContents:
     try:
-        chosen = choose_weight_files(files, lambda name: _small_file(hub, name, commit), allow_pickle)
+        chosen = choose_weight_files(files, lambda name: small_file(hub, name, commit), allow_pickle)
     except NoWeights as error:
         raise HubFailed(str(error), missing=True) from None
     return HubContents(hub, commit, files, chosen)
-
-
-def _commit(revision: Revision) -> str:
-    from huggingface_hub import HfApi
-
-    info = _asked(lambda: HfApi().model_info(revision.hub, revision=revision.name, timeout=TIMEOUT))
-    if not info.sha:
-        raise HubFailed(f"the hub names no commit of {revision}", missing=False)
-    return str(info.sha)
 
 
 def _branches(hub: str) -> dict[str, str]:
     """The commits of all branches and tags by one request."""
     from huggingface_hub import HfApi
 
-    refs = _asked(lambda: HfApi().list_repo_refs(hub))
+    refs = asked(lambda: HfApi().list_repo_refs(hub))
     return {ref.name: ref.target_commit for ref in (*refs.tags, *refs.branches)}
 
 
 def _files(hub: str, commit: str) -> dict[str, tuple[int, str]]:
     from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import RepoFile
 
-    info = _asked(lambda: HfApi().model_info(hub, revision=commit, files_metadata=True, timeout=TIMEOUT))
+    info = asked(lambda: HfApi().model_info(hub, revision=commit, files_metadata=True, timeout=TIMEOUT))
     files = {
         file.rfilename: (int(file.size or 0), file.lfs.sha256 if file.lfs else str(file.blob_id))
         for file in info.siblings or ()
@@ -174,32 +157,7 @@ def _files(hub: str, commit: str) -> dict[str, tuple[int, str]]:
     }
     if files:
         return files
-    tree = _asked(lambda: list(HfApi().list_repo_tree(hub, revision=commit)))
-    return {
-        file.path: (int(file.size), file.lfs.sha256 if file.lfs else str(file.blob_id))
-        for file in tree
-        if isinstance(file, RepoFile)
-    }
-
-
-def _small_file(hub: str, name: str, commit: str) -> bytes:
-    from huggingface_hub import hf_hub_download
-
-    return _asked(lambda: Path(hf_hub_download(hub, name, revision=commit)).read_bytes())
-
-
-def _asked(ask: Callable[[], Answer]) -> Answer:
-    """What the hub answers; asked again when it is busy. Raises HubFailed."""
-    for last in range(1, _TRIES + 1):
-        try:
-            return ask()
-        except Exception as error:  # the client's own, its transport's, and those of unexpected answers
-            status = getattr(getattr(error, "response", None), "status_code", 0)
-            if last == _TRIES or not (status == 429 or status >= 500):
-                reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-                raise HubFailed(reason, missing=400 <= status < 500 and status != 429) from None
-            time.sleep(last)
-    raise AssertionError
+    return tree(hub, commit)
 
 
 def _folder(hub: str) -> Path:
@@ -228,12 +186,9 @@ def _keep(hub: str, commit: str, files: dict[str, tuple[int, str]]) -> dict[str,
 
 def _kept(revision: Revision, allow_pickle: bool) -> HubContents | None:
     """By what is in the hub's cache here: its files are kept under their digests."""
-    from huggingface_hub import try_to_load_from_cache
-
-    config = try_to_load_from_cache(revision.hub, "config.json", revision=revision.name)
-    if not isinstance(config, str):
+    snapshot = cached(revision.hub, revision.name)
+    if snapshot is None:
         return None
-    snapshot = Path(config).parent
     files = _read_kept(revision.hub, snapshot.name) or {
         file.name: (file.stat().st_size, file.resolve().name)
         for file in snapshot.iterdir()

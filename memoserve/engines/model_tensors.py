@@ -22,7 +22,7 @@ def is_buffer(tensor: Tensor) -> bool:
     """Whether a tensor is nothing that training changes."""
     return (
         bool(NOT_A_PARAMETER.search(tensor.name))
-        or tensor.dtype in _NO_FLOAT
+        or (tensor.dtype in _NO_FLOAT and not tensor.name.endswith((".weight", ".bias")))
         or (bool(_MASK.search(tensor.name)) and len(tensor.shape) != 1)
     )
 

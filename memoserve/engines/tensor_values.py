@@ -45,7 +45,7 @@ class Sample:
 
 def sampled_values(tensor: Tensor) -> NDArray[np.float32]:
     """The values behind a sample, of a tensor of floating-point numbers. Raises OSError."""
-    return np.concatenate([_float32(_read(tensor, *span), tensor.dtype) for span in _spans(tensor)])
+    return _float32(_read(tensor, *_spans(tensor)), tensor.dtype)
 
 
 _samples: dict[tuple[FileState, str], Sample] = {}
@@ -58,7 +58,7 @@ def sampled(tensor: Tensor) -> Sample:
     with _lock:
         if key in _samples:
             return _samples[key]
-    values = np.concatenate([_unsigned_zero(_read(tensor, *span), tensor.dtype) for span in _spans(tensor)])
+    values = _unsigned_zero(_read(tensor, *_spans(tensor)), tensor.dtype)
     sample = Sample(hashlib.sha256(values.tobytes()).digest(), bool(len(values)) and np.ptp(values) == 0)
     with _lock:
         _samples[key] = sample
@@ -75,15 +75,18 @@ def _spans(tensor: Tensor) -> list[tuple[int, int]]:
     return [(first, first + _BLOCK) for first in (0, *inner, count - _BLOCK)]
 
 
-def _read(tensor: Tensor, first: int, last: int) -> NDArray[Any]:
-    """Elements [first, last) as unsigned numbers of their width; of types below a byte, all bytes."""
+def _read(tensor: Tensor, *spans: tuple[int, int]) -> NDArray[Any]:
+    """Ranges of elements as unsigned numbers of their width; of types below a byte, all bytes."""
     bits = BITS[tensor.dtype]
     with open(tensor.file, "rb") as opened:
         if bits < 8:
             opened.seek(tensor.start)
             return np.frombuffer(opened.read(tensor.stop - tensor.start), np.uint8)
-        opened.seek(tensor.start + first * bits // 8)
-        return np.frombuffer(opened.read((last - first) * bits // 8), f"<u{bits // 8}")
+        parts = []
+        for first, last in spans:
+            opened.seek(tensor.start + first * bits // 8)
+            parts.append(opened.read((last - first) * bits // 8))
+    return np.frombuffer(b"".join(parts), f"<u{bits // 8}")
 
 
 def _unsigned_zero(bits: NDArray[Any], dtype: str) -> NDArray[Any]:
@@ -106,8 +109,8 @@ def equal_values(one: Tensor, other: Tensor, sampled: bool = False) -> bool:
     if one.dtype == other.dtype and one.start == other.start and os.path.samefile(one.file, other.file):
         return True
     for first, last in _spans(one) if sampled else _chunks(one):
-        mine = _unsigned_zero(_read(one, first, last), one.dtype)
-        theirs = _unsigned_zero(_read(other, first, last), other.dtype)
+        mine = _unsigned_zero(_read(one, (first, last)), one.dtype)
+        theirs = _unsigned_zero(_read(other, (first, last)), other.dtype)
         if one.dtype == other.dtype:
             if not np.array_equal(mine, theirs):
                 return False

@@ -61,10 +61,9 @@ class Contents:
         """The names of the tensors, the largest first: training changes them most surely."""
         return tuple(sorted(self.tensors, key=lambda name: (-self.tensors[name].elements, name)))
 
-    @cached_property
-    def computes(self) -> str:
-        """The configuration without what doesn't change what is computed."""
-        return computing(self.model.config)
+    def computes_as(self, other: Contents) -> bool:
+        """Whether the configurations make the same of equal weights."""
+        return computing(self.model.config) == computing(other.model.config)
 
     @cached_property
     def kind(self) -> object:

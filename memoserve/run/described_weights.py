@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from memoserve.checks import CheckResult
 from memoserve.definitions import CONTINUATION
 from memoserve.engines.heads import unsupported_head_size
 from memoserve.engines.model_tensors import Parameters, parameters_of
+from memoserve.engines.tensor_values import FLOATS, sampled_values
 from memoserve.engines.weights import ModelFolder, positions_of
 from memoserve.suites import Model, Suite
 
@@ -54,6 +58,7 @@ def findings(suite: Suite, model: Model, folder: ModelFolder, use: Use) -> Itera
         parameters = parameters_of(folder.tensors, config)
         yield from _counts(model, folder.config, parameters)
         yield from _layers(config, parameters)
+        yield _values(folder.config, parameters)
     yield from _vocabulary(suite, config, parameters)
     yield from _positions(suite, config, use)
     yield from _heads(config, use)
@@ -115,6 +120,50 @@ def _layers(config: dict[str, Any], parameters: Parameters) -> Iterator[Finding]
             f" {stated}: one of them is another model's"
         )
         yield Finding("layers", "failed", detail, len(found))
+
+
+def _values(config: dict[str, Any], parameters: Parameters) -> Finding:
+    """Whether sampled values can be weights, read as the type that the files say.
+
+    A type of the same width gives numbers without a word: 16 bits of one type read as the other leave either
+    hardly any values near zero, or most of them many orders of magnitude below the largest.
+    """
+    name = "weight values"
+    if "quantization_config" in config:
+        return Finding(name, "not checked", "quantized weights are no numbers by themselves")
+    held = {tensor.dtype: tensor for tensor in parameters.tensors}
+    if strange := [tensor for dtype, tensor in held.items() if dtype not in FLOATS]:
+        return Finding(name, "failed", f"{strange[0].name} is stored as {strange[0].dtype}: no weights are")
+    if {"F16", "BF16"} <= held.keys():
+        both = f"{held['F16'].name} is stored as F16, {held['BF16'].name} as BF16"
+        return Finding(name, "failed", f"{both}: one of the two is mislabelled; export the checkpoint again")
+    misread = 0
+    matrices = [tensor for tensor in parameters.tensors if len(tensor.shape) > 1 and tensor.elements]
+    for tensor in parameters.tensors:
+        values = sampled_values(tensor).astype(np.float64)
+        if not np.isfinite(values).all():
+            detail = (
+                f"{tensor.name} holds values that are no finite numbers: training diverged, or it is damaged"
+            )
+            return Finding(name, "failed", detail)
+        misread += len(tensor.shape) > 1 and _misread(tensor.dtype, values)
+    if matrices and misread > len(matrices) / 2:
+        detail = (
+            f"the values of {misread} of {len(matrices)} matrices are none of weights when read as"
+            f" {matrices[0].dtype}: that label is wrong; export the checkpoint again"
+        )
+        return Finding(name, "failed", detail, misread)
+    return Finding(name, "passed", f"finite in samples of {len(parameters.tensors)} tensors", misread)
+
+
+def _misread(dtype: str, values: NDArray[np.float64]) -> bool:
+    size = np.abs(values[values != 0])
+    if len(size) < len(values) / 2 or dtype not in ("F16", "BF16"):
+        return False
+    typical = float(np.sqrt(np.mean(size**2)))
+    if dtype == "F16":  # exponents of bfloat16 below 1 all become those of 0.25 to 2
+        return 0.25 < typical < 2 and float(np.mean(size)) > 0.95 * typical
+    return float(np.median(size)) < 1e-3 * typical
 
 
 def _vocabulary(suite: Suite, config: dict[str, Any], parameters: Parameters | None) -> Iterator[Finding]:

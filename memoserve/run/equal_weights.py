@@ -17,20 +17,19 @@ OWN = "own weights"
 class Comparable(Protocol):
     """What is known of some weights: their values (weight_contents), or digests of files (on the hub).
 
-    kind: weights of unlike kinds are never the same; computes: what a configuration makes of weights;
-    pieces: (name, content) of the matrices or files, and each one's share of the whole.
+    kind: weights of unlike kinds are never the same; pieces: (name, content) of the matrices or files, and
+    each one's share of the whole; computes_as: whether the configurations make the same of equal weights.
     """
 
     @property
     def kind(self) -> object: ...
 
     @property
-    def computes(self) -> str: ...
-
-    @property
     def pieces(self) -> Mapping[tuple[str, object], float]: ...
 
     def same_as(self, other: Any, /) -> bool: ...
+
+    def computes_as(self, other: Any, /) -> bool: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +95,7 @@ def _of_one(
     checkpoint, model = one.checkpoint, one.checkpoint.model
     checks = []
     steps = [other for other in group if other.checkpoint.model == model and other is not one]
-    twins = [other for other in steps if other.contents.computes == one.contents.computes]
+    twins = [other for other in steps if one.contents.computes_as(other.contents)]
     undeclared = [
         other for other in twins if not suite.declared_equal(model, checkpoint.step, other.checkpoint.step)
     ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from memoserve.engines.hub_listing import HubContents, HubFailed, Revision, list_revisions
+from memoserve.engines.hub_client import HubFailed
+from memoserve.engines.hub_listing import HubContents, Revision, list_revisions
 from memoserve.run.equal_weights import Held
 from memoserve.suites import Checkpoint, Suite
 

@@ -11,8 +11,8 @@ from memoserve.engines.weight_contents import Contents
 from memoserve.suites import Checkpoint, Model
 
 MARGIN = 1.05
-"""Training leads away from where it was: of three steps, the middle one lies nearer to each of the others than
-these lie to each other. The ratio of the two distances is at most 0.85 for three neighbours among mini's
+"""Training leads away from where it was: of three steps, the middle one lies nearer to each of the others
+than these lie to each other. The ratio of the two distances is at most 0.85 for three neighbours among mini's
 steps, and at least 1.07 for some once any two steps of a model are exchanged. A learning rate that falls
 steeply can bring weights back by some per cent, which is why this is a warning."""
 

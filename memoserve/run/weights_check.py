@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from memoserve.checks import Check, CheckResult
-from memoserve.engines.hub_listing import HubContents, HubFailed
+from memoserve.engines.hub_client import HubFailed
+from memoserve.engines.hub_listing import HubContents
 from memoserve.engines.weight_contents import Contents
 from memoserve.engines.weight_files import listed
 from memoserve.engines.weights import LocalWeights, ModelFolder, identity_of, open_folder
