@@ -13,6 +13,7 @@ from memoserve.errors import BadInput
 
 if TYPE_CHECKING:
     from memoserve.sequences import SequenceSource
+    from memoserve.suites import Suite
 
 app = typer.Typer(
     no_args_is_help=True, help="Training sequences: what a file holds, what they say, and packing them."
@@ -50,12 +51,17 @@ def info(
     suite: SuiteName = None,
     tokenizer: TokenizerFile = None,
     column: TokensColumn = None,
+    context: Annotated[int, typer.Option("--context", min=1, help="Tokens of context of a run.")] = 32,
 ) -> None:
-    """Say what the sequences are: kind, count, lengths, size, and their identity in fingerprints."""
+    """Say what the sequences are: kind, count, lengths, size, their identity in fingerprints, and whether
+    `memoserve run` would accept them: with --suite, all that it asks of them, without, what can be told.
+    """
+    from memoserve.definitions import CONTINUATION
     from memoserve.sequences import length_range
     from memoserve.sequences.checks import PLACES
 
-    path, tokenizer = _which(path, suite, tokenizer)
+    held_against = suite
+    path, tokenizer = _which(path, suite if path is None else None, tokenizer)
     source = _open(path, tokenizer, column)
     sizes = length_range(source)
     scope = (
@@ -71,6 +77,7 @@ def info(
         ("tokens each", f"{sizes.fewest} to {sizes.most} ({scope})" if source.count else "no sequences"),
         ("bytes", f"{source.total_bytes:,}"),
         *(("identity " + key, value) for key, value in source.identity().items()),
+        *_verdict(source, held_against, context + CONTINUATION),
     ]
     for name, value in rows:
         _print(f"{name:<25} ", (str(value), ""))
@@ -159,6 +166,45 @@ def _open(path: str, tokenizer: str | None, column: str | None) -> SequenceSourc
     from memoserve.sequences import open_sequences
 
     return open_sequences(path, tokenizer, column)
+
+
+def _verdict(source: SequenceSource, suite: str | None, length: int) -> Iterator[tuple[str, str]]:
+    """Whether a run would take the sequences, and what speaks against it, line by line."""
+    from memoserve.sequences import check_sequences
+    from memoserve.suites import load_suite
+
+    loaded = load_suite(suite) if suite is not None else None
+    checks = check_sequences(
+        source,
+        trained=loaded.sequences.trained if loaded is not None else None,
+        control=loaded.sequences.control if loaded is not None else None,
+        sequence_length=loaded.sequence_length if loaded is not None else None,
+        vocabulary_size=_vocabulary(loaded) if loaded is not None else None,
+        length=length,
+    )
+    unchecked = [check.name for check in checks if check.result == "not checked"]
+    limits = f", as far as can be told; not checked: {', '.join(unchecked)}" if unchecked else ""
+    refused = any(check.result == "failed" for check in checks)
+    held = f" for suite {loaded.name}" if loaded is not None else ""
+    yield "accepted by run", f"no{held}: it would refuse them" if refused else f"yes{held}{limits}"
+    for check in checks:
+        if check.result in ("failed", "warning"):
+            yield f"  {check.name}", check.detail
+
+
+def _vocabulary(suite: Suite) -> int | None:
+    """The vocabulary of the first weights of a suite that lie here and can be read; nothing is downloaded."""
+    from memoserve.engines import fetch_weights
+    from memoserve.errors import EngineFailed
+
+    for checkpoint in suite.all_checkpoints():
+        folder = checkpoint.weights.folder
+        if folder is not None and folder.is_dir():
+            try:
+                return fetch_weights(checkpoint).vocabulary_size
+            except EngineFailed:
+                return None
+    return None
 
 
 def _wanted(

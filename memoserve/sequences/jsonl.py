@@ -58,6 +58,7 @@ class JsonlSequences:
         keys = [key for key in self._keys if key in first]
         self._field = "tokens" if keys else "text"
         self._key = keys[0] if keys else "text"
+        self._named = key if key is not None and [k for k in KEYS if k in first] != [key] else None
         self.kind = f"jsonl-{self._field}"
         self.token_dtype = "text" if self._field == "text" else "integers"
         self._tokenizer_sha256: str | None = None
@@ -105,6 +106,8 @@ class JsonlSequences:
         }
         if self._tokenizer_sha256 is not None:
             identity["tokenizer_sha256"] = self._tokenizer_sha256
+        if self._named is not None:
+            identity["tokens_column"] = self._named
         return identity
 
     def _tokens(self, ids: NDArray[np.int64], length: int) -> NDArray[np.uint32]:

@@ -67,6 +67,8 @@ class ParquetSequences:
                 if schema is None:
                     schema = opened.schema_arrow
                     self._columns, self.token_dtype = _columns(schema, place, column)
+                    usual = [field.name for field in schema if field.name in COLUMNS]
+                    self._named = column if column is not None and usual != [column] else None
                 elif not _same_columns(schema, opened.schema_arrow):
                     raise BadInput(
                         f"{place} has other columns than {places[0]} ({_shown(opened.schema_arrow)}; "
@@ -126,13 +128,16 @@ class ParquetSequences:
             length = int.from_bytes(self._data.read(end - 8, 4), "little")
             footers.append(f"{size}:".encode() + self._data.read(end - 8 - length, length + 8))
             begin = end
-        return {
+        identity: dict[str, str | int] = {
             "kind": self.kind,
             "count": self.count,
             "bytes": self.total_bytes,
             "index_sha256": sha256(footers),
             "data_sha256": sampled_sha256(self._data),
         }
+        if self._named is not None:
+            identity["tokens_column"] = self._named
+        return identity
 
     def _tokens(self, ids: NDArray[np.int64], length: int) -> NDArray[np.uint32]:
         check_length(length)
@@ -173,6 +178,7 @@ class ParquetSequences:
         if taken is None:
             file, number = self._groups[group]
             first, stop = (int(at) for at in self._first_rows[group : group + 2])
+            self._data.check_unchanged(file)  # opened anew, by its name
             taken = _Cursor(self._places[file], self._columns, group, number, first, stop)
         yield taken
         with self._idle_lock:
