@@ -78,6 +78,7 @@ def check_inputs(
         sequence_length=suite.sequence_length,
         vocabulary_size=weights.vocabulary_size,
         length=settings.context + CONTINUATION,
+        subject="sequences",
         partial=partial,
         skip_short=skip_short,
     )
