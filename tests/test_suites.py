@@ -60,6 +60,8 @@ hub = "someone/large"
 revision = "v1-step{step}"
 """
 
+DEFECT = '[[defects]]\nsource = "somebody"\n'
+
 
 @pytest.fixture
 def own_file(tmp_path: Path) -> Path:
@@ -229,6 +231,13 @@ def test_a_step_that_the_suite_lacks_has_no_checkpoint(own_file: Path) -> None:
         ("v1-step{step}", "main", "lacks {step}"),
         ("small/step{step}", "small", "lacks {step}"),
         ("[[models]]", "[[model]]", "models: Field required"),
+        ("[sequences]", "equal_steps = [[0, 11]]\n[sequences]", "equal_steps [11] are not among steps"),
+        ("[sequences]", "equal_steps = [[10]]\n[sequences]", "equal_steps.0:"),
+        ("parameters = 1000", "parameters = 1000\nequal_steps = [[10, 20]]", "equal_steps [20] are not"),
+        ("[sequences]", DEFECT + 'kind = "odd"\n[sequences]', "defects.0.kind:"),
+        ("[sequences]", DEFECT + 'kind = "chimera"\nsteps = [11]\n[sequences]', "steps [11], which are not"),
+        ("[sequences]", DEFECT + 'kind = "chimera"\nof = 11\n[sequences]', "steps [11], which are not"),
+        ("[sequences]", DEFECT + 'kind = "chimera"\nmodel = "big"\n[sequences]', "'big', which is no model"),
     ],
 )
 def test_a_bad_suite_file_says_which_field(own_file: Path, old: str, new: str, said: str) -> None:
@@ -401,6 +410,21 @@ def test_suite_show() -> None:
         ["12b@23000", "11,846,072,320", "11,327,027,200", "23,552,000", "48,234,496,000", "3.428e+21"],
     ]
     assert "end of text: ban (token 0)" in result.stdout
+
+
+def test_reported_defects_are_shown_and_name_what_there_is() -> None:
+    result = memoserve("suite", "show", "pythia", "--checkpoints", "2.8b")
+    assert "reported of these checkpoints, not checked by us" in result.stdout
+    assert "2.8b, steps 0, 1, 2, 4, 8, 16 and 70 more: weights of another step (main)" in result.stdout
+    pythia = load_suite("pythia")
+    wrong = {
+        c.step
+        for c in pythia.all_checkpoints()
+        if any(d.names(c) and d.model == "2.8b" for d in pythia.defects)
+    }
+    assert len(wrong) == 85  # of issue 205's 86 branches, 143000 is no defect
+    assert wrong & set(PAPER_STEPS) == {23000, 43000, 63000, 103000}
+    assert {d.kind for d in load_suite("pythia-deduped").defects} == {"suspect", "equal steps"}
 
 
 def test_suite_show_of_a_bad_suite_is_exit_code_3(own_file: Path) -> None:

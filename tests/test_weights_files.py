@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,8 +69,14 @@ def equal(one: Tensors, other: Tensors) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def keep(folder: Path, name: str) -> None:
-    (folder / "model.safetensors").rename(folder / name)
+def keep(folder: Path, name: str) -> Path:
+    return (folder / "model.safetensors").rename(folder / name)
+
+
+def drop(*files: Path) -> int:
+    for file in files:
+        file.unlink()
+    return len(files)
 
 
 def beside(name: str) -> Change:
@@ -113,8 +121,7 @@ HARMLESS: dict[str, Change] = {
         folder / "tf_model.h5.incomplete"
     ).write_bytes(b"x"),
     "weights in a folder below": lambda folder, other: (
-        (folder / "old").mkdir(),
-        save(other, folder / "old/model.safetensors"),
+        save(other, Path(tempfile.mkdtemp(prefix="old", dir=folder)) / "model.safetensors"),
     ),
 }
 
@@ -137,8 +144,10 @@ def test_every_engine_finds_the_weights_and_no_others(
         assert found.identity == before == fetch_weights(good).identity
 
 
-def pointer(folder: Path, name: str) -> None:
-    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 238376\n")
+def pointer(folder: Path, name: str) -> int:
+    return (folder / name).write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 238376\n"
+    )
 
 
 def moved(folder: Path, other: Tensors) -> None:
@@ -162,10 +171,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
         lambda f, o: pointer(f, reshard(f, 2)[1]),
         "00002-of-00002.safetensors is damaged",
     ),
-    "no file": (lambda f, o: (f / "model.safetensors").unlink(), "holds no *.safetensors"),
+    "no file": (lambda f, o: drop(f / "model.safetensors"), "holds no *.safetensors"),
     "training state alone": (lambda f, o: keep(f, "optimizer.safetensors"), "only optimizer.safetensors"),
     "pickles alone": (lambda f, o: keep(f, "pytorch_model.bin"), "--allow-pickle-weights"),
-    "parts without index": (lambda f, o: (reshard(f, 2), (f / INDEX).unlink()), "download it too"),
+    "parts without index": (lambda f, o: (reshard(f, 2), drop(f / INDEX)), "download it too"),
     "one part of two": (lambda f, o: keep(f, "model-00001-of-00002.safetensors"), "is a part of a model"),
     "two that could be meant": (
         lambda f, o: (keep(f, "a.safetensors"), save(o, f / "b.safetensors")),
@@ -178,7 +187,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "an older index": (
         lambda f, o: (
             reshard(f, 2),
-            [file.unlink() for file in f.glob("model-*")],
+            drop(*f.glob("model-*")),
             save(o, f / "model.safetensors"),
         ),
         f"take {INDEX} away if model.safetensors is the whole model",
@@ -239,9 +248,9 @@ def test_no_file_of_another_length_is_read(
         fetch_weights(at(good, folder))
 
 
-def header_of(content: bytes) -> dict[str, dict[str, object]]:
+def header_of(content: bytes) -> dict[str, dict[str, Any]]:
     length = int.from_bytes(content[:8], "little")
-    found: dict[str, dict[str, object]] = json.loads(content[8 : 8 + length])
+    found: dict[str, dict[str, Any]] = json.loads(content[8 : 8 + length])
     return found
 
 
@@ -257,7 +266,7 @@ def test_no_poisoned_header_is_read(data: st.DataObject, folder: Path) -> None:
     header = header_of(content)
     names = sorted(header.keys() - {"__metadata__"})
     entry = header[data.draw(st.sampled_from(names))]
-    shape, (first, last) = entry["shape"], entry["data_offsets"]  # type: ignore[misc]
+    shape, (first, last) = entry["shape"], entry["data_offsets"]
     change = data.draw(
         st.sampled_from(
             [
@@ -280,7 +289,7 @@ def test_no_poisoned_header_is_read(data: st.DataObject, folder: Path) -> None:
             ]
         )
     )
-    entry.update(change)
+    entry.update(dict(change))
     poisoned = folder / "poisoned.safetensors"
     poisoned.write_bytes(with_header(content, json.dumps(header).encode()))
     with pytest.raises(DamagedFile):
@@ -320,7 +329,7 @@ def test_the_headers_are_those_that_the_library_reads(mini: Suite) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_the_stored_type_is_that_of_the_files(dtype: type, good: Checkpoint, folder: Path) -> None:
-    tensors = {name: tensor.astype(dtype) for name, tensor in tensors_of(folder).items()}
+    tensors: Tensors = {name: tensor.astype(dtype) for name, tensor in tensors_of(folder).items()}
     save(tensors, folder / "model.safetensors")
     assert fetch_weights(at(good, folder)).dtype == np.dtype(dtype).name
 

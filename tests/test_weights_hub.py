@@ -293,6 +293,32 @@ def test_a_branch_that_is_missing_or_holds_no_weights_fails(hub: Hub, file: Path
     assert checks(hub, file, "--allow-pickle-weights", code=3)["weight files", 161][0] == "not checked"
 
 
+def test_sizes_that_no_precision_explains_fail(hub: Hub, file: Path) -> None:
+    assert checks(hub, file)["parameters", 161][0] == "not checked"
+    file.write_text(file.read_text().replace("parameters = 116416", "parameters = 787"))
+    assert checks(hub, file, code=3)["parameters", 161][0] == "failed"
+
+
+def test_what_was_downloaded_is_held_against_the_suite(hub: Hub, file: Path) -> None:
+    code = (
+        "import sys; from memoserve.suites import *; from memoserve.engines import fetch_weights;"
+        "from memoserve.run.weights_check import *; s = load_suite(sys.argv[1]);"
+        "c = select(s, '116k@161')[0];"
+        "r = check_fetched(s, c, fetch_weights(c), use=Use('vllm', 'cpu', 32));"
+        "print([(x.name, x.model, x.step) for x in r.checks if x.result == 'failed'], [*r.refused] == [c])"
+    )
+
+    def said() -> str:
+        environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(file.parent / "hf")}
+        environment |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        run = [*command()[:1], "-c", code, str(file)]
+        return subprocess.run(run, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert said() == "[] False"
+    file.write_text(file.read_text().replace("parameters = 116416", "parameters = 114000"))
+    assert said() == "[('parameters', '116k', 161)] True"
+
+
 def test_downloads_are_of_the_weights_and_no_more(hub: Hub, file: Path) -> None:
     folder = hub.root / "step161"
     files = reshard(folder, 2)

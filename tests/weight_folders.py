@@ -23,10 +23,11 @@ def tensors_of(folder: Path, name: str = "model.safetensors") -> Tensors:
     return dict(load_file(folder / name))
 
 
-def save(tensors: Mapping[str, NDArray[np.generic]], file: Path, **metadata: str) -> None:
-    """Write one file."""
+def save(tensors: Mapping[str, NDArray[np.generic]], file: Path, **metadata: str) -> Path:
+    """Write one file, and give it."""
     whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     save_file(whole, file, metadata={"format": "pt", **metadata})
+    return file
 
 
 def save_shards(tensors: Tensors, folder: Path, count: int) -> list[str]:

@@ -87,7 +87,7 @@ def show(
     for defect in loaded.defects:
         steps = ", ".join(map(str, defect.steps[:6]))
         more = f" and {len(defect.steps) - 6} more" if len(defect.steps) > 6 else ""
-        named = f"{defect.model or 'every model'}{f'@{steps}{more}' if defect.steps else ''}"
+        named = f"{defect.model or 'every model'}{f', steps {steps}{more}' if defect.steps else ''}"
         what = defect.kind + (f" ({defect.of})" if defect.of is not None else "")
         line = f"  {named}: {what}{f', {defect.note}' if defect.note else ''}. {defect.source}"
         console.print(harmless(line), markup=False, highlight=False, soft_wrap=True)

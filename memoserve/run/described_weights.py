@@ -22,9 +22,6 @@ from memoserve.suites import Model, Suite
 TOLERANCE = 0.01
 """How far a suite's parameter counts may be off, as a share: budgets are then off by as much."""
 
-_ROUGH = 0.1
-"""The same for a count made of a file size, which buffers are part of."""
-
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks?|layer)\.(\d+)\.")
 
 
@@ -98,13 +95,19 @@ def _pickled(model: Model, folder: ModelFolder) -> Finding:
         total = int(index["metadata"]["total_size"])
     except (AssertionError, KeyError, TypeError, ValueError):
         return Finding("parameters", "not checked", "pickled weights don't say how many they are")
-    counts = [total // 2, total // 4]
-    held = min(counts, key=lambda count: abs(count - model.parameters))
-    said = f"the index of these pickled weights says {total:,} bytes, about {held:,} parameters"
-    if abs(held - model.parameters) > _ROUGH * model.parameters:
-        detail = f"{said}, and the suite says parameters = {model.parameters:,}: correct one of them"
-        return Finding("parameters", "failed", detail, held)
-    return Finding("parameters", "not checked", f"{said}; more can't be told of pickles", held)
+    return of_size(model, total, "the index of these pickled weights", "more can't be told of pickles")
+
+
+def of_size(model: Model, total: int, source: str, rest: str) -> Finding:
+    """What so many bytes of weights say: parameters take one to four bytes, and buffers come on top."""
+    said = f"{source} says {total:,} bytes"
+    if model.parameters * 0.9 <= total <= model.parameters * 6:
+        return Finding("parameters", "not checked", f"{said}, which may be the suite's; {rest}", total)
+    detail = (
+        f"{said}, which in no precision are the {model.parameters:,} parameters that the suite says: correct"
+        " one of them"
+    )
+    return Finding("parameters", "failed", detail, total)
 
 
 def _layers(config: dict[str, Any], parameters: Parameters) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from memoserve.engines.weight_contents import Contents
 from memoserve.engines.weight_files import listed
 from memoserve.engines.weights import LocalWeights, ModelFolder, identity_of, open_folder
 from memoserve.errors import EngineFailed
-from memoserve.run.described_weights import Use, findings
+from memoserve.run.described_weights import Use, findings, of_size
 from memoserve.run.equal_weights import OWN, Held, compare
 from memoserve.run.hub_check import held_on_hub
 from memoserve.run.reported_defects import reported
@@ -202,6 +202,11 @@ def _listed(found: Mapping[Checkpoint, HubContents | HubFailed], report: Weights
             names = listed(contents.chosen.files)
             detail = f"{names}, on the hub as {contents.identity}: whole once it is downloaded"
             report.say("weight files", checkpoint, "not checked", detail, len(contents.chosen.files))
+            total = sum(contents.files[name][0] for name in contents.chosen.files)
+            size = of_size(checkpoint.model, total, "the hub", "counted once they are downloaded")
+            report.say(size.name, checkpoint, size.result, size.detail, size.figure)
+            if size.result == "failed":
+                report.refused[checkpoint] = f"{checkpoint}: {size.detail}"
         elif contents.missing:
             report.refused[checkpoint] = f"{checkpoint}: {where} can't be used: {contents}"
             report.say("weight files", checkpoint, "failed", f"{where} can't be used: {contents}")
