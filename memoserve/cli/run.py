@@ -476,7 +476,7 @@ def _incomplete(
         whole = len(inputs.chosen) - len(outcome.failures)
         reasons.append(
             f"{len(outcome.failures)} of the checkpoints failed and are not whole: {names}.\n"
-            + ("The others are. " if whole else "No other was asked for. ")
+            + ("The others are. " if whole else "")
             + f"What the engines said is in {store.logs}; run again to try these again."
         )
     elif not inputs.chosen:
