@@ -74,8 +74,9 @@ def open_text_of(
             tokenizer = tokenizer or its.tokenizer
             data = data or its.path
     assert data is not None
-    source = open_sequences(data, tokenizer)
     said = store.fingerprint(name)
+    column = said.get("sequences_tokens_column")
+    source = open_sequences(data, tokenizer, None if column is None else str(column))
     stored = {key: value for key, value in said.items() if key.startswith("sequences_")}
     if not stored:
         warn(

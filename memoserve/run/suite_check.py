@@ -75,12 +75,13 @@ def _check_data(
         return (Check("sequences", suite.name, "not checked", detail),)
     try:
         return check_sequences(
-            open_sequences(path, tokenizer),
+            open_sequences(path, tokenizer, suite.sequences.column),
             trained=suite.sequences.trained,
             control=suite.sequences.control,
             sequence_length=suite.sequence_length,
             vocabulary_size=vocabulary_size,
             length=use.context + CONTINUATION,
+            subject="sequences",
         )
     except BadInput as error:
         return (Check("sequences", path, "failed", str(error)),)
