@@ -104,6 +104,7 @@ class Wanted:
         from transformers import AutoConfig, AutoModelForCausalLM
 
         self._model: Any = None
+        self._known: tuple[dict[str, tuple[int, ...]], Found] | None = None
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
             with torch.device("meta"):
@@ -119,13 +120,15 @@ class Wanted:
         import torch
         from safetensors import safe_open
 
-        shapes: dict[str, Any] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
         for file in sorted(folder.glob("*.safetensors")):
             with safe_open(file, framework="pt") as opened:
                 for name in opened.keys():  # noqa: SIM118  (not a mapping)
-                    shapes[name] = torch.empty(opened.get_slice(name).get_shape(), device="meta")
+                    shapes[name] = tuple(opened.get_slice(name).get_shape())
         if self._model is None or not shapes:
             return None
+        if self._known is not None and self._known[0] == shapes:
+            return self._known[1]
         try:
             from transformers.conversion_mapping import get_model_conversion_mapping
             from transformers.modeling_utils import LoadStateDictConfig
@@ -139,11 +142,14 @@ class Wanted:
                 weight_mapping=get_model_conversion_mapping(model, None, None),
             )
             # What AutoModelForCausalLM.from_pretrained does, which wants memory, or the accelerate package.
-            info, _ = type(model)._load_pretrained_model(model, shapes, None, rules)
+            tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+            info, _ = type(model)._load_pretrained_model(model, tensors, None, rules)
             ignored = set(info.unexpected_keys)
             model.tie_weights(missing_keys=info.missing_keys, recompute_mapping=False)
             model._adjust_missing_and_unexpected_keys(info)
-            return Found.of(info.to_dict(), ignored)
+            found = Found.of(info.to_dict(), ignored)
+            self._known = shapes, found
+            return found
         except Exception as error:
             _not_checked(folder, error)
             return None
