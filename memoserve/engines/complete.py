@@ -40,13 +40,14 @@ class Found:
     ignored: frozenset[str] = frozenset()
 
     @staticmethod
-    def of(loading_info: Mapping[str, Iterable[Any]], ignored: Iterable[str] = (), tensors: int = 0) -> Found:
-        """What Transformers says of a loading."""
+    def of(model: Any, loading_info: Mapping[str, Iterable[Any]], ignored: Iterable[str] = ()) -> Found:
+        """What Transformers says of loading `model`, by the names that its files have."""
         return Found(
-            tuple(sorted(loading_info["missing_keys"])),
+            tuple(sorted(_name_in_files(model, name) for name in loading_info["missing_keys"])),
             tuple(
                 sorted(
-                    (name, tuple(have), tuple(want)) for name, have, want in loading_info["mismatched_keys"]
+                    (_name_in_files(model, name), tuple(have), tuple(want))
+                    for name, have, want in loading_info["mismatched_keys"]
                 )
             ),
             tuple(
@@ -147,12 +148,24 @@ class Wanted:
             ignored = set(info.unexpected_keys)
             model.tie_weights(missing_keys=info.missing_keys, recompute_mapping=False)
             model._adjust_missing_and_unexpected_keys(info)
-            found = Found.of(info.to_dict(), ignored)
+            found = Found.of(model, info.to_dict(), ignored)
             self._known = shapes, found
             return found
         except Exception as error:
             _not_checked(folder, error)
             return None
+
+
+def _name_in_files(model: Any, name: str) -> str:
+    """What Transformers would call a parameter of `model` in a file: some names differ, as GPT-NeoX's head."""
+    try:
+        import torch
+        from transformers.core_model_loading import revert_weight_conversion
+
+        (found,) = revert_weight_conversion(model, {name: torch.empty(1, device="meta")})
+        return str(found)
+    except Exception:  # one of several that are merged on loading: its name in the model has to do
+        return name
 
 
 def _not_checked(folder: Path, error: Exception) -> None:
