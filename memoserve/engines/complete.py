@@ -8,6 +8,7 @@ Imported inside an engine process only.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -30,30 +31,29 @@ _NAMED = 6
 class Found:
     """missing: tensors that the model wants and no file has. misshapen: name, shape in the file, shape that
     the model wants. unexpected: tensors in files that the model doesn't know. ignored: these, and others that
-    it is known to leave alone, such as buffers of older exports. tensors: how many the files hold.
+    it is known to leave alone, such as buffers of older exports.
     """
 
     missing: tuple[str, ...]
     misshapen: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     unexpected: tuple[str, ...]
     ignored: frozenset[str] = frozenset()
-    tensors: int = 0
 
     @staticmethod
-    def of(loading_info: Mapping[str, Iterable[Any]], ignored: Iterable[str] = (), tensors: int = 0) -> Found:
-        """What Transformers says of a loading."""
+    def of(model: Any, loading_info: Mapping[str, Iterable[Any]], ignored: Iterable[str] = ()) -> Found:
+        """What Transformers says of loading `model`, by the names that its files have."""
         return Found(
-            tuple(sorted(loading_info["missing_keys"])),
+            tuple(sorted(_name_in_files(model, name) for name in loading_info["missing_keys"])),
             tuple(
                 sorted(
-                    (name, tuple(have), tuple(want)) for name, have, want in loading_info["mismatched_keys"]
+                    (_name_in_files(model, name), tuple(have), tuple(want))
+                    for name, have, want in loading_info["mismatched_keys"]
                 )
             ),
             tuple(
                 name for name in sorted(loading_info["unexpected_keys"]) if not NOT_A_PARAMETER.search(name)
             ),
             frozenset(ignored),
-            tensors,
         )
 
     def as_check(self) -> Check:
@@ -94,45 +94,82 @@ class Found:
         )
 
 
-def look(folder: Path) -> Found | None:
-    """What the *.safetensors of a model folder hold, against its config.json. Reads headers only.
+class Wanted:
+    """The model that a folder's config.json describes, without memory.
 
-    None where Transformers can't say, as for an architecture that it doesn't know.
+    To be made before vLLM is started, which changes Transformers' classes in its process.
     """
-    import torch
-    from safetensors import safe_open
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    shapes: dict[str, Any] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118  (not a mapping)
-                shapes[name] = torch.empty(opened.get_slice(name).get_shape(), device="meta")
-    if not shapes:
-        return None
+    def __init__(self, folder: Path) -> None:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        self._model: Any = None
+        self._known: tuple[dict[str, tuple[int, ...]], Found] | None = None
+        try:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            with torch.device("meta"):
+                self._model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        except Exception as error:  # whatever Transformers can't do must not stop an engine that can
+            _not_checked(folder, error)
+
+    def look(self, folder: Path) -> Found | None:
+        """What the *.safetensors of a model folder hold, against it. Reads headers only.
+
+        None where Transformers can't say, as for an architecture that it doesn't know.
+        """
+        import torch
+        from safetensors import safe_open
+
+        shapes: dict[str, tuple[int, ...]] = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            with safe_open(file, framework="pt") as opened:
+                for name in opened.keys():  # noqa: SIM118  (not a mapping)
+                    shapes[name] = tuple(opened.get_slice(name).get_shape())
+        if self._model is None or not shapes:
+            return None
+        if self._known is not None and self._known[0] == shapes:
+            return self._known[1]
+        try:
+            from transformers.conversion_mapping import get_model_conversion_mapping
+            from transformers.modeling_utils import LoadStateDictConfig
+
+            model = copy.deepcopy(self._model)
+            rules = LoadStateDictConfig(
+                ignore_mismatched_sizes=True,
+                device_map={"": "meta"},
+                dtype=torch.float32,
+                dtype_plan={},
+                weight_mapping=get_model_conversion_mapping(model, None, None),
+            )
+            # What AutoModelForCausalLM.from_pretrained does, which wants memory, or the accelerate package.
+            tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+            info, _ = type(model)._load_pretrained_model(model, tensors, None, rules)
+            ignored = set(info.unexpected_keys)
+            model.tie_weights(missing_keys=info.missing_keys, recompute_mapping=False)
+            model._adjust_missing_and_unexpected_keys(info)
+            found = Found.of(model, info.to_dict(), ignored)
+            self._known = shapes, found
+            return found
+        except Exception as error:
+            _not_checked(folder, error)
+            return None
+
+
+def _name_in_files(model: Any, name: str) -> str:
+    """What Transformers would call a parameter of `model` in a file: some names differ, as GPT-NeoX's head."""
     try:
-        from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.modeling_utils import LoadStateDictConfig
+        import torch
+        from transformers.core_model_loading import revert_weight_conversion
 
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        rules = LoadStateDictConfig(
-            ignore_mismatched_sizes=True,
-            device_map={"": "meta"},
-            dtype=torch.float32,
-            dtype_plan={},
-            weight_mapping=get_model_conversion_mapping(model, None, None),
-        )
-        # What AutoModelForCausalLM.from_pretrained does, which wants memory, or the accelerate package.
-        info, _ = type(model)._load_pretrained_model(model, shapes, None, rules)
-        ignored = set(info.unexpected_keys)
-        model.tie_weights(missing_keys=info.missing_keys, recompute_mapping=False)
-        model._adjust_missing_and_unexpected_keys(info)
-        return Found.of(info.to_dict(), ignored, len(shapes))
-    except Exception as error:  # whatever Transformers can't do must not stop an engine that can
-        log.warning("names and shapes of %s are not checked: %s: %s", folder, type(error).__name__, error)
-        return None
+        (found,) = revert_weight_conversion(model, {name: torch.empty(1, device="meta")})
+        return str(found)
+    except Exception:  # one of several that are merged on loading: its name in the model has to do
+        return name
+
+
+def _not_checked(folder: Path, error: Exception) -> None:
+    log.warning("names and shapes of %s are not checked: %s: %s", folder, type(error).__name__, error)
 
 
 def _tensors(names: tuple[str, ...]) -> str:

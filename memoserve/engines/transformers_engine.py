@@ -45,7 +45,7 @@ class TransformersEngine:
             ignore_mismatched_sizes=True,  # then it says all of them
             output_loading_info=True,
         )
-        found = Found.of(info)
+        found = Found.of(model, info)
         found.check(folder)
         for name, parameter in model.named_parameters():
             check_finite(name, parameter.detach(), self.settings.dtype)

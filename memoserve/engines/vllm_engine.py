@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from memoserve.checks import Check
 from memoserve.definitions import CONTINUATION
 from memoserve.engines.checksum import checksum_of_file_weights, checksums_of_model
-from memoserve.engines.complete import COMPLETE, Found, look
+from memoserve.engines.complete import COMPLETE, Found, Wanted
 from memoserve.engines.config_identity import changed_fields, config_identity
 from memoserve.engines.ladder import choose_rungs, survival
 from memoserve.engines.logits import NotFinite, check_watch, watch
@@ -48,6 +48,7 @@ class VllmEngine:
         register()
         self._config_identity = config_identity(folder)
         self._config = config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        self._wanted = None if settings.allow_pickle else Wanted(folder)
         found = self._look(folder)
         if settings.device == "cpu":
             from memoserve.engines import products, rotary
@@ -333,7 +334,7 @@ class VllmEngine:
 
     def _look(self, folder: Path) -> Found | None:
         """Raises EngineFailed if the weights of `folder` are not whole."""
-        found = None if self.settings.allow_pickle else look(folder)
+        found = None if self._wanted is None else self._wanted.look(folder)
         if found is not None:
             found.check(folder)
         return found
