@@ -74,10 +74,10 @@ def _check_single(place: Place, alone: bool) -> None:
                 "folder or a pattern" + _elsewhere(place)
             )
         return
-    if _PART.search(stem) is None and not (alone and _set_beside(place, name)):
+    parts = [int(_DIGITS.findall(match[0])[-1]) for match in _PART.finditer(stem)]
+    if not parts and not (alone and _set_beside(place, name)):
         return
-    found = [int(number) for number in _DIGITS.findall(stem)]
-    if alone or not found or any(found[-1:]):
+    if alone or any(parts):
         others = _set_beside(place, name)
         beside = f" ({others} of such names lie there)" if others else ""
         raise BadInput(
@@ -159,7 +159,10 @@ def _check_total(ordered: Sequence[Place], total: int, asked: str) -> None:
 
 
 def _check_gaps(numbers: Sequence[tuple[int, ...]], ordered: Sequence[Place], asked: str) -> None:
-    """Raise BadInput unless the first number that varies goes 0, 1, 2 …, and so on within each of them."""
+    """Raise BadInput unless the first number that varies goes 0, 1, 2 …, and so on within each of them.
+
+    Within each as far as within the others: else one may be missing, and all ids after it be wrong.
+    """
     varying = next(i for i in range(len(numbers[0])) if len({one[i] for one in numbers}) > 1)
     values = sorted({one[varying] for one in numbers})
     if values != list(range(len(values))):
@@ -168,7 +171,13 @@ def _check_gaps(numbers: Sequence[tuple[int, ...]], ordered: Sequence[Place], as
             f"{asked} holds {_base(ordered[0].path)} to {_base(ordered[-1].path)}, but none of number "
             f"{missing}: ids count from the first, so all are needed; if they are all, number them from 0"
         )
-    for value in values:
-        inside = [i for i, one in enumerate(numbers) if one[varying] == value]
+    groups = [[i for i, one in enumerate(numbers) if one[varying] == value] for value in values]
+    for inside in groups:
+        if len(inside) != len(groups[0]):
+            raise BadInput(
+                f"{asked} holds {len(groups[0])} files up to {_base(ordered[groups[0][-1]].path)}, but "
+                f"{len(inside)} up to {_base(ordered[inside[-1]].path)}: some may be missing; if none is, "
+                "number them through, from 0"
+            )
         if len(inside) > 1:
             _check_gaps([numbers[i] for i in inside], [ordered[i] for i in inside], asked)
