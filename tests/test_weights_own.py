@@ -77,13 +77,6 @@ def copy(file: Path, source: int, target: int) -> Path:
 # ------------------------------------------------------------------------------------------ equal steps
 
 
-def negative_zeros(tensors: Tensors) -> Tensors:
-    tensors = {name: tensor.copy() for name, tensor in tensors.items()}
-    for tensor in tensors.values():
-        tensor[tensor == 0] = -0.0
-    return tensors
-
-
 def with_masks(tensors: Tensors) -> Tensors:
     mask = np.tril(np.ones((1, 1, 8, 8), bool))
     return {**tensors, "gpt_neox.layers.0.attention.bias": mask}
@@ -96,7 +89,6 @@ SAME: dict[str, Callable[[Path], object]] = {
     "another name": lambda f: (f / "model.safetensors").rename(f / "weights.safetensors"),
     "another header": lambda f: rewrite(f, lambda tensors: tensors, step="161", author="somebody"),
     "float32": lambda f: rewrite(f, lambda ts: {name: t.astype(np.float32) for name, t in ts.items()}),
-    "negative zeros": lambda f: rewrite(f, negative_zeros),
     "masks beside them": lambda f: rewrite(f, with_masks),
     "another version in its configuration": lambda f: edit_config(
         f, transformers_version="4.1", dtype="float32"
@@ -118,6 +110,20 @@ def test_the_later_of_two_equal_steps_counts(kind: str, source: int, target: int
         report, "failed"
     )
     assert not report.refused
+
+
+def test_the_sign_of_zero_makes_no_other_weights(file: Path) -> None:
+    def with_zeros(zero: float) -> Callable[[Tensors], Tensors]:
+        return lambda tensors: {
+            name: np.where(np.arange(tensor.size).reshape(tensor.shape) % 3, tensor, tensor.dtype.type(zero))
+            for name, tensor in tensors.items()
+        }
+
+    rewrite(folder(file, 1001), with_zeros(0.0))
+    rewrite(copy(file, 1001, 161), with_zeros(-0.0))
+    plain, negative = (tensors_of(folder(file, step)) for step in (1001, 161))
+    assert any(plain[name].tobytes() != negative[name].tobytes() for name in plain)
+    assert same(checked(file)) == {161: 1001}
 
 
 @given(pairs=st.lists(st.tuples(st.sampled_from(STEPS), st.sampled_from(STEPS)), max_size=4))

@@ -57,7 +57,7 @@ def check_suite(
     report = check_weights(
         suite, checkpoints, use=use, allow_pickle=allow_pickle, all_steps=all_steps, stored=stored
     )
-    sequences = _check_data(
+    sequences = check_data(
         suite,
         data or suite.sequences.path,
         tokenizer or suite.sequences.tokenizer,
@@ -67,9 +67,10 @@ def check_suite(
     return (*report.checks, *sequences)
 
 
-def _check_data(
+def check_data(
     suite: Suite, path: str | None, tokenizer: str | None, use: Use, vocabulary_size: int | None
 ) -> tuple[Check, ...]:
+    """The sequences at `path`, against the suite and what is known of the models' vocabulary."""
     if path is None:
         detail = "the suite doesn't say where its sequences are: give --data"
         return (Check("sequences", suite.name, "not checked", detail),)
