@@ -45,6 +45,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+from held_port import HeldPort
 from ray_nodes import Nodes, line_of
 
 from memoserve.catalog import connect
@@ -127,13 +128,13 @@ class Bucket:
         self.answers = "yes"
         self.order: dict[str, Any] | None = None
         self._ordering = threading.Lock()
-        self.port = 0
+        self._port = HeldPort()
         self.start()
         os.environ |= {
             "AWS_ACCESS_KEY_ID": "faults",
             "AWS_SECRET_ACCESS_KEY": "faults",
             "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._port.number}",
         }
         import fsspec
 
@@ -143,8 +144,10 @@ class Bucket:
         """Listen, again on the same port."""
         from werkzeug.serving import make_server
 
-        self._server = make_server("127.0.0.1", self.port, self._gate, threaded=True)
-        self.port = self._server.server_port
+        with self._port.listening() as opened:  # the server has a copy of its own
+            self._server = make_server(
+                "127.0.0.1", self._port.number, self._gate, threaded=True, fd=opened.fileno()
+            )
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def stop(self) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from web_server import HeldPort
 
 HARNESS = Path(__file__).parents[1] / "scripts" / "faults.py"
 
@@ -20,6 +22,24 @@ def harness(tmp_path: Path, *options: str) -> tuple[str, list[dict[str, object]]
     assert result.returncode == 0, result.stdout + result.stderr
     assert " 0 things wrong" in result.stdout
     return result.stdout, [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def test_a_port_stays_ours_while_its_server_is_away() -> None:
+    held = HeldPort()
+    here = ("127.0.0.1", held.number)
+    for _ in range(3):
+        with held.listening() as server, socket.create_connection(here) as client:
+            accepted, _ = server.accept()
+            accepted.close()  # this end closes first: the connection lingers on the port
+            assert client.recv(1) == b""
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(here)
+        for options in ((), (socket.SO_REUSEADDR,)):
+            with socket.socket() as other:
+                for option in options:
+                    other.setsockopt(socket.SOL_SOCKET, option, 1)
+                with pytest.raises(OSError, match="in use"):
+                    other.bind(here)
 
 
 @pytest.mark.engine

@@ -19,9 +19,15 @@ import fsspec
 import numpy as np
 import pytest
 from conftest import Cli
-from moto.server import ThreadedMotoServer
+from moto.moto_server.werkzeug_app import (
+    DomainDispatcherApplication,
+    MotoRequestHandler,
+    create_backend_app,
+)
 from random_stores import World, random_world, toy_suite
 from test_store import FINGERPRINT, matches
+from web_server import HeldPort
+from werkzeug.serving import make_server
 
 from memoserve.catalog import connect, execute, write_catalog
 from memoserve.catalog.remote import StoreFileSystem
@@ -37,17 +43,26 @@ class Bucket:
     """A bucket of a server that can be stopped and started; what is in it stays."""
 
     def __init__(self) -> None:
-        self.server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        self.server.start()
-        host, self.port = self.server.get_host_and_port()
-        self.endpoint = f"http://{host}:{self.port}"
+        self._port = HeldPort()
+        self._app = DomainDispatcherApplication(create_backend_app)
+        self.endpoint = f"http://127.0.0.1:{self._port.number}"
+        self.start()
 
     def stop(self) -> None:
-        self.server.stop()
+        self._server.shutdown()
+        self._server.server_close()
 
     def start(self) -> None:
-        self.server = ThreadedMotoServer(ip_address="127.0.0.1", port=self.port, verbose=False)
-        self.server.start()
+        with self._port.listening() as opened:  # the server has a copy of its own
+            self._server = make_server(
+                "127.0.0.1",
+                self._port.number,
+                self._app,
+                threaded=True,
+                request_handler=MotoRequestHandler,
+                fd=opened.fileno(),
+            )
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
 
 @pytest.fixture(scope="module")

@@ -149,7 +149,7 @@ def test_parquet(rows: list[list[int]], kind: Any, group: int, files: int, data:
 def test_parquet_reads_on_within_a_row_group_of_many_batches(tmp_path: Path) -> None:
     rows = (np.arange(9000 * 4) % 50000).reshape(9000, 4)
     column = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel(), pa.uint16()), 4)
-    pq.write_table(pa.table({"ids": column}), tmp_path / "a.parquet", row_group_size=5000)
+    pq.write_table(pa.table({"tokens": column}), tmp_path / "a.parquet", row_group_size=5000)
     source = open_sequences(tmp_path / "a.parquet")
     for first in (0, 1000, 2000, 3000, 4000, 5000, 6000, 2500, 100, 8900, 4999):
         stop = min(first + 1000, 9000)

@@ -13,6 +13,7 @@ from memoserve.errors import BadInput
 
 if TYPE_CHECKING:
     from memoserve.sequences import SequenceSource
+    from memoserve.suites import Suite
 
 app = typer.Typer(
     no_args_is_help=True, help="Training sequences: what a file holds, what they say, and packing them."
@@ -34,16 +35,34 @@ TokenizerFile = Annotated[
     str | None,
     typer.Option("--tokenizer", help="tokenizer.json, or the folder that holds it.", show_default=False),
 ]
+TokensColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--tokens-column",
+        help="The Parquet column (or JSONL key) that holds the token ids, if not tokens or input_ids.",
+        show_default=False,
+    ),
+]
 
 
 @app.command()
-def info(path: PathOrUrl = None, suite: SuiteName = None, tokenizer: TokenizerFile = None) -> None:
-    """Say what the sequences are: kind, count, lengths, size, and their identity in fingerprints."""
+def info(
+    path: PathOrUrl = None,
+    suite: SuiteName = None,
+    tokenizer: TokenizerFile = None,
+    column: TokensColumn = None,
+    context: Annotated[int, typer.Option("--context", min=1, help="Tokens of context of a run.")] = 32,
+) -> None:
+    """Say what the sequences are: kind, count, lengths, size, their identity in fingerprints, and whether
+    `memoserve run` would accept them: with --suite, all that it asks of them, without, what can be told.
+    """
+    from memoserve.definitions import CONTINUATION
     from memoserve.sequences import length_range
     from memoserve.sequences.checks import PLACES
 
-    path, tokenizer = _which(path, suite, tokenizer)
-    source = _open(path, tokenizer)
+    held_against = suite
+    path, tokenizer = _which(path, suite if path is None else None, tokenizer)
+    source = _open(path, tokenizer, column)
     sizes = length_range(source)
     scope = (
         "all sequences"
@@ -58,6 +77,7 @@ def info(path: PathOrUrl = None, suite: SuiteName = None, tokenizer: TokenizerFi
         ("tokens each", f"{sizes.fewest} to {sizes.most} ({scope})" if source.count else "no sequences"),
         ("bytes", f"{source.total_bytes:,}"),
         *(("identity " + key, value) for key, value in source.identity().items()),
+        *_verdict(source, held_against, context + CONTINUATION),
     ]
     for name, value in rows:
         _print(f"{name:<25} ", (str(value), ""))
@@ -75,13 +95,14 @@ def show(
     context: Annotated[int, typer.Option("--context", min=1, help="Tokens of context.")] = 32,
     suite: SuiteName = None,
     tokenizer: TokenizerFile = None,
+    column: TokensColumn = None,
 ) -> None:
     """Print sequences: the context and, set apart, the continuation; as text if there is a tokenizer."""
     from memoserve.definitions import CONTINUATION
     from memoserve.sequences import load_tokenizer
 
     path, tokenizer = _which(path, suite, tokenizer)
-    source = _open(path, tokenizer)
+    source = _open(path, tokenizer, column)
     decoder = load_tokenizer(tokenizer) if tokenizer is not None else None
     for sequence, tokens in _wanted(source, ids, sequences, context + CONTINUATION):
         _print(f"sequence {sequence}")
@@ -96,6 +117,7 @@ def pack(
     context: Annotated[int, typer.Option("--context", min=1, help="Tokens of context.")] = 32,
     suite: SuiteName = None,
     tokenizer: TokenizerFile = None,
+    column: TokensColumn = None,
 ) -> None:
     """Write just the context and continuation of every sequence, once, with checksums.
 
@@ -113,7 +135,7 @@ def pack(
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=None)
         manifest = write_pack(
-            lambda: _open(path, tokenizer),
+            lambda: _open(path, tokenizer, column),
             output,
             context + CONTINUATION,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
@@ -140,10 +162,49 @@ def _which(path: str | None, suite: str | None, tokenizer: str | None) -> tuple[
     return sequences.path, tokenizer or sequences.tokenizer
 
 
-def _open(path: str, tokenizer: str | None) -> SequenceSource:
+def _open(path: str, tokenizer: str | None, column: str | None) -> SequenceSource:
     from memoserve.sequences import open_sequences
 
-    return open_sequences(path, tokenizer)
+    return open_sequences(path, tokenizer, column)
+
+
+def _verdict(source: SequenceSource, suite: str | None, length: int) -> Iterator[tuple[str, str]]:
+    """Whether a run would take the sequences, and what speaks against it, line by line."""
+    from memoserve.sequences import check_sequences
+    from memoserve.suites import load_suite
+
+    loaded = load_suite(suite) if suite is not None else None
+    checks = check_sequences(
+        source,
+        trained=loaded.sequences.trained if loaded is not None else None,
+        control=loaded.sequences.control if loaded is not None else None,
+        sequence_length=loaded.sequence_length if loaded is not None else None,
+        vocabulary_size=_vocabulary(loaded) if loaded is not None else None,
+        length=length,
+    )
+    unchecked = [check.name for check in checks if check.result == "not checked"]
+    limits = f", as far as can be told; not checked: {', '.join(unchecked)}" if unchecked else ""
+    refused = any(check.result == "failed" for check in checks)
+    held = f" for suite {loaded.name}" if loaded is not None else ""
+    yield "accepted by run", f"no{held}: it would refuse them" if refused else f"yes{held}{limits}"
+    for check in checks:
+        if check.result in ("failed", "warning"):
+            yield f"  {check.name}", check.detail
+
+
+def _vocabulary(suite: Suite) -> int | None:
+    """The vocabulary of the first weights of a suite that lie here and can be read; nothing is downloaded."""
+    from memoserve.engines import fetch_weights
+    from memoserve.errors import EngineFailed
+
+    for checkpoint in suite.all_checkpoints():
+        folder = checkpoint.weights.folder
+        if folder is not None and folder.is_dir():
+            try:
+                return fetch_weights(checkpoint).vocabulary_size
+            except EngineFailed:
+                return None
+    return None
 
 
 def _wanted(

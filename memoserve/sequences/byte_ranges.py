@@ -14,6 +14,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,16 @@ KEPT_OPEN = 256
 """More local files than this are opened for every read: a process may hold only so many open."""
 
 
+@dataclass(frozen=True)
+class FileState:
+    """What tells a local file from another of its name, or from itself before it was written to."""
+
+    size: int
+    device: int
+    inode: int
+    modified_ns: int
+
+
 class ByteRanges:
     """Files that are read as one run of bytes.
 
@@ -50,12 +61,14 @@ class ByteRanges:
         self.name = name or str(places[0])
         self.remote = places[0].remote
         self._descriptors: list[int] = []
+        self._states: list[FileState] = []
         self._files: list[RemoteFile] = []
         if self.remote is None:
             sizes = []
             for place in places:
-                descriptor, size = _open_local(place.path)
-                sizes.append(size)
+                descriptor, state = _open_local(place.path)
+                sizes.append(state.size)
+                self._states.append(state)
                 if len(places) > KEPT_OPEN:
                     os.close(descriptor)
                 else:
@@ -136,11 +149,23 @@ class ByteRanges:
     def _pread(self, file: int, offset: int, length: int) -> bytes:
         if self._descriptors:
             return _read_fully(self._descriptors[file], offset, length, self.places[file])
-        descriptor, _ = _open_local(self.places[file].path)
+        descriptor, state = _open_local(self.places[file].path)
         try:
+            self._check_same(file, state)
             return _read_fully(descriptor, offset, length, self.places[file])
         finally:
             os.close(descriptor)
+
+    def check_unchanged(self, file: int) -> None:
+        """Raise BadInput if a local file (its position) is another now than when it was opened."""
+        if self.remote is None:
+            descriptor, state = _open_local(self.places[file].path)
+            os.close(descriptor)
+            self._check_same(file, state)
+
+    def _check_same(self, file: int, state: FileState) -> None:
+        if state != self._states[file]:
+            raise BadInput(f"{self.places[file]} changed while it was being read: open it anew")
 
     def _remote_spans(self, spans: Iterable[tuple[int, int]]) -> Iterator[bytes]:
         """Several requests at once, no more bytes waiting to be taken than those of so many requests."""
@@ -179,7 +204,7 @@ def _read_fully(descriptor: int, offset: int, length: int, place: Place) -> byte
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def _open_local(path: str) -> tuple[int, int]:
+def _open_local(path: str) -> tuple[int, FileState]:
     try:
         # O_NONBLOCK: a named pipe must not hang here.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -191,7 +216,7 @@ def _open_local(path: str) -> tuple[int, int]:
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise BadInput(f"{path} is not a file")
-    return descriptor, status.st_size
+    return descriptor, FileState(status.st_size, status.st_dev, status.st_ino, status.st_mtime_ns)
 
 
 def _sized(place: Place) -> Place:

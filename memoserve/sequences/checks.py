@@ -70,7 +70,8 @@ def check_sequences(
     checks = [
         _order(source),
         _count(source, trained, control, partial),
-        *_lengths(seen, sequence_length, length, partial, skip_short),
+        *_lengths(seen, sequence_length, partial, skip_short),
+        *_window_fits(seen, length, skip_short),
         _type(source, vocabulary_size),
         *_tokens(seen, vocabulary_size),
     ]
@@ -183,63 +184,64 @@ def _count(
     return name, "failed", f"{found}: {advice}", figure
 
 
-def _lengths(
-    seen: _Seen, sequence_length: int | None, length: int, partial: bool, skip_short: bool
-) -> Iterable[_Row]:
-    name, window = "sequence lengths", "window fits"
-    if seen.damaged is not None and not len(seen.sizes):
-        yield name, "failed", seen.damaged, None
-        return
+def _lengths(seen: _Seen, sequence_length: int | None, partial: bool, skip_short: bool) -> Iterable[_Row]:
+    """How many tokens sequences have, against those that training read of each."""
+    name = "sequence lengths"
     if not len(seen.sizes):
+        if seen.damaged is not None:
+            yield name, "failed", seen.damaged, None
         return
     fewest, most = int(seen.sizes.min()), int(seen.sizes.max())
+    packed = seen.source.kind == "pack"
+    if packed:  # the pack's own length says nothing: it holds the beginnings of longer sequences
+        if seen.source.whole_length is None:
+            yield (
+                name,
+                "not checked",
+                "this pack doesn't say how long its sequences were: pack them anew",
+                None,
+            )
+            return
+        fewest, most = seen.source.whole_length
     tokens = f"{fewest} tokens each" if fewest == most else f"{fewest} to {most} tokens"
-    cut = seen.source.whole_length is not None  # a pack: its sequences are known to be longer
+    found = f"{tokens} {'before they were packed' if packed else f'({seen.scope})'}"
     if sequence_length is None:
-        yield name, "not checked", f"{tokens} ({seen.scope}); no suite says how many there should be", most
-    else:
-        said = (
-            f"{tokens} ({seen.scope}); the suite trained on {sequence_length} (or one more, with the target)"
-        )
-        first, last = (fewest, most) if not cut else seen.source.whole_length or (fewest, most)
-        if last > sequence_length + 1:
-            at = int(seen.ids[int(np.argmax(seen.sizes > sequence_length + 1))])
-            advice = "training cut them elsewhere: give the sequences as training read them"
-            where = "" if cut else f", sequence {at} first"
-            yield name, "failed", f"{said}{where}: {advice}", float(last)
-        elif first >= sequence_length:
-            yield name, "passed", said, float(first)
-        else:
-            few = int((seen.sizes < sequence_length).sum())
-            if partial or skip_short:
-                result: CheckResult = "warning"
-                advice = "taken as the beginnings of what training read"
-            else:
-                result, advice = (
-                    "failed",
-                    "these are not the sequences as training read them; if they are their beginnings, say so",
-                )
-            yield name, result, f"{said}: {few:,} are shorter: {advice}", float(first)
-    short = seen.ids[seen.sizes < length]
-    if not len(short):
-        yield (
-            window,
-            "passed",
-            f"a window takes {length} tokens, the shortest has {fewest} ({seen.scope})",
-            0.0,
-        )
+        yield name, "not checked", f"{found}; no suite says how many there should be", float(most)
         return
-    sizes = seen.sizes[seen.sizes < length]
+    found += f"; the suite trained on {sequence_length} (or one more, with the target)"
+    if most > sequence_length + 1:
+        advice = "training cut them elsewhere: give the sequences as training read them"
+        yield name, "failed", f"{found}: {advice}", float(most)
+    elif fewest >= sequence_length:
+        yield name, "passed", found, float(fewest)
+    elif partial or skip_short:
+        detail = f"{found}: taken as the beginnings of what training read"
+        yield name, "warning", detail, float(fewest)
+    else:
+        advice = "these are not the sequences as training read them; if they are their beginnings, say so"
+        yield name, "failed", f"{found}: {advice}", float(fewest)
+
+
+def _window_fits(seen: _Seen, length: int, skip_short: bool) -> Iterable[_Row]:
+    """Whether sequences are as long as a window."""
+    name = "window fits"
+    if not len(seen.sizes):
+        return
+    short, sizes = seen.ids[seen.sizes < length], seen.sizes[seen.sizes < length]
+    if not len(short):
+        detail = f"a window takes {length} tokens, the shortest has {int(seen.sizes.min())} ({seen.scope})"
+        yield name, "passed", detail, 0.0
+        return
     which = ", ".join(f"{i} ({n})" for i, n in zip(short[:5].tolist(), sizes[:5].tolist(), strict=True))
     detail = (
-        f"{len(short):,} of {seen.scope} have fewer than the {length} tokens of a window: sequence {which}"
-        + (", ..." if len(short) > 5 else "")
+        f"{len(short):,} of {len(seen.sizes):,} ({seen.scope}) have fewer than the {length} tokens of a "
+        f"window: {'sequences' if len(short) > 1 else 'sequence'} {which}{', ...' if len(short) > 5 else ''}"
     )
     if skip_short:
-        yield window, "warning", f"{detail}: they are left out", float(len(short))
+        yield name, "warning", f"{detail}: they are left out", float(len(short))
     else:
         advice = "ask for a shorter context, or leave them out (--skip-short)"
-        yield window, "failed", f"{detail}: {advice}", float(len(short))
+        yield name, "failed", f"{detail}: {advice}", float(len(short))
 
 
 def _type(source: SequenceSource, vocabulary_size: int | None) -> _Row:

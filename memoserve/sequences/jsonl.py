@@ -1,4 +1,7 @@
-"""JSONL: one object a line, {"text": ...} with a tokenizer, or {"tokens": [...]}; ids are line numbers."""
+"""JSONL: one object a line, {"text": ...} with a tokenizer, or {"tokens": [...]}; ids are line numbers.
+
+Where an object has token ids and text, the ids are what training read, and the text is left alone.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,12 @@ MARK_BYTES = 1 << 20
 
 LONGEST_LINE = 64 << 20
 BLOCK = 1 << 20
+KEYS = ("tokens", "input_ids")
+"""Keys of token ids. Where an object has both, they must agree."""
+
+_WHITE = np.zeros(256, dtype=bool)
+_WHITE[list(b" \t\r\n")] = True
+
 TOGETHER = 256
 """Texts given to the tokenizer at once."""
 
@@ -33,16 +42,23 @@ class JsonlSequences:
     cheap_lengths = 4096
     whole_length: tuple[int, int] | None = None
 
-    def __init__(self, place: Place, tokenizer: str | None = None) -> None:
-        """Open, find the lines and check the first. Raises BadInput, also for text without a tokenizer."""
+    def __init__(self, place: Place, tokenizer: str | None = None, key: str | None = None) -> None:
+        """Open, find the lines and check the first; `key` names the token ids where KEYS don't.
+
+        Raises BadInput, also for text without a tokenizer.
+        """
         self._data = ByteRanges([place])
         self._name = self._data.name
-        self.count, self._marks, self._sha256 = _find_lines(self._data)
+        self.count, self._marks, self._sha256, self._blank = _find_lines(self._data)
+        self._keys = KEYS if key is None else (key,)
         self.total_bytes = self._data.size
-        first: dict[str, Any] = {"tokens": []}
+        first: dict[str, Any] = {self._keys[0]: []}
         if self.count:
             first = self._parse(0, next(self._lines(np.array([0], dtype=np.int64)))[1])
-        self._field = "tokens" if "tokens" in first else "text"
+        keys = [key for key in self._keys if key in first]
+        self._field = "tokens" if keys else "text"
+        self._key = keys[0] if keys else "text"
+        self._named = key if key is not None and [k for k in KEYS if k in first] != [key] else None
         self.kind = f"jsonl-{self._field}"
         self.token_dtype = "text" if self._field == "text" else "integers"
         self._tokenizer_sha256: str | None = None
@@ -54,11 +70,16 @@ class JsonlSequences:
             content = read_tokenizer_file(tokenizer)
             self._tokenizer = tokenizer_from_bytes(content, tokenizer)
             self._tokenizer_sha256 = hashlib.sha256(content).hexdigest()
-        self.description = f"{self._name}: {self.count:,} sequences, JSONL {self._field}"
+        self.description = f"{self._name}: {self.count:,} sequences, JSONL {self._key}"
 
     def contradictions(self) -> tuple[str, ...]:
-        """See SequenceSource.contradictions."""
-        return ()
+        """See SequenceSource.contradictions: a blank line among the others."""
+        if self._blank is None:
+            return ()
+        return (
+            f"{self._name}: line {self._blank + 1} is blank: ids are line numbers, so it would be one: "
+            "remove it",
+        )
 
     def read(self, first: int, stop: int, length: int) -> NDArray[np.uint32]:
         """See SequenceSource.read."""
@@ -85,6 +106,8 @@ class JsonlSequences:
         }
         if self._tokenizer_sha256 is not None:
             identity["tokenizer_sha256"] = self._tokenizer_sha256
+        if self._named is not None:
+            identity["tokens_column"] = self._named
         return identity
 
     def _tokens(self, ids: NDArray[np.int64], length: int) -> NDArray[np.uint32]:
@@ -109,9 +132,15 @@ class JsonlSequences:
             yield some, lists
 
     def _given_tokens(self, line: int, found: dict[str, Any]) -> list[int]:
-        tokens = found.get("tokens")
+        tokens = found.get(self._key)
         if not isinstance(tokens, list):
-            raise BadInput(f'{self._where(line)} has no list "tokens"')
+            raise BadInput(f'{self._where(line)} has no list "{self._key}"')
+        for other in self._keys:
+            if found.get(other, tokens) != tokens:
+                raise BadInput(
+                    f'{self._where(line)} has "{self._key}" and "{other}", which differ: name the one that '
+                    "holds the token ids"
+                )
         for token in tokens:
             if type(token) is not int or not 0 <= token <= LARGEST_TOKEN:
                 shown = repr(token)[:40] if isinstance(token, str | int | float) else type(token).__name__
@@ -124,6 +153,11 @@ class JsonlSequences:
             text = found.get("text")
             if not isinstance(text, str):
                 raise BadInput(f'{self._where(line)} has no string "text"')
+            given = [key for key in self._keys if key in found]
+            if given:
+                raise BadInput(
+                    f'{self._where(line)} has "{given[0]}" beside its text, the first line has text alone'
+                )
             try:
                 text.encode()
             except UnicodeEncodeError:
@@ -144,8 +178,10 @@ class JsonlSequences:
             found = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise BadInput(f"{self._where(line)} is not JSON: {error}") from None
-        if not isinstance(found, dict) or not ("tokens" in found or "text" in found):
-            raise BadInput(f'{self._where(line)} is not an object with "text" or "tokens"')
+        known = ("text", *self._keys) if self._keys == KEYS else self._keys
+        if not isinstance(found, dict) or not any(key in found for key in known):
+            wanted = ", ".join(f'"{key}"' for key in known)
+            raise BadInput(f"{self._where(line)} is not an object with one of {wanted}")
         return found
 
     def _where(self, line: int) -> str:
@@ -183,17 +219,33 @@ def _split(data: ByteRanges, offset: int) -> Iterator[bytes]:
         yield rest
 
 
-def _find_lines(data: ByteRanges) -> tuple[int, tuple[NDArray[np.int64], NDArray[np.int64]], str]:
-    """Number of lines, (line, offset) of some of them, and the sha256 of the file, in one pass.
+def _find_lines(
+    data: ByteRanges,
+) -> tuple[int, tuple[NDArray[np.int64], NDArray[np.int64]], str, int | None]:
+    """Number of lines, (line, offset) of some of them, the sha256 of the file, and the first blank line that
+    another follows (None: there is none), in one pass.
 
-    The last line may lack its newline.
+    The last line may lack its newline; blank lines at the end are none.
     """
     digest = hashlib.sha256()
     numbers, offsets = [0], [0]
     lines = begin = line_begin = 0
+    filled = -1  # the last line that is not blank
+    blank: int | None = None
     for block in data.stream(block=BLOCK):
         digest.update(block)
-        ends = np.flatnonzero(np.frombuffer(block, dtype=np.uint8) == 10) + 1
+        found = np.frombuffer(block, dtype=np.uint8)
+        ends = np.flatnonzero(found == 10) + 1
+        # Lines of this block (the last may go on in the next) that hold anything but white space.
+        marks = np.flatnonzero(~_WHITE[found])
+        here = np.unique(np.searchsorted(ends, marks, side="right")) + lines
+        if blank is None and len(here):
+            before = np.concatenate([[filled], here])
+            skipped = np.flatnonzero(np.diff(before) > 1)
+            if len(skipped):
+                blank = int(before[skipped[0]]) + 1
+        if len(here):
+            filled = int(here[-1])
         done = 0  # ends of this block already behind a mark
         while done < len(ends):
             # The next mark: the first line that begins MARK_LINES lines or MARK_BYTES bytes after the last.
@@ -213,5 +265,5 @@ def _find_lines(data: ByteRanges) -> tuple[int, tuple[NDArray[np.int64], NDArray
             raise BadInput(
                 f"{data.name}: a line above {LONGEST_LINE >> 20} MiB at byte {line_begin}: is it JSONL?"
             )
-    count = lines + (line_begin < data.size)
-    return count, (np.array(numbers, dtype=np.int64), np.array(offsets, dtype=np.int64)), digest.hexdigest()
+    marks_found = (np.array(numbers, dtype=np.int64), np.array(offsets, dtype=np.int64))
+    return filled + 1, marks_found, digest.hexdigest(), blank

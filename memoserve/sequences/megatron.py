@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from memoserve.errors import BadInput
 from memoserve.sequences.byte_ranges import REQUESTS, ByteRanges
+from memoserve.sequences.foreign import foreign_kind
 from memoserve.sequences.identity import sampled_sha256
 from memoserve.sequences.megatron_order import ADVICE, IndexFacts, IndexReader, order_files
 from memoserve.sequences.place import Place
@@ -210,11 +211,27 @@ def open_megatron(place: Place) -> MegatronSequences:
     prefix = shard["prefix"] if shard is not None else re.sub(r"\.(idx|bin)$", "", path)
     index = place.sibling(prefix + ".idx")
     if not index.exists():
-        raise BadInput(f"{index} does not exist: {place} needs its index beside it")
+        raise BadInput(_without_index(place, index))
     merged = place.sibling(prefix + ".bin")
     if shard is None and merged.exists():
         return MegatronSequences(index, [merged])
     return MegatronSequences(index, _shards(place, prefix, shard["of"] if shard is not None else None))
+
+
+def _without_index(place: Place, index: Place) -> str:
+    missing = f"{index} does not exist: {place} needs its index beside it"
+    if not place.path.endswith(".bin") or not place.exists():
+        return missing
+    folder, _, name = place.path.rpartition("/")
+    if place.sibling(f"{folder}/index.json" if folder else "index.json").exists():
+        foreign = foreign_kind(name, ("index.json",))
+        if foreign is not None:
+            return f"{place} {foreign}"
+    return (
+        f"{missing}; if it is raw token ids (numpy.tofile, a memmap), it doesn't say how it is cut: "
+        "read it with numpy.fromfile and the type it was written with, cut it as training did, "
+        "reshape(-1, LENGTH), and numpy.save that as a .npy"
+    )
 
 
 def _shards(place: Place, prefix: str, of: str | None) -> list[Place]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from memoserve.errors import BadInput
 from memoserve.sequences.byte_ranges import ByteRanges
 from memoserve.sequences.identity import sampled_sha256, sha256
+from memoserve.sequences.megatron_order import ORDER_FILE
 from memoserve.sequences.place import Place
 from memoserve.sequences.source import as_token_ids, check_ids, check_length, check_long_enough, check_span
 
@@ -26,7 +27,10 @@ class NpySequences:
     whole_length: tuple[int, int] | None = None
 
     def __init__(self, place: Place) -> None:
-        """Open and check. Raises BadInput for what is not an integer array of two dimensions."""
+        """Open and check. Raises BadInput for what is not an integer array of two dimensions, or known not to
+        be whole sequences by its name.
+        """
+        _check_name(place)
         self._data = ByteRanges([place])
         name = self._data.name
         shape, dtype, self._begin = _header(self._data)
@@ -83,10 +87,34 @@ class NpySequences:
         return as_token_ids(self._data.gather(starts, length * width).view(self._dtype), ids, self._data.name)
 
 
+def _check_name(place: Place) -> None:
+    """Raise BadInput for files that the field gives names of their own, and that hold something else."""
+    folder, _, name = place.path.rpartition("/")
+    if ORDER_FILE.fullmatch(name) or name == "global_indices.npy":
+        raise BadInput(
+            f"{place} says in which order training read its data, and holds no token ids: write the "
+            "sequences in that order into a file, and give that"
+        )
+    for half, other in (("prefix", "suffix"), ("suffix", "prefix")):
+        if half in name:
+            beside = name.replace(half, other)
+            if place.sibling(f"{folder}/{beside}" if folder else beside).exists():
+                raise BadInput(
+                    f"{place} holds one half of each sequence, {beside} beside it the other: join them "
+                    "(numpy.concatenate([prefix, suffix], axis=1)) and numpy.save that"
+                )
+
+
 def _header(data: ByteRanges) -> tuple[tuple[int, ...], np.dtype[np.generic], int]:
     """Shape, dtype and where the numbers begin."""
     npy_format: Any = np.lib.format  # without types
     stream = io.BytesIO(data.read(0, min(data.size, HEADER_LIMIT)))
+    if not stream.getvalue().startswith(b"\x93NUMPY"):
+        raise BadInput(
+            f"{data.name} is not a .npy file that can be read: it has no header. If it is raw numbers (a "
+            "memmap, as OLMo's data are), it doesn't say their type, nor how they are cut: read it with "
+            "numpy.fromfile, put it into training order as [sequences, tokens], and numpy.save that"
+        )
     try:
         version = npy_format.read_magic(stream)
         if version == (1, 0):

@@ -44,7 +44,9 @@ CHECKSUM = hashlib.sha256().digest_size
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a pack says of itself. `source` is the identity of what it was made of."""
+    """What a pack says of itself. `source` is the identity of what it was made of, `source_lengths` the
+    fewest and the most tokens of its sequences (None in packs of versions that didn't write it).
+    """
 
     count: int
     length: int
@@ -53,6 +55,7 @@ class Manifest:
     rows_a_block: int
     source: dict[str, str | int]
     checksums_sha256: str = ""
+    source_lengths: tuple[int, int] | None = None
 
     @property
     def row(self) -> int:
@@ -117,6 +120,7 @@ class PackSequences:
                 raise BadInput(f"{place}: expected {place.size} bytes, found {size}: it is damaged")
         self._begins = np.cumsum([0, *sizes])[:-1] + np.array(self._headers, dtype=np.int64)
         self.total_bytes = sum(sizes)
+        self.whole_length = manifest.source_lengths
         self.token_dtype = manifest.dtype
         self.description = (
             f"{name}: {self.count:,} sequences, the first {manifest.length} tokens, {manifest.dtype}, packed"
@@ -211,7 +215,8 @@ def read_manifest(folder: Place) -> Manifest:
         said = found.pop("sha256")
         if found.pop("format") != FORMAT:
             raise BadInput(f"{place}: packs of this format are not known: use the memoserve that wrote it")
-        manifest = Manifest(**found)
+        lengths = found.pop("source_lengths", None)
+        manifest = Manifest(**found, source_lengths=None if lengths is None else (lengths[0], lengths[1]))
         numbers = (manifest.count, manifest.length, manifest.rows_a_part, manifest.rows_a_block)
         sound = (
             said == digest(manifest)
@@ -225,8 +230,9 @@ def read_manifest(folder: Place) -> Manifest:
             and isinstance(manifest.source, dict)
             and manifest.source.get("count") == manifest.count
             and all(isinstance(value, str | int) for value in manifest.source.values())
+            and all(type(number) is int for number in manifest.source_lengths or ())
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         sound = False
     if not sound:
         raise BadInput(f"{place} is damaged, or not the manifest of a pack")
@@ -234,7 +240,15 @@ def read_manifest(folder: Place) -> Manifest:
 
 
 def digest(manifest: Manifest) -> str:
-    return hashlib.sha256(json.dumps(asdict(manifest), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(written(manifest), sort_keys=True).encode()).hexdigest()
+
+
+def written(manifest: Manifest) -> dict[str, Any]:
+    """What of a manifest stands in its file: without what isn't known."""
+    found = {key: value for key, value in asdict(manifest).items() if value is not None}
+    if manifest.source_lengths is not None:
+        found["source_lengths"] = list(manifest.source_lengths)
+    return found
 
 
 def _read_checksums(folder: Place, manifest: Manifest) -> NDArray[np.uint8]:

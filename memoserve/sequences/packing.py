@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.errors import BadInput, StorageFailed
+from memoserve.sequences.checks import length_range
 from memoserve.sequences.pack import (
     BEGUN,
     CHECKSUM,
@@ -31,6 +32,7 @@ from memoserve.sequences.pack import (
     npy_header,
     part_name,
     read_manifest,
+    written,
 )
 from memoserve.sequences.place import Place
 from memoserve.sequences.source import SequenceSource, check_length
@@ -60,13 +62,21 @@ def write_pack(
     `opened` opens the sequences, at the beginning and once more at the end, to see that they are still the
     same. A pack that was begun goes on; one that is there already is left as it is. `progress` is told how
     many sequences of how many are done. Raises BadInput if the folder holds something else, another writer
-    is at it, or the sequences changed meanwhile, StorageFailed if the disk refuses.
+    is at it, the sequences are not in training order (which a pack of them wouldn't show), or they changed
+    meanwhile, StorageFailed if the disk refuses.
     """
     check_length(length)
     source = opened()
+    contradictions = source.contradictions()
+    if contradictions:
+        raise BadInput("; ".join(contradictions))
     dtype = "uint16" if source.token_dtype in ("uint8", "int8", "int16", "uint16") else "uint32"
     rows_a_block = max(BLOCK_BYTES // (length * np.dtype(dtype).itemsize), 1)
-    manifest = Manifest(source.count, length, dtype, rows_a_part, rows_a_block, source.identity())
+    sizes = length_range(source)
+    lengths = source.whole_length or (sizes.fewest, sizes.most)
+    manifest = Manifest(
+        source.count, length, dtype, rows_a_part, rows_a_block, source.identity(), source_lengths=lengths
+    )
     if folder.exists():
         return _already(folder, manifest)
     work = folder.with_name(folder.name + UNFINISHED)
@@ -106,7 +116,7 @@ def _already(folder: Path, wanted: Manifest) -> Manifest:
 def _begin(work: Path, manifest: Manifest) -> None:
     """Say what is being packed, or check that it is the same as what was begun."""
     header = work / BEGUN
-    said = {"format": FORMAT, **asdict(manifest)}
+    said = {"format": FORMAT, **written(manifest)}
     if not header.exists():
         _write(header, json.dumps(said).encode())
         return
@@ -188,7 +198,7 @@ def _finish(work: Path, manifest: Manifest, digests: bytes) -> Manifest:
     checksums = npy_header((manifest.blocks, CHECKSUM), "uint8") + digests
     whole = replace(manifest, checksums_sha256=hashlib.sha256(checksums).hexdigest())
     _write(work / CHECKSUMS, checksums)
-    said = {"format": FORMAT, **asdict(whole), "sha256": digest(whole)}
+    said = {"format": FORMAT, **written(whole), "sha256": digest(whole)}
     _write(work / MANIFEST, json.dumps(said, indent=2).encode() + b"\n")
     expected = {MANIFEST, CHECKSUMS, *map(part_name, range(manifest.parts))}
     for name in os.listdir(work):

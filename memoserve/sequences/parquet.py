@@ -1,4 +1,4 @@
-"""Parquet files with a column of token lists; ids are row numbers, file after file in order of name."""
+"""Parquet files with a column of token lists; ids are row numbers, file after file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,15 @@ from memoserve.sequences.source import as_token_ids, check_ids, check_length, ch
 if TYPE_CHECKING:
     import pyarrow
 
-COLUMN = "tokens"
+COLUMNS = ("tokens", "input_ids")
+"""Columns of token ids. Any other list may be a mask, labels or positions: it must be named."""
+
+ID_COLUMNS = ("sequence_id", "index")
+"""Columns that number the rows, if they are there: ids are row numbers, so they must be 0, 1, 2 …"""
+
+WHOLE_IDS = 1 << 20
+"""Remote files of so many rows have these columns read through beforehand; local ones always."""
+
 BATCH = 1024
 """Rows decoded at a time."""
 
@@ -40,22 +49,31 @@ class ParquetSequences:
     cheap_lengths = 1 << 14
     whole_length: tuple[int, int] | None = None
 
-    def __init__(self, places: list[Place]) -> None:
-        """Open and check every file. Raises BadInput, also where their columns differ."""
+    def __init__(self, places: list[Place], note: str = "", column: str | None = None) -> None:
+        """Open and check every file, in order; `note` says which order that is, where people may expect
+        another; `column` names the token ids where COLUMNS don't. Raises BadInput, also where the files have
+        other columns than the first.
+        """
         self._data = ByteRanges(
             places, name=str(places[0]) if len(places) == 1 else f"{places[0]} and {len(places) - 1} more"
         )
         self._places = places
         self._groups: list[tuple[int, int]] = []  # (file, row group), in order
         rows: list[int] = []
-        dtypes: set[str] = set()
-        self._columns: list[str] = []
+        schema: Any = None
         for file, place in enumerate(places):
             with _reading(place):
                 opened = _open(place)
-                column, dtype = _token_column(opened.schema_arrow, place)
-                dtypes.add(dtype)
-                self._columns.append(column)
+                if schema is None:
+                    schema = opened.schema_arrow
+                    self._columns, self.token_dtype = _columns(schema, place, column)
+                    usual = [field.name for field in schema if field.name in COLUMNS]
+                    self._named = column if column is not None and usual != [column] else None
+                elif not _same_columns(schema, opened.schema_arrow):
+                    raise BadInput(
+                        f"{place} has other columns than {places[0]} ({_shown(opened.schema_arrow)}; "
+                        f"{_shown(schema)}): they are not of one set"
+                    )
                 for group in range(opened.metadata.num_row_groups):
                     self._groups.append((file, group))
                     rows.append(int(opened.metadata.row_group(group).num_rows))
@@ -64,16 +82,27 @@ class ParquetSequences:
         self._first_rows = np.cumsum(np.array([0, *rows], dtype=np.int64))
         self.count = int(self._first_rows[-1])
         self.total_bytes = self._data.size
-        self.token_dtype = "/".join(sorted(dtypes))
         self.description = (
-            f"{self._data.name}: {self.count:,} sequences, column {self._columns[0]} of lists of "
-            f"{self.token_dtype}, Parquet"
+            f"{self._data.name}: {self.count:,} sequences, column {self._columns.tokens[0]} of lists of "
+            f"{self.token_dtype}, Parquet{', ' if note else ''}{note}"
         )
         self._idle: list[_Cursor] = []  # the one laid back last stands last
         self._idle_lock = threading.Lock()
 
     def contradictions(self) -> tuple[str, ...]:
-        """See SequenceSource.contradictions."""
+        """See SequenceSource.contradictions: a column that numbers the rows, and numbers them otherwise."""
+        if not self._columns.ids or (self._data.remote is not None and self.count > WHOLE_IDS):
+            return ()  # what is read is checked all the same
+        try:
+            first = 0
+            for place in self._places:
+                with _reading(place):
+                    for batch in _open(place).iter_batches(1 << 16, columns=list(self._columns.ids)):
+                        for name in self._columns.ids:
+                            _check_ids(batch.column(name), name, first, place)
+                        first += batch.num_rows
+        except BadInput as error:
+            return (str(error),)
         return ()
 
     def read(self, first: int, stop: int, length: int) -> NDArray[np.uint32]:
@@ -99,13 +128,16 @@ class ParquetSequences:
             length = int.from_bytes(self._data.read(end - 8, 4), "little")
             footers.append(f"{size}:".encode() + self._data.read(end - 8 - length, length + 8))
             begin = end
-        return {
+        identity: dict[str, str | int] = {
             "kind": self.kind,
             "count": self.count,
             "bytes": self.total_bytes,
             "index_sha256": sha256(footers),
             "data_sha256": sampled_sha256(self._data),
         }
+        if self._named is not None:
+            identity["tokens_column"] = self._named
+        return identity
 
     def _tokens(self, ids: NDArray[np.int64], length: int) -> NDArray[np.uint32]:
         check_length(length)
@@ -146,22 +178,34 @@ class ParquetSequences:
         if taken is None:
             file, number = self._groups[group]
             first, stop = (int(at) for at in self._first_rows[group : group + 2])
-            taken = _Cursor(self._places[file], self._columns[file], group, number, first, stop)
+            self._data.check_unchanged(file)  # opened anew, by its name
+            taken = _Cursor(self._places[file], self._columns, group, number, first, stop)
         yield taken
         with self._idle_lock:
             self._idle.append(taken)
             del self._idle[:-IDLE_CURSORS]
 
 
+@dataclass(frozen=True)
+class _Columns:
+    """Which columns hold the token ids (more than one: they must agree), and which number the rows."""
+
+    tokens: tuple[str, ...]
+    ids: tuple[str, ...]
+
+
 class _Cursor:
     """A place in a row group; it only moves on."""
 
-    def __init__(self, place: Place, column: str, group: int, number: int, first: int, stop: int) -> None:
+    def __init__(
+        self, place: Place, columns: _Columns, group: int, number: int, first: int, stop: int
+    ) -> None:
         self.group = group
         self._place = place
+        self._columns = columns
         self._stop = stop
         self._batches = _open(place).iter_batches(
-            BATCH, row_groups=[number], columns=[column], use_threads=False
+            BATCH, row_groups=[number], columns=[*columns.tokens, *columns.ids], use_threads=False
         )
         self.first = self._end = first  # the rows of the batch at hand
         self._batch: pyarrow.Array | None = None
@@ -179,13 +223,40 @@ class _Cursor:
                     raise BadInput(
                         f"{self._place} is damaged: a row group doesn't have the rows that its footer says"
                     )
-                self._batch = batch.column(0)
+                self._batch = self._checked(batch)
                 self.first, self._end = self._end, self._end + batch.num_rows
             end = int(np.searchsorted(wanted, self._end, side="left"))
             some = wanted[done:end]
             assert self._batch is not None
             yield some, self._batch.take(_arrow(some - self.first))
             done = end
+
+    def _checked(self, batch: Any) -> pyarrow.Array:
+        """The token lists of a batch. Raises BadInput where its other columns contradict them."""
+        for name in self._columns.ids:
+            _check_ids(batch.column(name), name, self._end, self._place)
+        first, *others = self._columns.tokens
+        for other in others:
+            if batch.column(first).to_pylist() != batch.column(other).to_pylist():
+                raise BadInput(
+                    f"{self._place} has columns {first} and {other}, which differ in the sequences "
+                    f"{self._end} to {self._end + batch.num_rows - 1}: name the one that holds the token ids"
+                )
+        return batch.column(first)
+
+
+def _check_ids(column: Any, name: str, first: int, place: Place) -> None:
+    """Raise BadInput unless the rows are numbered first, first + 1 …"""
+    if column.null_count:
+        raise BadInput(f"{place}: its column {name} has nulls: it must number the rows 0, 1, 2 …")
+    found = column.to_numpy(zero_copy_only=False)
+    wrong = found != first + np.arange(len(found))
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise BadInput(
+            f"{place}: row {first + at} has {name} {int(found[at])}: rows must be sequences 0, 1, 2 … in "
+            "training order; sort them, keep each once, or leave the column out if it means something else"
+        )
 
 
 def _arrow(values: NDArray[np.int64]) -> Any:
@@ -249,27 +320,60 @@ class _RangeFile(io.RawIOBase):
         return content
 
 
-def _token_column(schema: Any, place: Place) -> tuple[str, str]:
-    """Name and integer type of the token column."""
+def _shown(schema: Any) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in schema)
+
+
+def _same_columns(one: Any, other: Any) -> bool:
+    """Whether two files have the same columns; a file without rows may not know the type of one (null)."""
+    return bool(
+        one.names == other.names
+        and all(
+            first == second or "null" in (str(first), str(second))
+            for first, second in zip(one.types, other.types, strict=True)
+        )
+    )
+
+
+def _columns(schema: Any, place: Place, column: str | None) -> tuple[_Columns, str]:
+    """The columns to read, and the integer type of the token ids. Raises BadInput."""
     import pyarrow
 
     types = pyarrow.types
+    names = schema.names
+    fields = {field.name: field for field in schema}
 
     def is_list(type_: Any) -> bool:
         return bool(types.is_list(type_) or types.is_large_list(type_) or types.is_fixed_size_list(type_))
 
-    lists = [field for field in schema if is_list(field.type)]
-    chosen = [field for field in lists if field.name == COLUMN] or lists
-    if len(chosen) != 1:
-        columns = ", ".join(f"{field.name} {field.type}" for field in schema)
-        raise BadInput(
-            f"{place}: a column `{COLUMN}` of integer lists is needed, or one list column alone; "
-            f"found: {columns}"
+    wanted = COLUMNS if column is None else (column,)
+    there = [fields[name] for name in wanted if name in fields and is_list(fields[name].type)]
+    if not there:
+        what = " or ".join(f"`{name}`" for name in wanted)
+        advice = (
+            "; if another column holds the token ids, name it (--tokens-column)" if column is None else ""
         )
-    inner = chosen[0].type.value_type
-    if not types.is_integer(inner):
-        raise BadInput(f"{place}: column {chosen[0].name} holds lists of {inner}, not of integers")
-    return str(chosen[0].name), str(inner)
+        raise BadInput(
+            f"{place}: a column {what} of integer lists is needed{advice}; found: {_shown(schema)}"
+        )
+    tokens = [field for field in there if types.is_integer(field.type.value_type)]
+    if not tokens:
+        raise BadInput(
+            f"{place}: column {there[0].name} holds lists of {there[0].type.value_type}, not of integers"
+        )
+    ids = [fields[name] for name in ID_COLUMNS if name in fields and name != column]
+    for field in ids:
+        if not types.is_integer(field.type):
+            raise BadInput(
+                f"{place}: its column {field.name} is {field.type}: it must number the rows 0, 1, 2 …, or be "
+                "left out"
+            )
+    used = [field.name for field in (*tokens, *ids)]
+    twice = [name for name in used if names.count(name) > 1]
+    if twice:
+        raise BadInput(f"{place} has more than one column {twice[0]}")
+    kinds = "/".join(sorted({str(field.type.value_type) for field in tokens}))
+    return _Columns(tuple(f.name for f in tokens), tuple(f.name for f in ids)), kinds
 
 
 class _reading:  # noqa: N801 - reads as a statement: with _reading(place):

@@ -98,7 +98,7 @@ class WebFile:
         assert place.size is not None
         self._place = place
         self._size = place.size
-        self._version: str | None = None
+        self._versions: dict[str, str] = {}
         self._tried = False
         self._trying = threading.Lock()
 
@@ -183,12 +183,14 @@ class WebFile:
                 f"{self._place}: {length} bytes at {offset} were asked for, its server sends "
                 f"{headers['Content-Length']}; {_ADVICE}"
             )
-        version = headers.get("ETag", "W/")
-        if not version.startswith("W/"):
-            self._version = self._version or version
-            if version != self._version:
+        # A weak ETag may be the same for other bytes; what was last modified then is at least not newer.
+        name = "Last-Modified" if headers.get("ETag", "W/").startswith("W/") else "ETag"
+        version = headers.get(name)
+        if version:
+            before = self._versions.setdefault(name, version)
+            if version != before:
                 raise BadInput(
-                    f"{self._place} changed while it was being read (its ETag was {self._version}, is now "
+                    f"{self._place} changed while it was being read (its {name} was {before}, is now "
                     f"{version}): open it anew"
                 )
 

@@ -66,7 +66,8 @@ class SequenceSource(Protocol):
         """What the data is, wherever it lies: `kind`, `count`, `bytes`, `index_sha256`, `data_sha256`.
 
         `data_sha256` covers sampled blocks (see memoserve.sequences.identity), so it is quick for 600 GB
-        but doesn't see every byte. `jsonl-text` adds `tokenizer_sha256`.
+        but doesn't see every byte. `jsonl-text` adds `tokenizer_sha256`, and `tokens_column` is there where
+        the token ids are another column, or key, than would be read without naming it.
         """
         ...
 
@@ -118,13 +119,16 @@ def check_length(length: int) -> None:
 def check_long_enough(
     sizes: NDArray[np.int64], ids: NDArray[np.int64], length: int, name: str, row: str = "sequence"
 ) -> None:
-    """Raise BadInput naming the first sequence that has fewer than `length` tokens."""
-    short = sizes < length
-    if short.any():
-        at = int(np.argmax(short))
+    """Raise BadInput naming how many and which sequences have fewer than `length` tokens."""
+    short = ids[sizes < length]
+    if len(short):
+        at = int(np.argmax(sizes < length))
+        others = ", ".join(map(str, short[:5].tolist())) + (", ..." if len(short) > 5 else "")
+        how_many = f" ({len(short):,} of the {len(ids):,} read here are too short: {others})"
         raise BadInput(
             f"{name}: {row} {int(ids[at])} has {int(sizes[at])} tokens, {length} are needed (context and "
-            "continuation): ask for a shorter context, or leave such sequences out of the file"
+            f"continuation){how_many if len(short) > 1 else ''}: ask for a shorter context, or leave such "
+            "sequences out"
         )
 
 
