@@ -167,7 +167,8 @@ def test_gigabytes_are_not_read_to_tell_weights_apart(file: Path, monkeypatch: p
     def never(*_: object, **__: object) -> bool:
         raise AssertionError("read whole")
 
-    monkeypatch.setattr("memoserve.engines.weight_contents.equal_values", never)
+    for read in ("equal_values", "values_digest", "file_digest"):
+        monkeypatch.setattr(f"memoserve.engines.weight_contents.{read}", never)
     monkeypatch.setattr("memoserve.run.weights_check.identity_of", never)
     monkeypatch.setattr("memoserve.run.weights_check.SMALL", 0)
     report = checked(file)
@@ -175,6 +176,24 @@ def test_gigabytes_are_not_read_to_tell_weights_apart(file: Path, monkeypatch: p
     copy(file, 1001, 161)
     with pytest.raises(AssertionError, match="read whole"):
         checked(file)
+
+
+def test_pickles_are_compared_as_files(file: Path) -> None:
+    for step in STEPS:
+        (folder(file, step) / "model.safetensors").rename(folder(file, step) / "pytorch_model.bin")
+    suite = load_suite(file)
+
+    def found() -> WeightsReport:
+        return check_weights(suite, select(suite, "all"), use=USE, allow_pickle=True)
+
+    assert same(found()) == {}
+    copied = copy(file, 1001, 161) / "pytorch_model.bin"
+    assert same(found()) == {161: 1001}
+    content = bytearray(copied.read_bytes())
+    content[9000] ^= 1  # far from both ends
+    copied.write_bytes(content)
+    assert same(found()) == {}
+    assert results(found(), "parameters") == dict.fromkeys(STEPS, "not checked")
 
 
 def test_what_changes_on_disk_is_read_anew(file: Path) -> None:

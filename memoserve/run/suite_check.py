@@ -82,6 +82,7 @@ def check_data(
             sequence_length=suite.sequence_length,
             vocabulary_size=vocabulary_size,
             length=use.context + CONTINUATION,
+            subject=path.rstrip("/").rpartition("/")[2],
         )
     except BadInput as error:
         return (Check("sequences", path, "failed", str(error)),)
