@@ -9,7 +9,7 @@ import hashlib
 import os
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,15 @@ def _unsigned_zero(bits: NDArray[Any], dtype: str) -> NDArray[Any]:
         return bits
     negative = bits.dtype.type(1 << (BITS[dtype] - 1))
     return np.where(bits == negative, bits.dtype.type(0), bits)
+
+
+def values_digest(tensors: Iterable[Tensor]) -> bytes:
+    """SHA-256 of all values, tensor by tensor; the sign of zero doesn't count. Raises OSError."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        for span in _chunks(tensor):
+            digest.update(_unsigned_zero(_read(tensor, span), tensor.dtype).data)
+    return digest.digest()
 
 
 def equal_values(one: Tensor, other: Tensor, sampled: bool = False) -> bool:

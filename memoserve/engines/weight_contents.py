@@ -27,6 +27,7 @@ from memoserve.engines.tensor_values import (
     sampled,
     sampled_values,
     state_of,
+    values_digest,
 )
 from memoserve.engines.weights import ModelFolder, file_digest
 
@@ -96,11 +97,24 @@ class Contents:
                 return _compared[key]
         if self.model.chosen.pickled:
             equal = sorted(map(file_digest, self.model.files)) == sorted(map(file_digest, other.model.files))
+        elif self.dtypes == other.dtypes:
+            equal = self._digest == other._digest
         else:
             equal = all(equal_values(self.tensors[name], other.tensors[name]) for name in self.telling)
         with _lock:
             _compared[key] = equal
         return equal
+
+    @property
+    def _digest(self) -> bytes:
+        """Of all values. Kept, as many steps may have to be told from one another."""
+        state = _state(self)
+        with _lock:
+            if state in _digests:
+                return _digests[state]
+        digest = values_digest(tensor for _, tensor in sorted(self.tensors.items()))
+        with _lock:
+            return _digests.setdefault(state, digest)
 
     def _maybe_same_as(self, other: Contents) -> bool:
         """By samples."""
@@ -137,6 +151,7 @@ class Contents:
 
 
 _compared: dict[frozenset[tuple[FileState, ...]], bool] = {}
+_digests: dict[tuple[FileState, ...], bytes] = {}
 _lock = threading.Lock()
 
 
