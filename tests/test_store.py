@@ -109,6 +109,28 @@ class TestFingerprint:
         assert "dtype" not in said
         store.claim(toy_suite(tmp_path / "suite"), FINGERPRINT)
 
+    def test_another_engine_may_take_over_what_has_no_score(
+        self, store: Store, checkpoint: Checkpoint, tmp_path: Path
+    ) -> None:
+        """As after a run in which every checkpoint failed: it numbered windows, and no more."""
+        suite = toy_suite(tmp_path / "suite")
+        store.write_sequences("toy", 0, 3, np.arange(3), np.arange(3))
+        store.index_repeats("toy")
+        other = {**FINGERPRINT, "mode": "extract", "engine": "another"}
+        store.refuse_unlike("toy", other)
+        with pytest.raises(StoreConflict, match="suite: toy vs else"):
+            store.claim(suite, {**other, "suite": "else"})
+        assert len(store.sequence_parts("toy")) == 1
+        store.claim(suite, other)
+        assert store.fingerprint("toy") == other
+        assert store.missing_sequences("toy", [(0, 3)], 10) == [(0, 3)]
+        store.write_sequences("toy", 0, 3, np.arange(3), np.arange(3))
+        write(store, checkpoint, 0, 10)
+        assert verify(store.path).damages == ()
+        with pytest.raises(StoreConflict, match="mode: extract vs score"):
+            store.claim(suite, FINGERPRINT)
+        assert store.fingerprint("toy") == other
+
     def test_a_suite_may_grow_but_not_change_what_is_evaluated(
         self, store: Store, checkpoint: Checkpoint, tmp_path: Path
     ) -> None:

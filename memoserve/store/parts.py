@@ -260,7 +260,7 @@ def metadata_in(footer: pa.FileMetaData) -> dict[str, Any]:
 def read_part(
     files: Files, part: Part, fingerprint: Mapping[str, Any], columns: Sequence[Column]
 ) -> pa.Table:
-    """These columns of one part, those that it lacks as NULL, every byte checked.
+    """Those of these columns that a part has, every byte checked.
 
     Raises BadInput for damage, StoreConflict for another run's.
     """
@@ -275,8 +275,8 @@ def read_part(
         if said.get("name") != part.name:
             raise ValueError(f"it was written as {said.get('name')}")
         differing = differences(fingerprint, said.get("fingerprint") or {})
-        there = [column.name for column in columns if column.name in file.schema_arrow.names]
-        table = with_all(file.read(columns=there, use_threads=False), columns)
+        there = [column for column in columns if column.name in file.schema_arrow.names]
+        table = with_all(file.read(columns=[column.name for column in there], use_threads=False), there)
     except (pa.ArrowException, ValueError) as error:
         raise damaged(part.path, error) from None
     if differing:

@@ -361,6 +361,7 @@ class Store:
     def read_scores(self, suite: str, model: str, step: int, first: int, stop: int) -> Scores:
         """The stored scores of one checkpoint with first <= sequence_id < stop.
 
+        A column that one of the parts in this range lacks is None, as if the store lacked it.
         Raises BadInput for a damaged part, StoreConflict for a part of an unlike run.
         """
         table = self._read(suite, self.parts(suite, model, step), first, stop, SCORES)
@@ -460,7 +461,9 @@ class Store:
         ]
         if not tables:
             return schema_of(columns).empty_table()
-        table = pa.concat_tables(tables)
+        # A column that a part lacks is not known of the range.
+        common = [column for column in columns if all(column.name in table.column_names for table in tables)]
+        table = with_all(pa.concat_tables(with_all(table, common) for table in tables), columns)
         ids = table.column("sequence_id")
         return table.filter(pc.and_(pc.greater_equal(ids, first), pc.less(ids, stop)))
 
