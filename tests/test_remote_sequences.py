@@ -337,9 +337,10 @@ class TestAServerThatMisbehaves:
             def log_message(self, *_: object) -> None:
                 """Silence."""
 
-        with listening(functools.partial(Quiet, directory=str(tmp_path))) as address:
-            with pytest.raises(BadInput, match=r"doesn't answer range requests.*download it"):
-                open_sequences(f"{address}/{name}").take(np.array([3]), 3)
+        handler = functools.partial(Quiet, directory=str(tmp_path))
+        refusal = pytest.raises(BadInput, match=r"doesn't answer range requests.*download it")
+        with listening(handler) as address, refusal:
+            open_sequences(f"{address}/{name}").take(np.array([3]), 3)
 
     @pytest.mark.parametrize("fault", [flipped, shifted(1, honest=False), shifted(-64, honest=False)])
     @pytest.mark.parametrize("n", [1, 3])
