@@ -543,9 +543,13 @@ class TestPacks:
             open_sequences(tmp_path / "pack.unfinished")
 
     def test_a_sequence_that_is_too_short_is_named(self, tmp_path: Path, cli: Cli) -> None:
-        write_dataset(tmp_path / "p", [list(range(70)), list(range(63))])
-        said = cli("sequences", "pack", "p.idx", "-o", "pack", code=3).stderr
+        lines = [json.dumps({"tokens": list(range(size))}) for size in (70, 63)]
+        (tmp_path / "p.jsonl").write_text("\n".join(lines))
+        said = cli("sequences", "pack", "p.jsonl", "-o", "pack", code=3).stderr
         assert "sequence 1 has 63 tokens, 64 are needed" in said
+        # An index of sequences of unlike length is one of documents, of whatever length.
+        write_dataset(tmp_path / "p", [list(range(70)), list(range(63))])
+        assert "63 to 70 tokens" in cli("sequences", "pack", "p.idx", "-o", "pack", code=3).stderr
         assert not (tmp_path / "pack").exists()
 
     def test_killed_at_any_moment_it_goes_on_and_is_never_half_there(
