@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import http.server
 import json
 import os
 import random
@@ -20,7 +22,7 @@ from conftest import Cli
 from moto.server import ThreadedMotoServer
 from numpy.typing import NDArray
 from test_sequences_megatron import shard, write_dataset
-from web_server import Answer, Fault, Request, WebServer, serving
+from web_server import Answer, Fault, Request, WebServer, listening, serving
 
 from memoserve.errors import BadInput, StorageFailed
 from memoserve.sequences import open_sequences, retries, write_pack
@@ -314,6 +316,32 @@ class TestAServerThatMisbehaves:
         with pytest.raises(BadInput, match="now 99999999 bytes long"):
             source.take(np.array([0]), 64)
 
+    def test_a_file_that_changes_without_an_etag_is_refused(self, web: WebServer) -> None:
+        web.fault = changed(ETag='W/"1"', Last_Modified="Mon, 02 Nov 2026 10:00:00 GMT")
+        source = open_sequences(f"{web.address}/{SHARDS[0]}")
+        source.take(np.array([0]), 64)
+        source.take(np.array([3]), 64)
+        web.fault = changed(ETag='W/"1"', Last_Modified="Mon, 02 Nov 2026 10:00:01 GMT")
+        with pytest.raises(BadInput, match=r"p\.idx changed.*Last-Modified was .*10:00:00 .*10:00:01"):
+            source.take(np.array([0]), 64)
+
+    @pytest.mark.parametrize("name", ["p.idx", "p", "a.npy", "a.parquet", "lines.jsonl", "pack"])
+    def test_pythons_own_web_server_which_knows_no_ranges(
+        self, folder: Path, tmp_path: Path, name: str
+    ) -> None:
+        for file in folder.iterdir():
+            (tmp_path / file.name).symlink_to(file)
+        (tmp_path / "lines.jsonl").write_text('{"tokens": [1, 2, 3, 4]}\n' * 9)
+
+        class Quiet(http.server.SimpleHTTPRequestHandler):
+            def log_message(self, *_: object) -> None:
+                """Silence."""
+
+        handler = functools.partial(Quiet, directory=str(tmp_path))
+        refusal = pytest.raises(BadInput, match=r"doesn't answer range requests.*download it")
+        with listening(handler) as address, refusal:
+            open_sequences(f"{address}/{name}").take(np.array([3]), 3)
+
     @pytest.mark.parametrize("fault", [flipped, shifted(1, honest=False), shifted(-64, honest=False)])
     @pytest.mark.parametrize("n", [1, 3])
     def test_a_pack_finds_even_lies_that_no_header_shows(
@@ -515,9 +543,13 @@ class TestPacks:
             open_sequences(tmp_path / "pack.unfinished")
 
     def test_a_sequence_that_is_too_short_is_named(self, tmp_path: Path, cli: Cli) -> None:
-        write_dataset(tmp_path / "p", [list(range(70)), list(range(63))])
-        said = cli("sequences", "pack", "p.idx", "-o", "pack", code=3).stderr
+        lines = [json.dumps({"tokens": list(range(size))}) for size in (70, 63)]
+        (tmp_path / "p.jsonl").write_text("\n".join(lines))
+        said = cli("sequences", "pack", "p.jsonl", "-o", "pack", code=3).stderr
         assert "sequence 1 has 63 tokens, 64 are needed" in said
+        # An index of sequences of unlike length is one of documents, of whatever length.
+        write_dataset(tmp_path / "p", [list(range(70)), list(range(63))])
+        assert "63 to 70 tokens" in cli("sequences", "pack", "p.idx", "-o", "pack", code=3).stderr
         assert not (tmp_path / "pack").exists()
 
     def test_killed_at_any_moment_it_goes_on_and_is_never_half_there(

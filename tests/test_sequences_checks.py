@@ -329,6 +329,29 @@ def write_index(
     return index
 
 
+@given(st.sampled_from([1, 2, 3, 4, 5, 8]), st.integers(1, 70_000), st.booleans(), st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_a_relabelled_index_is_seen(code: int, vocabulary: int, resized: bool, seed: int) -> None:
+    """The dtype code of u16 data is another; sizes and pointers may be mended so that all bytes are used."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, min(vocabulary, 65_536), (20, LENGTH))
+    width = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 8: 2}[code]
+    with tempfile.TemporaryDirectory() as folder:
+        index = write_index(Path(folder) / "d", list(tokens), range(21))
+        content = bytearray(index.read_bytes())
+        content[17] = code
+        if resized:
+            content[34 : 34 + 80] = struct.pack("<20i", *[LENGTH * 2 // width] * 20)
+        index.write_bytes(content)
+        try:
+            source = open_sequences(index)
+            found = failed(source, vocabulary_size=vocabulary)
+            same = not found and source.read(0, 20, LENGTH).tolist() == tokens.tolist()
+        except BadInput:
+            return
+        assert found or same
+
+
 DOCUMENTS = ["each", "each without the end", "none", "one", "zero", "some", "shuffled", "short", "empty ones"]
 
 

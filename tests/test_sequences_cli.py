@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from memoserve.cli.sequences import app
@@ -60,6 +65,19 @@ def test_show_takes_a_range_and_the_first_five_by_default(rows: Path) -> None:
     assert shown("--sequences", "5:") == ["sequence 5", "sequence 6"]
 
 
+@given(st.integers(0, 599), st.integers(1, 600))
+@settings(max_examples=8, deadline=None)
+def test_show_shows_all_of_a_range(first: int, count: int) -> None:
+    stop = min(first + count, 600)
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(f"{folder}/a.npy", np.arange(600)[:, None] + np.zeros(33, int))
+        shown = run(
+            "show", f"{folder}/a.npy", "--context", "1", "--sequences", f"{first}:{stop}"
+        ).splitlines()
+    assert shown[::3] == [f"sequence {i}" for i in range(first, stop)]
+    assert shown[1::3] == [f"  context       {i}" for i in range(first, stop)]
+
+
 def test_show_decodes_and_disarms_text(rows: Path, tokenizer: Path) -> None:
     output = run("show", rows, "--ids", "0", "--context", "6", "--tokenizer", tokenizer)
     lines = output.splitlines()
@@ -105,6 +123,44 @@ def test_info_says_that_it_sampled(tmp_path: Path) -> None:
     text = "".join(json.dumps({"tokens": [1] * length}) + "\n" for length in lengths)
     (tmp_path / "a.jsonl").write_text(text)
     assert "1 to 9 (of 4,096 sequences in 16 places)" in run("info", tmp_path / "a.jsonl")
+
+
+def verdict(*arguments: str | Path) -> tuple[str, dict[str, str]]:
+    """Whether a run would accept, and what speaks against it."""
+    output = run("info", *arguments)
+    said, *lines = output[output.index("accepted by run") :].splitlines()
+    return said[26:], {line[:26].strip(): line[26:] for line in lines}
+
+
+def test_info_says_whether_a_run_would_accept(tmp_path: Path) -> None:
+    tokens = np.random.default_rng(0).integers(0, 1024, (50, 97))
+    np.save(tmp_path / "a.npy", tokens)
+    said, against = verdict(tmp_path / "a.npy")
+    assert said.startswith("yes, as far as can be told; not checked: sequence count, sequence lengths")
+    assert against == {}
+    said, against = verdict(tmp_path / "a.npy", "--context", "70")
+    assert said.startswith("no")
+    assert list(against) == ["window fits"]
+    said, against = verdict(tmp_path / "a.npy", "--suite", "mini")  # its weights tell the vocabulary
+    assert said == "no for suite mini: it would refuse them"
+    assert list(against) == ["sequence count"]
+    np.save(tmp_path / "b.npy", np.minimum(tokens, 900) + 1000)
+    assert list(verdict(tmp_path / "b.npy", "--suite", "mini")[1]) == ["sequence count", "token ids"]
+    assert verdict("--suite", "mini") == ("yes for suite mini", {})
+
+
+def test_another_column_is_named(tmp_path: Path) -> None:
+    tokens = [list(range(i, i + 40)) for i in range(5)]
+    pq.write_table(pa.table({"ids": tokens, "mask": [[1] * 40] * 5}), tmp_path / "a.parquet")
+    with pytest.raises(BadInput, match="--tokens-column"):
+        run("info", tmp_path / "a.parquet")
+    shown = run("show", tmp_path / "a.parquet", "--tokens-column", "ids", "--ids", "3", "--context", "2")
+    assert "  context       3 4\n" in shown
+    run("pack", tmp_path / "a.parquet", "--tokens-column", "ids", "-o", tmp_path / "pack", "--context", "2")
+    assert "  context       3 4\n" in run("show", tmp_path / "pack", "--ids", "3", "--context", "2")
+    said, against = verdict(tmp_path / "a.parquet", "--tokens-column", "mask", "--context", "2")
+    assert said.startswith("no")
+    assert "as in a mask" in against["token content"]
 
 
 SUITE = """

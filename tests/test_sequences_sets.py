@@ -45,6 +45,7 @@ NAMINGS: dict[str, Callable[[int, int], str]] = {
     "from one": lambda i, n: f"shard_{i + 1}.parquet",
     "spark": lambda i, n: f"part-{i:05}-8f1b2c-c000.snappy.parquet",
     "two": lambda i, n: f"part-{i // 3}-{i % 3:05}.parquet",
+    "dots": lambda i, n: f"pile.{i:03}.parquet",
     "version": lambda i, n: f"pile-v2-{i}.parquet",
 }
 
@@ -135,6 +136,8 @@ def test_a_set_is_whole_and_in_order_or_refused(
         ("part-00001.parquet", [], "one of several"),
         ("part-00000-8f1b2c.snappy.parquet", [], "one of several"),
         ("shard_3.parquet", [], "one of several"),
+        ("pile.0003.parquet", [], "one of several"),
+        ("shard.0.snappy.parquet", [], "one of several"),
         ("a-0.parquet", ["a-1.parquet", "a-2.parquet"], r"\(3 of such names lie there\)"),
         ("a-0.parquet", [], None),
         ("pile.parquet", [], None),

@@ -115,7 +115,9 @@ class _Seen:
     def __init__(self, source: SequenceSource, length: int) -> None:
         self.source = source
         self.damaged: str | None = None
-        self.ids = sampled_ids(source.count, source.cheap_lengths)
+        whole = source.count <= source.cheap_lengths
+        # A sample is read twice, for lengths and for tokens, and from places apart.
+        self.ids = sampled_ids(source.count, source.count if whole else source.cheap_lengths // 4)
         self.sizes = np.empty(0, np.int64)
         self.token_ids = np.empty(0, np.int64)
         self.tokens = np.empty((0, 0), np.uint32)

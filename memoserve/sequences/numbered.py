@@ -14,6 +14,8 @@ from memoserve.sequences.place import Place
 _DIGITS = re.compile(r"[0-9]+")
 _OF = re.compile(r"(?<![0-9])([0-9]+)[-_.]of[-_.]([0-9]+)(?![0-9])")
 
+_EXTENSIONS = re.compile(r"(\.(snappy|zstd|gz|gzip|brotli|lz4))?\.[A-Za-z]+$")
+
 # A name that says "one of several": 0000, part-3, train_00001, x-00004, and not pile-v2 or tokens-2048.
 _PART = re.compile(
     r"^[0-9]+$"
@@ -64,7 +66,7 @@ def check_alone(place: Place) -> None:
 
 def _check_single(place: Place, alone: bool) -> None:
     name = _base(place.path)
-    stem = name.split(".")[0] or name
+    stem = _EXTENSIONS.sub("", name)
     match = _OF.search(name)
     if match is not None:
         number, total = int(match[1]), int(match[2])
@@ -75,6 +77,9 @@ def _check_single(place: Place, alone: bool) -> None:
             )
         return
     parts = [int(_DIGITS.findall(match[0])[-1]) for match in _PART.finditer(stem)]
+    last = re.search(r"[-_.]([0-9]+)$", stem)
+    if last is not None and not alone:  # a folder or a pattern stands for all that there is
+        parts.append(int(last[1]))
     if not parts and not (alone and _set_beside(place, name)):
         return
     if alone or any(parts):
@@ -84,8 +89,7 @@ def _check_single(place: Place, alone: bool) -> None:
             f"{place} is named as one of several numbered files{beside}: ids count from the first, so all "
             "are needed: give their folder or a pattern"
             + _elsewhere(place)
-            + "; if it is the whole, give it a "
-            "name without a number"
+            + "; if it is the whole, give it a name without a number"
         )
 
 
