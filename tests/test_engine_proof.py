@@ -260,27 +260,60 @@ def test_poisoned_weights_never_become_results(engine: str, mode: str, neox: Pat
 def test_logits_that_overflow_fail_with_the_number_of_the_window(
     family: str, mode: str, engine: str, tmp_path: Path
 ) -> None:
-    """Finite weights whose activations aren't: an embedding of 1e20 squared is beyond float32."""
+    """Weights that are finite, and a product that isn't."""
     folder = make(family, tmp_path / "model")
-    name = {"gpt_neox": "gpt_neox.embed_in.weight", "llama": "model.embed_tokens.weight"}[family]
-    embedding = load_file(folder / "model.safetensors")[name]
-    embedding[7] = 3e38 * np.sign(embedding[7])
-    rows = windows(40)
-    rows[rows == 7] = 8
-    rows[21, 31] = 7  # the last token of a context, which every way of looking reads
-    process = EngineProcess(
-        settings(engine, mode=mode, loglik=False),
-        changed(folder, tmp_path / "huge", {name: embedding}),
-        tmp_path / "log",
-    )
+    name = {"gpt_neox": "gpt_neox.final_layer_norm.weight", "llama": "model.norm.weight"}[family]
+    norm = load_file(folder / "model.safetensors")[name]
+    huge = changed(folder, tmp_path / "huge", {name: np.full_like(norm, 3e38)})
+    process = EngineProcess(settings(engine, mode=mode, loglik=False), huge, tmp_path / "log")
     try:
-        for method in (process.evaluate, process.logliks):
-            with pytest.raises(EngineFailed, match="not finite") as caught:
-                method(rows)
-            if not (engine == "vllm" and mode == "score" and family == "llama"):
-                assert "window 21 of the block" in str(caught.value)
+        with pytest.raises(EngineFailed, match="not finite") as caught:
+            process.evaluate(windows(40))
+        # vLLM's scheduler decodes in an order of its own.
+        where = (
+            "a window" if (engine, mode, family) == ("vllm", "score", "llama") else "window 0 of the block"
+        )
+        assert where in str(caught.value)
     finally:
         process.close()
+
+
+@settings_for_hypothesis(deadline=None, max_examples=50)
+@given(
+    st.integers(1, 30),
+    st.data(),
+    st.sampled_from([np.nan, np.inf, "row of -inf"]),
+    st.sampled_from([None, 0, 3]),
+    st.booleans(),
+)
+def test_the_first_row_that_is_not_finite_is_named(
+    rows: int, data: st.DataObject, value: float | str, banned: int | None, loglik: bool
+) -> None:
+    """Also where the only such number is that of the banned token."""
+    import torch
+
+    from memoserve.engines import logits
+
+    numbers = torch.randn(rows, 9)
+    at = data.draw(st.integers(0, rows - 1))
+    if isinstance(value, str):
+        numbers[at] = -torch.inf
+    else:
+        numbers[at:, data.draw(st.integers(0, 8))] = value
+    truth = torch.zeros(rows, dtype=torch.int64) if loglik else None
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(logits, "LOGITS_PER_SLICE", 9 * data.draw(st.integers(1, 31)))
+    with monkeypatch.context(), pytest.raises(logits.NotFinite) as caught:
+        logits.best_tokens(
+            lambda hidden: numbers[hidden[:, 0]].clone(), torch.arange(rows)[:, None], 9, banned, truth
+        )
+    monkeypatch.undo()
+    assert caught.value.row == at
+    # And -inf alone, as of words that pad a vocabulary, is fine.
+    fine = torch.randn(rows, 9)
+    fine[:, 5] = -torch.inf
+    best, _ = logits.best_tokens(lambda hidden: fine.clone(), torch.zeros(rows, 1), 9, banned)
+    assert (best != 5).all()
 
 
 # ------------------------------------------------------------------------------ shapes, crashes, ways
@@ -318,9 +351,10 @@ with set_current_vllm_config(VllmConfig()):
             expected, _ = rotary._by_kernel(layer, positions, states.clone(), states.clone())
             found = rotary.rotate(positions, states.clone(), head, layer.cos_sin_cache)
             # The kernel multiplies and adds at once: half a unit of float32 before rounding.
-            gap = (found.float() - expected.float()).abs() / expected.float().abs().clamp(min=0.01)
-            assert gap.max() <= 2 * torch.finfo(dtype).eps * 100, (dtype, head, rotated, gap.max())
-            assert (found == expected).float().mean() > 0.9, (dtype, head, rotated)
+            gap = (found.float() - expected.float()).abs() / expected.float().abs().clamp(min=1)
+            assert gap.max() <= 2 * torch.finfo(dtype).eps, (dtype, head, rotated, gap.max())
+            if dtype.itemsize == 2:
+                assert (found == expected).float().mean() > 0.98, (dtype, head, rotated)
 print("SAME", rotary.kernel_takes(80, 20, torch.bfloat16), rotary.kernel_takes(80, 20, torch.float32))
 """
 

@@ -23,7 +23,8 @@ HIDDEN = 64
 @dataclass(frozen=True)
 class Family:
     """config: the name of Transformers' configuration class; fields: what makes it tiny; mutations: by name
-    fields that change results and no shape; refused: why vLLM 0.32 doesn't run it so, by (mode, tied).
+    fields that change results and no shape; refused: why vLLM 0.32 doesn't run it so, by (mode, tied); anew:
+    whether it is tied that vLLM can't replace the weights in place, so that a fresh engine takes them.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Family:
     fields: dict[str, Any] = field(default_factory=dict)
     mutations: dict[str, dict[str, Any]] = field(default_factory=dict)
     refused: dict[tuple[str, bool], str] = field(default_factory=dict)
+    anew: bool | None = None
 
 
 _TINY = {
@@ -197,6 +199,7 @@ FAMILIES = {
             }
             | _ACT
             | _LAYER_NORM,
+            anew=True,  # its head has a bias of its own, with which vLLM overwrites the tied weight
         ),
         Family(
             "stablelm",

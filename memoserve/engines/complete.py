@@ -157,11 +157,12 @@ class Wanted:
 
 
 def _name_in_files(model: Any, name: str) -> str:
-    """What Transformers would call a parameter of `model` in a file: some names differ, as GPT-NeoX's head."""
+    """What Transformers would call a parameter of `model` in a file; GPT-NeoX's head has two names."""
     try:
         import torch
         from transformers.core_model_loading import revert_weight_conversion
 
+        model._weight_conversions = None  # all of its kind, not just those that this loading used
         (found,) = revert_weight_conversion(model, {name: torch.empty(1, device="meta")})
         return str(found)
     except Exception:  # one of several that are merged on loading: its name in the model has to do

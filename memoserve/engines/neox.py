@@ -32,7 +32,6 @@ from vllm.model_executor.models.utils import (
 )
 from vllm.sequence import IntermediateTensors
 
-from memoserve.engines.checksum import NOT_A_PARAMETER
 from memoserve.engines.products import add_product, in_place_weight
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -240,10 +239,14 @@ class GPTNeoXForCausalLM(nn.Module, SupportsPP):
         return AutoWeightsLoader(self).load_weights(self._in_our_order(weights))
 
     def _in_our_order(self, weights: Iterable[tuple[str, Any]]) -> Iterable[tuple[str, Any]]:
-        """Drop buffers; bring [head, (q, k, v), ...] rows into the order [(q, k, v), head, ...]."""
+        """Drop what is no parameter; bring [head, (q, k, v), ...] rows into the order [(q, k, v), head, ...].
+
+        Whether all are there, and what is too much, is checked before (memoserve.engines.complete).
+        """
         heads = self.config.num_attention_heads
+        ours = {name for name, _ in self.named_parameters(remove_duplicate=False)}
         for name, tensor in weights:
-            if NOT_A_PARAMETER.search(name):
+            if name not in ours:
                 continue
             if ".query_key_value." in name:
                 tensor = tensor.view(heads, 3, -1, *tensor.shape[1:]).transpose(0, 1).reshape(tensor.shape)

@@ -190,6 +190,8 @@ class EngineProcess:
 
     def _call(self, method: str, argument: Any) -> Any:
         self.wait_until_up()
+        with contextlib.suppress(OSError):
+            self._log_begins = self.log_file.stat().st_size
         self._send((method, argument))
         return self._receive(method)
 
@@ -257,7 +259,7 @@ class EngineProcess:
 
 
 def in_short(lines: list[str], log_file: Path) -> str:
-    """Of what an engine wrote into its log since it started: where it went wrong, and the end.
+    """Of what an engine wrote into its log in its start or a call: where it went wrong, and the end.
 
     Behind a crash comes its stack, as long as one likes, so the last lines say nothing; and what follows on
     an error are others, which it caused.
@@ -266,11 +268,7 @@ def in_short(lines: list[str], log_file: Path) -> str:
     first = next((number for number, line in enumerate(lines[:end]) if _CRASHED.search(line)), None)
     if first is None:
         first = next((number for number, line in enumerate(lines[:end]) if _FAILED.search(line)), None)
-    told = (
-        []
-        if first is None
-        else [f"in {log_file}, line {first + 1} since it started:", f"  {_cut(lines[first])}"]
-    )
+    told = [] if first is None else [f"first in {log_file}:", f"  {_cut(lines[first])}"]
     return "\n".join([*told, f"the end of {log_file}:", *(f"  {_cut(line)}" for line in lines[end:])])
 
 

@@ -34,8 +34,9 @@ def rotate(
     heads = states.unflatten(-1, (-1, head_size))
     first, second = heads[..., : cache.shape[1]].float().chunk(2, dim=-1)
     half = cache.shape[1] // 2
-    heads[..., :half] = first * cosine - second * sine
-    heads[..., half : 2 * half] = second * cosine + first * sine
+    # Both before either is written: in float32 they are the states themselves.
+    rotated = first * cosine - second * sine, second * cosine + first * sine
+    heads[..., :half], heads[..., half : 2 * half] = rotated
     return states
 
 
