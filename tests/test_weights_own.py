@@ -13,11 +13,11 @@ import pytest
 from conftest import Cli
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from memoserve.engines.head_sizes import CPU_HEAD_SIZES, unsupported_head_size
 from weight_folders import Tensors, own_suite, reshard, save, tensors_of
 
 from memoserve.checks import Check
 from memoserve.engines import fetch_weights
+from memoserve.engines.heads import CPU_HEAD_SIZES, unsupported_head_size
 from memoserve.run.described_weights import Use
 from memoserve.run.weights_check import WeightsReport, check_weights
 from memoserve.suites import Suite, load_suite, select
