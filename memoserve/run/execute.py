@@ -218,14 +218,22 @@ def index(
     length = settings.context + CONTINUATION
     if vocabulary is not None and any(item.checkpoint.weights.hub for item in plan.todo):
         _check_vocabulary(source, vocabulary, length)  # of models that are here this was done before
+    selected = kept = 0
     for first, stop in plan.index:
         ids = plan.selection.ids_in(source, first, stop, length)
+        selected, kept = selected + len(plan.selection.ids(first, stop)), kept + len(ids)
         windows = read(source, ids, length)
         if vocabulary is not None:
             check_tokens(windows, ids, vocabulary, source.description)
         store.write_sequences(plan.suite.name, first, stop, ids, window_ids(windows))
         progress.indexing(stop - first)
     store.index_repeats(plan.suite.name)
+    if kept < selected:
+        span = f"sequences {plan.index[0][0]}:{plan.index[-1][1]}"
+        detail = f"{selected - kept:,} of {selected:,} have fewer than {length} tokens, and are left out"
+        short = Check("short sequences", span, "warning", detail, float(selected - kept))
+        store.write_checks(plan.suite.name, (short,))
+        progress.checked(short)
 
 
 def _check_vocabulary(source: SequenceSource, vocabulary: int, length: int) -> None:
