@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import typer
 
-from memoserve.errors import BadInput, MemoserveError, RunIncomplete, in_words
+from memoserve.errors import BadInput, MemoserveError, RunIncomplete, StoreConflict, in_words
 from memoserve.terminal import harmless, harmless_lines
 
 if TYPE_CHECKING:
@@ -290,7 +290,7 @@ def run(
             chosen,
             source,
             settings,
-            Store.open(out) if Store.is_at(out) else None,
+            _existing(out),
             check_weights=check_weights if cluster is None else cluster.check_weights,
             partial=partial_data,
             skip_short=skip_short,
@@ -396,6 +396,15 @@ def run(
                 )
             if wrong:
                 raise RunIncomplete(wrong)
+
+
+def _existing(out: str) -> Store | None:
+    """The store that is there already. What is there instead is told when one is made."""
+    from memoserve.store import Store
+
+    with suppress(StoreConflict):
+        return Store.open(out)
+    return None
 
 
 def _standard_output_alone() -> TextIO:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from memoserve.checks import Check, failures
@@ -90,13 +91,18 @@ def check_inputs(
 
 
 def stored_identities(suite: Suite, store: Store) -> StoredIdentities:
-    """The identity of the weights that each checkpoint with scores in a store was evaluated with."""
-    noted = store.noted_weights(suite.name)
+    """The identity of the weights that each checkpoint with scores in a store was evaluated with.
+
+    What is damaged says nothing: a run moves it aside before anything else.
+    """
+    noted = {}
+    with suppress(BadInput):
+        noted = store.noted_weights(suite.name)
     found = {}
     for checkpoint in suite.all_checkpoints():
         name = checkpoint.model.name, checkpoint.step
         if store.parts(suite.name, *name):
-            identity = noted.get(name, (None, None))[0] or store.weights_of(checkpoint)
+            identity = noted.get(name, (None, None))[0] or _stored_weights(checkpoint, store)
             if identity is not None:
                 found[name] = identity
     return found
@@ -104,7 +110,7 @@ def stored_identities(suite: Suite, store: Store) -> StoredIdentities:
 
 def other_weights(checkpoint: Checkpoint, identity: str, store: Store) -> str | None:
     """What is wrong if a checkpoint that a store has parts of was begun with other weights than these."""
-    stored = store.weights_of(checkpoint)
+    stored = _stored_weights(checkpoint, store)
     if stored is None or stored == identity:
         return None
     directory = store.scores_dir(checkpoint.suite, checkpoint.model.name, checkpoint.step)
@@ -112,3 +118,9 @@ def other_weights(checkpoint: Checkpoint, identity: str, store: Store) -> str | 
         f"{checkpoint}: the store has parts made with weights {stored}, these are {identity}: use another "
         f"store, or delete {directory}"
     )
+
+
+def _stored_weights(checkpoint: Checkpoint, store: Store) -> str | None:
+    with suppress(BadInput):
+        return store.weights_of(checkpoint)
+    return None
