@@ -11,7 +11,7 @@ from memoserve.definitions import CONTINUATION
 from memoserve.engines import EngineSettings
 from memoserve.errors import BadInput
 from memoserve.run.described_weights import Use
-from memoserve.run.weights_check import StoredIdentities, WeightsReport
+from memoserve.run.weights_check import WeightsReport
 from memoserve.sequences import SequenceSource, check_sequences
 from memoserve.store import Store
 from memoserve.suites import Checkpoint, Suite
@@ -36,7 +36,9 @@ class Inputs:
     def notes(self) -> dict[tuple[str, int], tuple[str | None, str | None]]:
         """What a store keeps of checkpoints' weights, see Store.note_weights."""
         notes: dict[tuple[str, int], tuple[str | None, str | None]] = {
-            (one.model.name, one.step): (identity, None) for one, identity in self.weights.identities.items()
+            (one.model.name, one.step): (identity, None)
+            for one, identity in self.weights.identities.items()
+            if one not in self.weights.refused
         }
         for one, other in self.weights.same_as.items():
             notes[one.model.name, one.step] = self.weights.identities.get(one), str(other)
@@ -60,15 +62,18 @@ def check_inputs(
     Raises BadInput, naming all that is wrong, for what stops the whole run; what is wrong with one checkpoint
     is in the result.
     """
+    stored = {} if store is None else stored_identities(suite, store)
     weights = check_weights(
         suite,
         chosen,
         use=Use(settings.engine, settings.device, settings.context),
         allow_pickle=settings.allow_pickle,
-        stored=stored_identities(suite, store) if store is not None else {},
+        stored=stored,
     )
     for checkpoint, identity in weights.identities.items():
-        if store is not None and (changed := other_weights(checkpoint, identity, store)):
+        if store is None or (checkpoint.model.name, checkpoint.step) not in stored:
+            continue
+        if changed := other_weights(checkpoint, identity, store):
             weights.refused[checkpoint] = changed
             weights.same_as.pop(checkpoint, None)
             weights.say("weights as before", checkpoint, "failed", changed)
@@ -90,7 +95,7 @@ def check_inputs(
     return Inputs(weights, (*weights.checks, *data), own)
 
 
-def stored_identities(suite: Suite, store: Store) -> StoredIdentities:
+def stored_identities(suite: Suite, store: Store) -> dict[tuple[str, int], str]:
     """The identity of the weights that each checkpoint with scores in a store was evaluated with.
 
     What is damaged says nothing: a run moves it aside before anything else.
@@ -99,9 +104,10 @@ def stored_identities(suite: Suite, store: Store) -> StoredIdentities:
     with suppress(BadInput):
         noted = store.noted_weights(suite.name)
     found = {}
+    evaluated = store.evaluated(suite.name)
     for checkpoint in suite.all_checkpoints():
         name = checkpoint.model.name, checkpoint.step
-        if store.parts(suite.name, *name):
+        if name in evaluated:
             identity = noted.get(name, (None, None))[0] or _stored_weights(checkpoint, store)
             if identity is not None:
                 found[name] = identity

@@ -57,6 +57,9 @@ __all__ = ["DEFAULT_STORE", "MARK", "MatchesLike", "Store"]
 _ALL_MATCH = np.uint32(0xFFFFFFFF)
 
 
+_CHECKPOINT_FOLDER = re.compile(r"^scores/suite=[^/]+/model=([^/]+)/step=([0-9]+)$")
+
+
 class MatchesLike(Protocol):
     """What an engine returns: arrays of one length n, or None where the mode doesn't give it."""
 
@@ -175,7 +178,7 @@ class Store:
         if not differing:
             return
         lasting = [{k: v for k, v in one.items() if k not in OF_ENGINE} for one in (stored, fingerprint)]
-        if not differences(*lasting) and not self._has_scores(suite):
+        if not differences(*lasting) and not self.evaluated(suite):
             return
         if unknown := unknown_keys(stored, fingerprint):
             raise StoreConflict(
@@ -190,9 +193,14 @@ class Store:
             + "\nResults of unlike runs are never mixed: use another directory, or the stored settings."
         )
 
-    def _has_scores(self, suite: str) -> bool:
-        found = self.files.below(suite_folder(suite)).items()
-        return any(part_named(self.files, name, entry.size) is not None for name, entry in found)
+    def evaluated(self, suite: str) -> set[tuple[str, int]]:
+        """The checkpoints (model, step) of a suite that have at least one part, by one listing."""
+        found = set()
+        for name, entry in self.files.below(suite_folder(suite)).items():
+            match = _CHECKPOINT_FOLDER.search(name.rpartition("/")[0])
+            if match is not None and part_named(self.files, name, entry.size) is not None:
+                found.add((match[1], int(match[2])))
+        return found
 
     def _mark(self) -> None:
         """Say that this store is of this format: what is written from now on may be of it."""
