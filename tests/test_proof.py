@@ -147,7 +147,7 @@ def test_prefixes_agree_where_a_loop_over_logits_says_so(
             else:  # the engine chose another one: the best of the others at least
                 others = max(x for token, x in enumerate(logits[row, at]) if token != truth[row, at])
                 disagreeing += best - others > near
-    found = agreement.of_prefixes(forward, prefix, "float32")
+    found = agreement.of_prefixes(forward, prefix, agreement.TOLERANCES["float32"])
     assert found.disagreeing == disagreeing
     assert found.decisive >= found.disagreeing
     assert found.positions == sum(min(int(p) + 1, 4) for p in prefix)
@@ -156,9 +156,10 @@ def test_prefixes_agree_where_a_loop_over_logits_says_so(
 def test_nan_never_agrees() -> None:
     nan = np.full((2, 32), np.nan, np.float32)
     forward = Forward(nan, nan, nan.astype(np.float64))
-    assert not agreement.of_generations(forward, "float32").holds
-    assert not agreement.of_prefixes(forward, np.array([0, 32], np.uint8), "float32").holds
-    assert not agreement.of_logliks(forward, np.zeros(2), "float32").holds
+    tolerance = agreement.TOLERANCES["float32"]
+    assert not agreement.of_generations(forward, tolerance).holds
+    assert not agreement.of_prefixes(forward, np.array([0, 32], np.uint8), tolerance).holds
+    assert not agreement.of_logliks(forward, np.zeros(2), tolerance).holds
 
 
 # Plausibility

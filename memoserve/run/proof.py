@@ -196,6 +196,7 @@ def _agreement(
 ) -> tuple[agreement.Agreement, int]:
     """What was compared, and of how many windows; more of them until enough positions are decisive."""
     settings = trial.engine.settings
+    tolerance = agreement.tolerance_of(settings.dtype, settings.device)
     done = 0
     found = agreement.Agreement(0, 0, 0, 0.0)
     number = _WINDOWS if settings.mode == "score" else 3 * _WINDOWS
@@ -206,12 +207,12 @@ def _agreement(
         if settings.mode == "score":
             context = chosen[:, : settings.context]
             begun = np.concatenate([context, trial.engine.generations(chosen)], axis=1)
-            found = agreement.of_generations(forward(begun), settings.dtype)
+            found = agreement.of_generations(forward(begun), tolerance)
         else:
             prefix = trial.engine.evaluate(chosen).matched_prefix
-            found = agreement.of_prefixes(truth, prefix, settings.dtype)
+            found = agreement.of_prefixes(truth, prefix, tolerance)
         logliks = trial.engine.logliks(chosen)
-        found = found.and_also(agreement.of_logliks(truth, logliks, settings.dtype))
+        found = found.and_also(agreement.of_logliks(truth, logliks, tolerance))
         done, number = len(chosen), 4 * number
     return found, done
 
@@ -223,7 +224,7 @@ def _agreement_check(
     windows: int,
     seconds: float,
 ) -> Check:
-    tolerance = agreement.TOLERANCES[settings.dtype]
+    tolerance = agreement.tolerance_of(settings.dtype, settings.device)
     compared = f"{found.decisive:,} of {found.positions:,} tokens"
     if found.logliks:
         compared += f" and {found.logliks} log-likelihoods"
