@@ -205,7 +205,8 @@ def run(
 
     What is already there is kept, what is missing is made: start it again after an interruption, or with
     more checkpoints or sequences. Weights and sequences are checked first, against each other and the
-    suite. Exit code 6 says that a checkpoint failed and the others are whole.
+    suite. Exit code 6 says that a checkpoint failed, or that its scores are in doubt, and the others are
+    whole.
     """
     from rich.console import Console
 
