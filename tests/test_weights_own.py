@@ -82,6 +82,10 @@ def with_masks(tensors: Tensors) -> Tensors:
     return {**tensors, "gpt_neox.layers.0.attention.bias": mask}
 
 
+def renamed(old: str, new: str) -> Callable[[Tensors], Tensors]:
+    return lambda tensors: {name.replace(old, new): tensor for name, tensor in tensors.items()}
+
+
 SAME: dict[str, Callable[[Path], object]] = {
     "a copy": lambda f: None,
     "two shards": lambda f: reshard(f, 2),
@@ -90,6 +94,9 @@ SAME: dict[str, Callable[[Path], object]] = {
     "another header": lambda f: rewrite(f, lambda tensors: tensors, step="161", author="somebody"),
     "float32": lambda f: rewrite(f, lambda ts: {name: t.astype(np.float32) for name, t in ts.items()}),
     "masks beside them": lambda f: rewrite(f, with_masks),
+    "names without the wrapper's": lambda f: rewrite(f, renamed("gpt_neox.", "")),
+    "names of one more wrapper": lambda f: rewrite(f, renamed("gpt_neox.", "module.gpt_neox.")),
+    "another name of the head": lambda f: rewrite(f, renamed("embed_out", "lm_head")),
     "another version in its configuration": lambda f: edit_config(
         f, transformers_version="4.1", dtype="float32"
     ),

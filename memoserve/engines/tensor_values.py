@@ -66,11 +66,11 @@ def sampled(tensor: Tensor) -> Sample:
 
 
 def _spans(tensor: Tensor) -> list[tuple[int, int]]:
-    """Ranges of elements, the same for tensors of one name and size in whatever file."""
+    """Ranges of elements, the same for tensors of one size in whatever file and by whatever name."""
     count = tensor.elements
     if count <= _BLOCKS * _BLOCK or BITS[tensor.dtype] < 8:
         return [(0, count)]
-    chance = random.Random(f"{tensor.name} {count}")
+    chance = random.Random(count)
     inner = sorted(chance.randrange(0, count - _BLOCK) for _ in range(_BLOCKS - 2))
     return [(first, first + _BLOCK) for first in (0, *inner, count - _BLOCK)]
 

@@ -7,6 +7,7 @@ by one, once a process.
 
 from __future__ import annotations
 
+import re
 import threading
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +35,9 @@ from memoserve.engines.weights import ModelFolder, file_digest
 # What in a config.json changes nothing of what the model computes from token ids in evaluation.
 _IDLE = ("dtype", "torch_dtype", "transformers_version", "_name_or_path", "use_cache", "initializer_range")
 
+# What stands before a tensor's name where the model was saved with what it was wrapped in, or without the head.
+_WRAPPER = re.compile(r"^((model|gpt_neox|transformer|language_model|base_model|module|_orig_mod)\.)+")
+
 _MATRICES = 16
 """So many of the largest matrices say where a model is in the space of weights."""
 
@@ -46,8 +50,20 @@ class Contents:
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        """By name: parameters alone, no buffers, a tied output embedding once."""
-        return {t.name: t for t in parameters_of(self.model.tensors, self.model.text_config).tensors}
+        """By name: parameters alone, no buffers, a tied output embedding once.
+
+        The names are those that engines make of them: a wrapper before a name, or another name of the head,
+        doesn't make weights others.
+        """
+        parameters = parameters_of(self.model.tensors, self.model.text_config)
+        heads = {tensor.name for tensor in parameters.outputs} if len(parameters.outputs) == 1 else set()
+        named = {
+            "lm_head.weight" if tensor.name in heads else _WRAPPER.sub("", tensor.name): tensor
+            for tensor in parameters.tensors
+        }
+        if len(named) < len(parameters.tensors):  # then a wrapper tells two of them apart
+            return {tensor.name: tensor for tensor in parameters.tensors}
+        return named
 
     @cached_property
     def shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
