@@ -82,6 +82,14 @@ def with_masks(tensors: Tensors) -> Tensors:
     return {**tensors, "gpt_neox.layers.0.attention.bias": mask}
 
 
+def as_version_4_says(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    rope = config.pop("rope_parameters")
+    config |= {"rotary_emb_base": rope["rope_theta"], "rotary_pct": rope["partial_rotary_factor"]}
+    del config["attention_bias"]  # true, as is the default
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def renamed(old: str, new: str) -> Callable[[Tensors], Tensors]:
     return lambda tensors: {name.replace(old, new): tensor for name, tensor in tensors.items()}
 
@@ -100,6 +108,10 @@ SAME: dict[str, Callable[[Path], object]] = {
     "another version in its configuration": lambda f: edit_config(
         f, transformers_version="4.1", dtype="float32"
     ),
+    "idle fields in its configuration": lambda f: edit_config(
+        f, gradient_checkpointing=True, _commit_hash="0f3c", rope_scaling=None, id2label={"0": "A"}
+    ),
+    "a configuration of an older version": lambda f: as_version_4_says(f),
     "an optimizer beside them": lambda f: save({"exp_avg": np.zeros(3)}, f / "optimizer.safetensors"),
 }
 
