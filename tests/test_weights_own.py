@@ -453,6 +453,10 @@ def poisoned(value: float) -> Callable[[Path], object]:
     return lambda folder: rewrite(folder, poison)
 
 
+def zeroed(name: str) -> Callable[[Path], object]:
+    return lambda folder: rewrite(folder, lambda ts: {**ts, name: np.zeros_like(ts[name])})
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
     [
@@ -469,6 +473,8 @@ def poisoned(value: float) -> Callable[[Path], object]:
         (one_misread, "weight values"),
         (poisoned(np.nan), "weight values"),
         (poisoned(np.inf), "weight values"),
+        (zeroed("gpt_neox.layers.1.mlp.dense_4h_to_h.weight"), "weight values"),
+        (zeroed("embed_out.weight"), "weight values"),
     ],
 )
 def test_a_folder_that_says_otherwise_is_refused(

@@ -17,7 +17,7 @@ from memoserve.engines.heads import unsupported_head_size
 from memoserve.engines.model_tensors import Parameters, parameters_of
 from memoserve.engines.tensor_values import FLOATS, sampled_values
 from memoserve.engines.weights import ModelFolder, positions_of
-from memoserve.suites import Model, Suite
+from memoserve.suites import Checkpoint, Model, Suite
 
 TOLERANCE = 0.01
 """How far a suite's parameter counts may be off, as a share: budgets are then off by as much."""
@@ -45,9 +45,10 @@ class Finding:
     of_suite: bool = False
 
 
-def findings(suite: Suite, model: Model, folder: ModelFolder, use: Use) -> Iterator[Finding]:
-    """What the folder of one checkpoint of `model` says, beside what the suite says. Raises OSError."""
+def findings(suite: Suite, checkpoint: Checkpoint, folder: ModelFolder, use: Use) -> Iterator[Finding]:
+    """What the folder of one checkpoint says, beside what the suite says. Raises OSError."""
     config = folder.text_config
+    model = checkpoint.model
     if folder.chosen.pickled:
         yield _pickled(model, folder)
         parameters = None
@@ -55,7 +56,7 @@ def findings(suite: Suite, model: Model, folder: ModelFolder, use: Use) -> Itera
         parameters = parameters_of(folder.tensors, config)
         yield from _counts(model, folder.config, parameters)
         yield from _layers(config, parameters)
-        yield _values(folder.config, parameters)
+        yield _values(folder.config, parameters, trained=checkpoint.step > 0)
     yield from _vocabulary(suite, config, parameters)
     yield from _positions(suite, config, use)
     yield from _heads(config, use)
@@ -125,8 +126,10 @@ def _layers(config: dict[str, Any], parameters: Parameters) -> Iterator[Finding]
         yield Finding("layers", "failed", detail, len(found))
 
 
-def _values(config: dict[str, Any], parameters: Parameters) -> Finding:
+def _values(config: dict[str, Any], parameters: Parameters, trained: bool) -> Finding:
     """Whether sampled values can be weights, read as the type that the files say.
+
+    No matrix is all zeros once training has begun: a file that was made room for, and not filled, is.
 
     A type of the same width gives numbers without a word: 16 bits of one type read as the other leave either
     hardly any values near zero, or most of them many orders of magnitude below the largest.
@@ -147,6 +150,12 @@ def _values(config: dict[str, Any], parameters: Parameters) -> Finding:
         if not np.isfinite(values).all():
             detail = (
                 f"{tensor.name} holds values that are no finite numbers: training diverged, or it is damaged"
+            )
+            return Finding(name, "failed", detail)
+        if trained and len(tensor.shape) > 1 and len(values) and not values.any():
+            detail = (
+                f"{tensor.name} holds nothing but zeros, as in a file that was not written to its end: get the"
+                " checkpoint again"
             )
             return Finding(name, "failed", detail)
         misread += len(tensor.shape) > 1 and _misread(tensor.dtype, values)

@@ -123,7 +123,7 @@ def _describe(
         size = folder.text_config.get("vocab_size")
         if isinstance(size, int):
             report.vocabulary_size = min(size, report.vocabulary_size or size)
-        for found in findings(suite, checkpoint.model, folder, use):
+        for found in findings(suite, checkpoint, folder, use):
             report.say(found.name, checkpoint, found.result, found.detail, found.figure)
             if found.result == "failed":
                 report.refused.setdefault(checkpoint, f"{checkpoint}: {found.detail}")
