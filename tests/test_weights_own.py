@@ -242,6 +242,60 @@ def test_equal_weights_under_another_configuration_are_said(file: Path) -> None:
     assert "116k@161 has the weights of 116k@1001, with another config.json" in details(report, "warning")
 
 
+def test_a_step_of_another_configuration_is_said(file: Path) -> None:
+    """Nothing else may see it: the model computes, a little worse."""
+    edit_config(folder(file, 441), rope_parameters={"rope_type": "default", "rope_theta": 500.0})
+    report = checked(file)
+    assert not report.refused
+    assert results(report, "configuration") == {161: "passed", 441: "warning", 721: "passed", 1001: "passed"}
+    assert "rope_theta" in details(report, "warning")
+    assert "116k@1001" in details(report, "warning")
+
+
+@pytest.mark.parametrize(
+    ("stated", "result"), [(0, "passed"), ([5, 0], "passed"), (7, "warning"), (None, "passed")]
+)
+def test_another_end_of_text_is_said(stated: object, result: str, file: Path) -> None:
+    for step in STEPS:
+        edit_config(folder(file, step), eos_token_id=stated)
+    assert set(results(checked(file), "end-of-text token").values()) == {result}
+
+
+@pytest.mark.parametrize(
+    ("change", "result"),
+    [
+        (("batch_size = 32", "batch_size = 64"), "failed"),
+        (("batch_size = 32", "batch_size = 16"), "warning"),
+        (("trained = 32032", "trained = 30000"), "failed"),  # then held-out sequences are trained ones
+        (("trained = 32032", "trained = 32020"), "passed"),  # the last batch was not full
+    ],
+)
+def test_a_suite_that_contradicts_itself_is_refused(
+    change: tuple[str, str], result: str, file: Path, cli: Cli
+) -> None:
+    edit(file, *change)
+    found = json.loads(
+        cli("suite", "check", file, "--format", "json", code=3 if result == "failed" else 0).stdout
+    )
+    (check,) = [check for check in found if check["name"] == "training length"]
+    assert check["result"] == result
+    run = (
+        "run",
+        "--suite",
+        file,
+        "--engine",
+        "transformers",
+        "--sequences",
+        "0:10",
+        "--out",
+        "out",
+        "--dry-run",
+    )
+    assert ("training length" in cli(*run, code=3 if result == "failed" else 0).stderr) == (
+        result == "failed"
+    )
+
+
 def test_equal_weights_of_two_models_are_said(file: Path) -> None:
     text = file.read_text()
     model = text[text.index("[[models]]") :]

@@ -39,7 +39,7 @@ _IDLE = (
     *("output_attentions", "output_hidden_states", "id2label", "label2id", "problem_type"),
 )
 
-# What stands before a tensor's name where the model was saved with what it was wrapped in, or without the head.
+# What stands before a name where a model was saved with what it was wrapped in, or without its head.
 _WRAPPER = re.compile(r"^((model|gpt_neox|transformer|language_model|base_model|module|_orig_mod)\.)+")
 
 _MATRICES = 16

@@ -154,8 +154,8 @@ def _values(config: dict[str, Any], parameters: Parameters, trained: bool) -> Fi
             return Finding(name, "failed", detail)
         if trained and len(tensor.shape) > 1 and len(values) and not values.any():
             detail = (
-                f"{tensor.name} holds nothing but zeros, as in a file that was not written to its end: get the"
-                " checkpoint again"
+                f"{tensor.name} holds nothing but zeros, as in a file that was not written to its end: get"
+                " the checkpoint again"
             )
             return Finding(name, "failed", detail)
         misread += len(tensor.shape) > 1 and _misread(tensor.dtype, values)
@@ -203,6 +203,15 @@ def _vocabulary(suite: Suite, config: dict[str, Any], parameters: Parameters | N
             f"the model has {size:,} token ids, and the suite's eos_token_id is {eos}: correct the suite file"
         )
         yield Finding("end-of-text token", "failed", detail, eos, of_suite=True)
+        return
+    stated = config.get("eos_token_id")
+    known = stated if isinstance(stated, list) else [stated]
+    if isinstance(known[0] if known else None, int) and eos not in known:
+        detail = (
+            f"the suite's eos_token_id is {eos}, and config.json says {', '.join(map(str, known))}: one of"
+            " them is not what stood between the documents of the training data"
+        )
+        yield Finding("end-of-text token", "warning", detail, eos)
     else:
         yield Finding("end-of-text token", "passed", f"{eos}, of a vocabulary of {size:,}", eos)
 
