@@ -224,10 +224,24 @@ class Lane:
                 self._start(checkpoint, weights.folder)
                 self._switches = 0
                 self._prove(checkpoint, weights, windows)
+            self._check_unchanged(checkpoint, weights)
             self._model = checkpoint.model.name
             self._loaded = checkpoint
         assert self._engine is not None
         return self._engine
+
+    def _check_unchanged(self, checkpoint: Checkpoint, weights: LocalWeights) -> None:
+        """Raise EngineFailed if a folder's files are no longer those that were identified, long before an
+        engine read them: scores would be kept as those of other weights.
+        """
+        if checkpoint.weights.folder is None:  # a snapshot of a commit, which nobody writes to
+            return
+        now = fetch_weights(checkpoint, self._settings.allow_pickle).identity
+        if now != weights.identity:
+            raise EngineFailed(
+                f"{checkpoint}: {checkpoint.weights.folder} changed during the run: it held weights"
+                f" {weights.identity}, and now {now}; run again once it changes no more"
+            )
 
     def _replaced(self, checkpoint: Checkpoint, weights: LocalWeights, windows: NDArray[np.uint32]) -> bool:
         """Whether the running engine has these weights now; a fresh one is slower, and always right."""
