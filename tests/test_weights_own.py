@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import Cli
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from weight_folders import Tensors, own_suite, reshard, save, tensors_of
 
 from memoserve.checks import Check
@@ -129,6 +131,32 @@ def test_the_later_of_two_equal_steps_counts(kind: str, source: int, target: int
         report, "failed"
     )
     assert not report.refused
+
+
+def test_two_roundings_of_the_same_weights_are_equal(file: Path) -> None:
+    """Neither is what rounding makes of the other: both are of what training kept in 32 bits."""
+    random = np.random.default_rng(4)
+    exact = {
+        name: (tensor * (1 + random.normal(0, 1e-4, tensor.shape))).astype(np.float32)
+        for name, tensor in tensors_of(folder(file, 1001)).items()
+    }
+    for step, dtype in ((161, torch.bfloat16), (1001, torch.float16)):
+        rounded = {name: torch.from_numpy(tensor).to(dtype) for name, tensor in exact.items()}
+        save_file(rounded, folder(file, step) / "model.safetensors", metadata={"format": "pt"})
+    assert same(checked(file)) == {161: 1001}
+    # And of two steps, however near, they are not.
+    rounded = {
+        name: torch.from_numpy(tensor).to(torch.bfloat16)
+        for name, tensor in tensors_of(folder(file, 721)).items()
+    }
+    save_file(rounded, folder(file, 441) / "model.safetensors", metadata={"format": "pt"})
+    assert same(checked(file)) == {161: 1001, 441: 721}
+    save_file(
+        {name: t * (1.05 if "mlp" in name else 1) for name, t in rounded.items()},
+        folder(file, 441) / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    assert same(checked(file)) == {161: 1001}
 
 
 def test_the_sign_of_zero_makes_no_other_weights(file: Path) -> None:
@@ -520,6 +548,8 @@ def zeroed(name: str) -> Callable[[Path], object]:
         (lambda f: edit_config(f, num_hidden_layers=5), "layers"),
         (lambda f: edit_config(f, max_position_embeddings=63), "longest sequence"),
         (lambda f: edit_config(f, num_attention_heads=2), "head size"),
+        (lambda f: edit_config(f, num_attention_heads="many"), "weight files"),
+        (lambda f: edit_config(f, max_position_embeddings="many"), "weight files"),
         (misread("BF16"), "weight values"),
         (misread("I16"), "weight values"),
         (misread("U16"), "weight values"),
@@ -536,6 +566,14 @@ def test_a_folder_that_says_otherwise_is_refused(
 ) -> None:
     change(folder(file, 1001))
     assert [failed.name for failed in only(file)] == [name]
+
+
+def test_embeddings_that_differ_are_two_whatever_the_configuration_says(file: Path) -> None:
+    """Engines take the two that the files hold."""
+    edit_config(folder(file, 1001), tie_word_embeddings=True)
+    assert only(file) == []
+    edit(file, "parameters = 116416", f"parameters = {116416 - 32768}")
+    assert "parameters" in [failed.name for failed in only(file)]
 
 
 def test_a_longer_context_than_the_model_takes_is_refused(file: Path) -> None:

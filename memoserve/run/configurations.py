@@ -31,10 +31,10 @@ def check_configurations(
             yield Check(NAME, str(one), "not checked", detail, None, model, step)
             continue
         latest = others[-1]
-        if contents[one].computes_as(contents[latest]):
+        changes = changed_fields(contents[latest].model.config, contents[one].model.config)
+        if not changes or contents[one].computes_as(contents[latest]):
             detail = f"config.json says what that of {latest} does"
             yield Check(NAME, str(one), "passed", detail, None, model, step)
             continue
-        changes = changed_fields(contents[latest].model.config, contents[one].model.config)
         detail = f"config.json is not that of {latest}: {'; '.join(changes)}: is that meant?"
         yield Check(NAME, str(one), "warning", detail, len(changes), model, step)

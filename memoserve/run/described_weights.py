@@ -146,7 +146,8 @@ def _values(config: dict[str, Any], parameters: Parameters, trained: bool) -> Fi
     misread = 0
     matrices = [tensor for tensor in parameters.tensors if len(tensor.shape) > 1 and tensor.elements]
     for tensor in parameters.tensors:
-        values = sampled_values(tensor).astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            values = sampled_values(tensor).astype(np.float64)
         if not np.isfinite(values).all():
             detail = (
                 f"{tensor.name} holds values that are no finite numbers: training diverged, or it is damaged"
@@ -170,7 +171,7 @@ def _values(config: dict[str, Any], parameters: Parameters, trained: bool) -> Fi
 
 def _misread(dtype: str, values: NDArray[np.float64]) -> bool:
     size = np.abs(values[values != 0])
-    if len(size) < len(values) / 2 or dtype not in ("F16", "BF16"):
+    if not len(size) or len(size) < len(values) / 2 or dtype not in ("F16", "BF16"):
         return False
     typical = float(np.sqrt(np.mean(size**2)))
     if dtype == "F16":  # exponents of bfloat16 below 1 all become those of 0.25 to 2

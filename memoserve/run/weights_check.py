@@ -125,7 +125,14 @@ def _describe(
         size = folder.text_config.get("vocab_size")
         if isinstance(size, int):
             report.vocabulary_size = min(size, report.vocabulary_size or size)
-        for found in findings(suite, checkpoint, folder, use):
+        try:
+            found_here = list(findings(suite, checkpoint, folder, use))
+        except (TypeError, ValueError, AttributeError) as error:
+            detail = f"{folder.folder / 'config.json'} says what can't be read: {error}"
+            report.say("weight files", checkpoint, "failed", detail)
+            report.refused.setdefault(checkpoint, f"{checkpoint}: {detail}")
+            continue
+        for found in found_here:
             report.say(found.name, checkpoint, found.result, found.detail, found.figure)
             if found.result == "failed":
                 report.refused.setdefault(checkpoint, f"{checkpoint}: {found.detail}")

@@ -188,8 +188,8 @@ class JsonlSequences:
         for name in ID_KEYS:
             if (number := found.get(name, line)) != line:
                 raise BadInput(
-                    f"{self._where(line)} has {name} {str(number)[:40]}: lines must be sequences 0, 1, 2 … in "
-                    "training order; sort them, keep each once, or leave the key out if it means something else"
+                    f"{self._where(line)} has {name} {str(number)[:40]}: lines must be sequences 0, 1, 2 … "
+                    "in training order; sort them, keep each once, or leave the key out"
                 )
         return found
 
