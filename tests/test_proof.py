@@ -317,23 +317,19 @@ def test_a_folder_that_changes_during_a_run_fails_its_checkpoint(
 
     monkeypatch.setattr(EngineProcess, "load", changed_before)
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(
-        app,
-        [
-            "run",
-            "--suite",
-            str(suite),
-            "--engine",
-            "transformers",
-            "--mode",
-            "extract",
-            "--checkpoints",
-            "all",
-        ]
-        + ["--sequences", "0:300", "--out", "out"],
-    )
+    run = f"run --suite {suite} --engine transformers --mode extract --checkpoints all --sequences 0:300"
+    result = CliRunner().invoke(app, [*run.split(), "--out", "out"])
     assert isinstance(result.exception, RunIncomplete)
     assert "116k@1001" in result.output
     assert "changed during the run" in result.output
     assert not list(tmp_path.glob("out/scores/*/*/step=1001/part-*"))
     assert list(tmp_path.glob("out/scores/*/*/step=581/part-*"))
+
+
+@pytest.mark.engine
+def test_held_out_sequences_say_nothing_against_a_checkpoint(mini: Suite, tmp_path: Path, cli: Cli) -> None:
+    """Beside a smaller one that was evaluated on what both were trained on, and knows partly by heart."""
+    suite = suite_of(mini, tmp_path, "116k", "532k", steps=(1001,))
+    run = ("run", "--suite", suite, "--engine", "transformers", "--mode", "extract", "--out", "out")
+    cli(*run, "--checkpoints", "116k@*", "--sequences", "0:300")
+    cli(*run, "--checkpoints", "532k@*", "--sequences", "32032:32532")

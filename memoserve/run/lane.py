@@ -143,7 +143,8 @@ class Lane:
                 )
                 return Done(0, 0, 0)
             try:
-                engine = self._with(checkpoint, weights, found.windows)
+                seen = np.unique(found.row_of[ids < checkpoint.sequences_seen])
+                engine = self._with(checkpoint, weights, found.windows[seen])
                 self._reports.begun(checkpoint)
                 slots, rows = self._known.ask(found.windows)
                 fresh = self._evaluate(engine, found.windows[rows], checkpoint, span, len(ids))
@@ -211,8 +212,8 @@ class Lane:
     def _with(
         self, checkpoint: Checkpoint, weights: LocalWeights, windows: NDArray[np.uint32]
     ) -> EngineProcess:
-        """The engine with these weights, held against the second way by some of the distinct `windows`:
-        weights are replaced in place for the same model, else an engine is started anew.
+        """The engine with these weights, held against the second way by some of the distinct `windows`, which
+        it was trained on: weights are replaced in place for the same model, else an engine is started anew.
         """
         if checkpoint in self._failed:
             before = self._failed[checkpoint]
@@ -268,7 +269,9 @@ class Lane:
     def _prove(self, checkpoint: Checkpoint, weights: LocalWeights, windows: NDArray[np.uint32]) -> None:
         """Raise EngineFailed if what the engine computes is not what the second way does."""
         assert self._engine is not None
-        trial = proof.Trial(self._engine, checkpoint, weights, self._with_others(windows), self._suite)
+        trial = proof.Trial(
+            self._engine, checkpoint, weights, self._with_others(checkpoint, windows), self._suite
+        )
         model, step = checkpoint.model.name, checkpoint.step
         checks = [
             replace(check, subject=str(checkpoint), model=model, step=step) for check in self._engine.proved()
@@ -283,11 +286,14 @@ class Lane:
             if check.name == proof.AGREES:
                 raise EngineFailed(check.detail)
 
-    def _with_others(self, windows: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        """Few distinct windows say little: others of the data beside them."""
+    def _with_others(self, checkpoint: Checkpoint, windows: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """Few distinct windows say little: others that the checkpoint was trained on beside them (of what it
+        has not seen it knows less, and a run may be about that alone).
+        """
         if len(windows) >= _ENOUGH_WINDOWS:
             return windows
-        ids = np.unique(np.linspace(0, self._source.count - 1, _ENOUGH_WINDOWS).astype(np.int64))
+        last = min(checkpoint.sequences_seen or self._source.count, self._source.count) - 1
+        ids = np.unique(np.linspace(0, last, _ENOUGH_WINDOWS).astype(np.int64))
         try:
             others = self._source.take(ids, windows.shape[1])
         except (BadInput, StorageFailed):  # then these have to do
