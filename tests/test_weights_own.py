@@ -568,6 +568,15 @@ def test_a_folder_that_says_otherwise_is_refused(
     assert [failed.name for failed in only(file)] == [name]
 
 
+def test_a_matrix_that_stands_for_two_is_said(file: Path) -> None:
+    one, other = (f"gpt_neox.layers.{layer}.mlp.dense_h_to_4h.weight" for layer in (1, 3))
+    rewrite(folder(file, 721), lambda tensors: {**tensors, one: tensors[other]})
+    report = checked(file)
+    assert results(report, "weight values") == {161: "passed", 441: "passed", 721: "warning", 1001: "passed"}
+    assert one in details(report, "warning")
+    assert other in details(report, "warning")
+
+
 def test_embeddings_that_differ_are_two_whatever_the_configuration_says(file: Path) -> None:
     """Engines take the two that the files hold."""
     edit_config(folder(file, 1001), tie_word_embeddings=True)

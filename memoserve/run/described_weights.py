@@ -15,7 +15,8 @@ from memoserve.checks import CheckResult
 from memoserve.definitions import CONTINUATION
 from memoserve.engines.heads import unsupported_head_size
 from memoserve.engines.model_tensors import Parameters, parameters_of
-from memoserve.engines.tensor_values import FLOATS, sampled_values
+from memoserve.engines.tensor_headers import Tensor
+from memoserve.engines.tensor_values import FLOATS, sampled, sampled_values
 from memoserve.engines.weights import ModelFolder, positions_of
 from memoserve.suites import Checkpoint, Model, Suite
 
@@ -166,7 +167,24 @@ def _values(config: dict[str, Any], parameters: Parameters, trained: bool) -> Fi
             f" {matrices[0].dtype}: that label is wrong; export the checkpoint again"
         )
         return Finding(name, "failed", detail, misread)
+    if trained and (twice := _twice(matrices)):
+        detail = (
+            f"{twice[0].name} and {twice[1].name} hold the same values, as far as sampled: right if"
+            " the model shares them, else one was written over the other"
+        )
+        return Finding(name, "warning", detail, misread)
     return Finding(name, "passed", f"finite in samples of {len(parameters.tensors)} tensors", misread)
+
+
+def _twice(matrices: list[Tensor]) -> tuple[Tensor, Tensor] | None:
+    """Two matrices of the same values, which training makes of no two."""
+    seen: dict[object, Tensor] = {}
+    for tensor in matrices:
+        sample = sampled(tensor)
+        other = seen.setdefault((tensor.dtype, tensor.shape, sample.digest), tensor)
+        if other is not tensor and not sample.constant:
+            return other, tensor
+    return None
 
 
 def _misread(dtype: str, values: NDArray[np.float64]) -> bool:
