@@ -29,14 +29,14 @@ WITH target AS MATERIALIZED (
     FROM checkpoints
     WHERE evaluated > 0
       AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('target')::VARCHAR, checkpoint)
+      AND checkpoint = coalesce(getvariable('target')::VARCHAR, CASE WHEN same_weights_as IS NULL THEN checkpoint END)
     ORDER BY model_order DESC, step DESC
     LIMIT 1
 ),
 predictor AS MATERIALIZED (
     SELECT p.checkpoint, p.parameters, p.training_flops
     FROM checkpoints p JOIN target t USING (suite)
-    WHERE p.evaluated > 0 AND p.model_order < t.model_order AND p.step <= t.step
+    WHERE p.evaluated > 0 AND p.same_weights_as IS NULL AND p.model_order < t.model_order AND p.step <= t.step
     QUALIFY row_number() OVER (PARTITION BY p.model ORDER BY p.step DESC) = 1
 )
 SELECT t.checkpoint AS target, c.predictor, p.parameters, p.training_flops,

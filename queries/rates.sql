@@ -24,7 +24,7 @@ WITH target AS MATERIALIZED (
     FROM checkpoints
     WHERE evaluated > 0
       AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('target')::VARCHAR, checkpoint)
+      AND checkpoint = coalesce(getvariable('target')::VARCHAR, CASE WHEN same_weights_as IS NULL THEN checkpoint END)
     ORDER BY model_order DESC, step DESC
     LIMIT 1
 ),
@@ -32,7 +32,7 @@ asked AS MATERIALIZED (SELECT getvariable('predictors')::VARCHAR[] AS names),
 predictor AS MATERIALIZED (
     SELECT p.suite, p.model, p.step, p.checkpoint, p.model_order, least(p.sequences_seen, t.seen) AS seen
     FROM checkpoints p JOIN target t USING (suite) CROSS JOIN asked a
-    WHERE p.evaluated > 0 AND p.checkpoint <> t.checkpoint
+    WHERE p.evaluated > 0 AND p.same_weights_as IS NULL AND p.checkpoint <> t.checkpoint
       AND (list_contains(a.names, p.checkpoint) OR (a.names IS NULL AND p.model = t.model AND p.step < t.step))
     LIMIT 100000
 ),

@@ -30,14 +30,14 @@ WITH target AS MATERIALIZED (
     FROM checkpoints
     WHERE evaluated > 0
       AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('target')::VARCHAR, checkpoint)
+      AND checkpoint = coalesce(getvariable('target')::VARCHAR, CASE WHEN same_weights_as IS NULL THEN checkpoint END)
     ORDER BY model_order DESC, step DESC
     LIMIT 1
 ),
 predictor AS MATERIALIZED (
     SELECT p.suite, p.model, p.step, p.checkpoint, least(p.sequences_seen, t.seen) AS seen
     FROM checkpoints p JOIN target t USING (suite)
-    WHERE p.evaluated > 0 AND p.checkpoint <> t.checkpoint
+    WHERE p.evaluated > 0 AND p.same_weights_as IS NULL AND p.checkpoint <> t.checkpoint
       AND CASE WHEN getvariable('predictor') IS NULL THEN p.model_order < t.model_order AND p.step <= t.step
                ELSE p.checkpoint = getvariable('predictor')::VARCHAR END
     ORDER BY p.model_order DESC, p.step DESC

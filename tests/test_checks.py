@@ -143,7 +143,10 @@ class TestSameWeights:
             ).fetchall()
             assert {name for (name,) in noted} == twins
             assert find_target(db, None, None).checkpoint not in twins
-        for query in ("equicompute", "ensembles", "scaling", "recommend_candidates"):
+        for query in (
+            *("equicompute", "ensembles", "scaling", "recommend_candidates"),
+            *("checkpoints", "predictors", "thresholds", "threshold_bands", "rates"),
+        ):
             rows = answer(world.path, query)
             for row in rows:
                 offered = str(row.get("predictors") or row.get("predictor") or "").split(" + ")

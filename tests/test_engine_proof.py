@@ -208,6 +208,21 @@ def test_missing_and_misshapen_tensors_fail_by_name(engine: str, neox: Path, tmp
         process.close()
 
 
+@pytest.mark.engine
+@pytest.mark.parametrize("engine", ["vllm", "transformers"])
+def test_biases_that_the_configuration_leaves_out_fail_by_name(
+    engine: str, llama: Path, tmp_path: Path
+) -> None:
+    """Both engines would compute without them, and agree."""
+    bias = {"model.layers.0.self_attn.q_proj.bias": np.ones(64, np.float32)}
+    process = EngineProcess(settings(engine), changed(llama, tmp_path / "biased", bias), tmp_path / "log")
+    try:
+        with pytest.raises(EngineFailed, match=r"q_proj\.bias.*no bias by config\.json"):
+            process.wait_until_up()
+    finally:
+        process.close()
+
+
 # ------------------------------------------------------------------------------ finite
 
 

@@ -16,8 +16,11 @@ from conftest import Cli
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
+from memoserve.cli import app
 from memoserve.engines import EngineProcess, EngineSettings, Forward, agreement, fetch_weights
+from memoserve.errors import RunIncomplete
 from memoserve.run import proof
 from memoserve.suites import Checkpoint, Suite, select
 
@@ -297,3 +300,37 @@ def test_a_run_keeps_what_it_proved(mini: Suite, tmp_path: Path, cli: Cli) -> No
         "--format", "csv",
     ).stdout  # fmt: skip
     assert counted.split() == ["n", "3"]
+
+
+@pytest.mark.engine
+def test_a_folder_that_changes_during_a_run_fails_its_checkpoint(
+    mini: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights of the next checkpoint are identified while the engine is busy with the one before."""
+    suite = suite_of(mini, tmp_path, "116k")
+    folder = tmp_path / "w" / "116k" / "step1001"
+    load = EngineProcess.load
+
+    def changed_before(engine: EngineProcess, loaded: Path) -> None:
+        shutil.copy(mini.file.parent / "weights/116k/step861/model.safetensors", folder / "new")
+        (folder / "new").replace(folder / "model.safetensors")
+        load(engine, loaded)
+
+    monkeypatch.setattr(EngineProcess, "load", changed_before)
+    monkeypatch.chdir(tmp_path)
+    run = f"run --suite {suite} --engine transformers --mode extract --checkpoints all --sequences 0:300"
+    result = CliRunner().invoke(app, [*run.split(), "--out", "out"])
+    assert isinstance(result.exception, RunIncomplete)
+    assert "116k@1001" in result.output
+    assert "changed during the run" in result.output
+    assert not list(tmp_path.glob("out/scores/*/*/step=1001/part-*"))
+    assert list(tmp_path.glob("out/scores/*/*/step=581/part-*"))
+
+
+@pytest.mark.engine
+def test_held_out_sequences_say_nothing_against_a_checkpoint(mini: Suite, tmp_path: Path, cli: Cli) -> None:
+    """Beside a smaller one that was evaluated on what both were trained on, and knows partly by heart."""
+    suite = suite_of(mini, tmp_path, "116k", "532k", steps=(1001,))
+    run = ("run", "--suite", suite, "--engine", "transformers", "--mode", "extract", "--out", "out")
+    cli(*run, "--checkpoints", "116k@*", "--sequences", "0:300")
+    cli(*run, "--checkpoints", "532k@*", "--sequences", "32032:32532")

@@ -274,7 +274,7 @@ def test_nested_and_other_lists_are_refused(tmp_path: Path) -> None:
 
 @given(
     count=st.integers(1, 30),
-    name=st.sampled_from(["sequence_id", "index"]),
+    name=st.sampled_from(["sequence_id", "index", "__index_level_0__"]),
     change=st.sampled_from(["none", "shuffle", "duplicate", "gap", "offset", "null", "reverse", "text"]),
     files=st.integers(1, 3),
     dice=st.randoms(use_true_random=False),
@@ -297,7 +297,8 @@ def test_a_column_of_ids_is_the_order_or_the_file_is_refused(
         ids[at] = None
     if change == "reverse":
         ids.reverse()
-    right = ids == list(range(count)) and change != "text"
+    names = change == "text" and name == "__index_level_0__"  # an index of names says nothing about the order
+    right = ids == list(range(count)) and (change != "text" or names)
     if change == "text":
         ids = list(map(str, ids))
     kind = pa.string() if change == "text" else pa.int64()
@@ -320,6 +321,19 @@ def test_a_column_of_ids_is_the_order_or_the_file_is_refused(
 
 
 # JSONL
+
+
+@pytest.mark.parametrize("key", ["sequence_id", "index"])
+@pytest.mark.parametrize("ids", [[0, 2, 1], [0, 1, 1], [1, 2, 3], [0, 1, "two"], [0, 1, None]])
+def test_lines_that_are_numbered_otherwise_are_refused(key: str, ids: list[Any], tmp_path: Path) -> None:
+    def written(numbers: list[Any]) -> Path:
+        lines = [json.dumps({key: n, "tokens": [1, 2]}) for n in numbers]
+        (tmp_path / "a.jsonl").write_text("\n".join(lines))
+        return tmp_path / "a.jsonl"
+
+    assert open_sequences(written([0, 1, 2])).read(0, 3, 2).tolist() == [[1, 2]] * 3
+    with pytest.raises(BadInput, match=f"has {key} "):
+        open_sequences(written(ids)).read(0, 3, 2)
 
 
 @pytest.mark.parametrize(

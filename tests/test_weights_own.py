@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import Cli
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from weight_folders import Tensors, own_suite, reshard, save, tensors_of
 
 from memoserve.checks import Check
@@ -82,6 +84,18 @@ def with_masks(tensors: Tensors) -> Tensors:
     return {**tensors, "gpt_neox.layers.0.attention.bias": mask}
 
 
+def as_version_4_says(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    rope = config.pop("rope_parameters")
+    config |= {"rotary_emb_base": rope["rope_theta"], "rotary_pct": rope["partial_rotary_factor"]}
+    del config["attention_bias"]  # true, as is the default
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def renamed(old: str, new: str) -> Callable[[Tensors], Tensors]:
+    return lambda tensors: {name.replace(old, new): tensor for name, tensor in tensors.items()}
+
+
 SAME: dict[str, Callable[[Path], object]] = {
     "a copy": lambda f: None,
     "two shards": lambda f: reshard(f, 2),
@@ -90,9 +104,16 @@ SAME: dict[str, Callable[[Path], object]] = {
     "another header": lambda f: rewrite(f, lambda tensors: tensors, step="161", author="somebody"),
     "float32": lambda f: rewrite(f, lambda ts: {name: t.astype(np.float32) for name, t in ts.items()}),
     "masks beside them": lambda f: rewrite(f, with_masks),
+    "names without the wrapper's": lambda f: rewrite(f, renamed("gpt_neox.", "")),
+    "names of one more wrapper": lambda f: rewrite(f, renamed("gpt_neox.", "module.gpt_neox.")),
+    "another name of the head": lambda f: rewrite(f, renamed("embed_out", "lm_head")),
     "another version in its configuration": lambda f: edit_config(
         f, transformers_version="4.1", dtype="float32"
     ),
+    "idle fields in its configuration": lambda f: edit_config(
+        f, gradient_checkpointing=True, _commit_hash="0f3c", rope_scaling=None, id2label={"0": "A"}
+    ),
+    "a configuration of an older version": lambda f: as_version_4_says(f),
     "an optimizer beside them": lambda f: save({"exp_avg": np.zeros(3)}, f / "optimizer.safetensors"),
 }
 
@@ -110,6 +131,32 @@ def test_the_later_of_two_equal_steps_counts(kind: str, source: int, target: int
         report, "failed"
     )
     assert not report.refused
+
+
+def test_two_roundings_of_the_same_weights_are_equal(file: Path) -> None:
+    """Neither is what rounding makes of the other: both are of what training kept in 32 bits."""
+    random = np.random.default_rng(4)
+    exact = {
+        name: (tensor * (1 + random.normal(0, 1e-4, tensor.shape))).astype(np.float32)
+        for name, tensor in tensors_of(folder(file, 1001)).items()
+    }
+    for step, dtype in ((161, torch.bfloat16), (1001, torch.float16)):
+        rounded = {name: torch.from_numpy(tensor).to(dtype) for name, tensor in exact.items()}
+        save_file(rounded, folder(file, step) / "model.safetensors", metadata={"format": "pt"})
+    assert same(checked(file)) == {161: 1001}
+    # And of two steps, however near, they are not.
+    rounded = {
+        name: torch.from_numpy(tensor).to(torch.bfloat16)
+        for name, tensor in tensors_of(folder(file, 721)).items()
+    }
+    save_file(rounded, folder(file, 441) / "model.safetensors", metadata={"format": "pt"})
+    assert same(checked(file)) == {161: 1001, 441: 721}
+    save_file(
+        {name: t * (1.05 if "mlp" in name else 1) for name, t in rounded.items()},
+        folder(file, 441) / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    assert same(checked(file)) == {161: 1001}
 
 
 def test_the_sign_of_zero_makes_no_other_weights(file: Path) -> None:
@@ -221,6 +268,60 @@ def test_equal_weights_under_another_configuration_are_said(file: Path) -> None:
     report = checked(file)
     assert same(report) == {}
     assert "116k@161 has the weights of 116k@1001, with another config.json" in details(report, "warning")
+
+
+def test_a_step_of_another_configuration_is_said(file: Path) -> None:
+    """Nothing else may see it: the model computes, a little worse."""
+    edit_config(folder(file, 441), rope_parameters={"rope_type": "default", "rope_theta": 500.0})
+    report = checked(file)
+    assert not report.refused
+    assert results(report, "configuration") == {161: "passed", 441: "warning", 721: "passed", 1001: "passed"}
+    assert "rope_theta" in details(report, "warning")
+    assert "116k@1001" in details(report, "warning")
+
+
+@pytest.mark.parametrize(
+    ("stated", "result"), [(0, "passed"), ([5, 0], "passed"), (7, "warning"), (None, "passed")]
+)
+def test_another_end_of_text_is_said(stated: object, result: str, file: Path) -> None:
+    for step in STEPS:
+        edit_config(folder(file, step), eos_token_id=stated)
+    assert set(results(checked(file), "end-of-text token").values()) == {result}
+
+
+@pytest.mark.parametrize(
+    ("change", "result"),
+    [
+        (("batch_size = 32", "batch_size = 64"), "failed"),
+        (("batch_size = 32", "batch_size = 16"), "warning"),
+        (("trained = 32032", "trained = 30000"), "failed"),  # then held-out sequences are trained ones
+        (("trained = 32032", "trained = 32020"), "passed"),  # the last batch was not full
+    ],
+)
+def test_a_suite_that_contradicts_itself_is_refused(
+    change: tuple[str, str], result: str, file: Path, cli: Cli
+) -> None:
+    edit(file, *change)
+    found = json.loads(
+        cli("suite", "check", file, "--format", "json", code=3 if result == "failed" else 0).stdout
+    )
+    (check,) = [check for check in found if check["name"] == "training length"]
+    assert check["result"] == result
+    run = (
+        "run",
+        "--suite",
+        file,
+        "--engine",
+        "transformers",
+        "--sequences",
+        "0:10",
+        "--out",
+        "out",
+        "--dry-run",
+    )
+    assert ("training length" in cli(*run, code=3 if result == "failed" else 0).stderr) == (
+        result == "failed"
+    )
 
 
 def test_equal_weights_of_two_models_are_said(file: Path) -> None:
@@ -434,6 +535,10 @@ def poisoned(value: float) -> Callable[[Path], object]:
     return lambda folder: rewrite(folder, poison)
 
 
+def zeroed(name: str) -> Callable[[Path], object]:
+    return lambda folder: rewrite(folder, lambda ts: {**ts, name: np.zeros_like(ts[name])})
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
     [
@@ -443,6 +548,8 @@ def poisoned(value: float) -> Callable[[Path], object]:
         (lambda f: edit_config(f, num_hidden_layers=5), "layers"),
         (lambda f: edit_config(f, max_position_embeddings=63), "longest sequence"),
         (lambda f: edit_config(f, num_attention_heads=2), "head size"),
+        (lambda f: edit_config(f, num_attention_heads="many"), "weight files"),
+        (lambda f: edit_config(f, max_position_embeddings="many"), "weight files"),
         (misread("BF16"), "weight values"),
         (misread("I16"), "weight values"),
         (misread("U16"), "weight values"),
@@ -450,6 +557,8 @@ def poisoned(value: float) -> Callable[[Path], object]:
         (one_misread, "weight values"),
         (poisoned(np.nan), "weight values"),
         (poisoned(np.inf), "weight values"),
+        (zeroed("gpt_neox.layers.1.mlp.dense_4h_to_h.weight"), "weight values"),
+        (zeroed("embed_out.weight"), "weight values"),
     ],
 )
 def test_a_folder_that_says_otherwise_is_refused(
@@ -457,6 +566,23 @@ def test_a_folder_that_says_otherwise_is_refused(
 ) -> None:
     change(folder(file, 1001))
     assert [failed.name for failed in only(file)] == [name]
+
+
+def test_a_matrix_that_stands_for_two_is_said(file: Path) -> None:
+    one, other = (f"gpt_neox.layers.{layer}.mlp.dense_h_to_4h.weight" for layer in (1, 3))
+    rewrite(folder(file, 721), lambda tensors: {**tensors, one: tensors[other]})
+    report = checked(file)
+    assert results(report, "weight values") == {161: "passed", 441: "passed", 721: "warning", 1001: "passed"}
+    assert one in details(report, "warning")
+    assert other in details(report, "warning")
+
+
+def test_embeddings_that_differ_are_two_whatever_the_configuration_says(file: Path) -> None:
+    """Engines take the two that the files hold."""
+    edit_config(folder(file, 1001), tie_word_embeddings=True)
+    assert only(file) == []
+    edit(file, "parameters = 116416", f"parameters = {116416 - 32768}")
+    assert "parameters" in [failed.name for failed in only(file)]
 
 
 def test_a_longer_context_than_the_model_takes_is_refused(file: Path) -> None:

@@ -31,17 +31,23 @@ _NAMED = 6
 class Found:
     """missing: tensors that the model wants and no file has. misshapen: name, shape in the file, shape that
     the model wants. unexpected: tensors in files that the model doesn't know. ignored: these, and others that
-    it is known to leave alone, such as buffers of older exports.
+    it is known to leave alone, such as buffers of older exports. left_out: of the unexpected ones, biases of
+    layers that the model has, and that config.json says have none: without them it is another model.
     """
 
     missing: tuple[str, ...]
     misshapen: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     unexpected: tuple[str, ...]
     ignored: frozenset[str] = frozenset()
+    left_out: tuple[str, ...] = ()
 
     @staticmethod
     def of(model: Any, loading_info: Mapping[str, Iterable[Any]], ignored: Iterable[str] = ()) -> Found:
         """What Transformers says of loading `model`, by the names that its files have."""
+        unexpected = tuple(
+            name for name in sorted(loading_info["unexpected_keys"]) if not NOT_A_PARAMETER.search(name)
+        )
+        layers = {name.rpartition(".")[0] for name, _ in model.named_parameters(remove_duplicate=False)}
         return Found(
             tuple(sorted(_name_in_files(model, name) for name in loading_info["missing_keys"])),
             tuple(
@@ -50,10 +56,11 @@ class Found:
                     for name, have, want in loading_info["mismatched_keys"]
                 )
             ),
-            tuple(
-                name for name in sorted(loading_info["unexpected_keys"]) if not NOT_A_PARAMETER.search(name)
-            ),
+            unexpected,
             frozenset(ignored),
+            tuple(
+                name for name in unexpected if name.endswith(".bias") and name.removesuffix(".bias") in layers
+            ),
         )
 
     def as_check(self) -> Check:
@@ -83,9 +90,11 @@ class Found:
                 )
                 + _more(self.misshapen)
             )
+        if self.left_out:
+            parts.append(f"hold {_tensors(self.left_out)}, of layers that have no bias by config.json")
         if not parts:
             return
-        if self.unexpected:
+        if self.unexpected and not self.left_out:
             parts.append(f"hold {_tensors(self.unexpected)} that the model doesn't know")
         raise EngineFailed(
             f"the weights of {folder} "

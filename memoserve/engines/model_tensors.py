@@ -54,15 +54,16 @@ class Parameters:
 def parameters_of(tensors: Iterable[Tensor], config: dict[str, Any]) -> Parameters:
     """Sort the tensors of one model; `config` is that of its text model.
 
-    Two embeddings that are one are counted once, also where an export wrote both: by what the configuration
-    says, and where it says nothing by their values. Raises OSError.
+    Two embeddings that are one are counted once, also where an export wrote both: by their values, unless the
+    configuration says that they are two. (That they are one, while the files hold two that differ, engines
+    don't believe either.) Raises OSError.
     """
     kept = sorted((tensor for tensor in tensors if not is_buffer(tensor)), key=lambda tensor: tensor.name)
     matrices = [tensor for tensor in kept if len(tensor.shape) == 2]
     inputs = tuple(tensor for tensor in matrices if _INPUT.search(tensor.name))
     outputs = tuple(tensor for tensor in matrices if _OUTPUT.search(tensor.name))
-    tied = config.get("tie_word_embeddings")
-    if tied is None and inputs and outputs:
+    tied = config.get("tie_word_embeddings") is not False
+    if tied and inputs and outputs:
         tied = all(equal_values(inputs[0], output, sampled=True) for output in outputs)
     if tied and inputs:
         kept = [tensor for tensor in kept if tensor not in outputs]

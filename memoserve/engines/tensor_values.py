@@ -23,6 +23,10 @@ _BLOCKS, _BLOCK = 4, 256
 _CHUNK = 1 << 22
 """Elements: four sampled blocks of 256 from a tensor, and as many as are compared at a time."""
 
+_ROUNDED, _SMALLEST_F16 = 2.0**-8, 2.0**-24
+"""As a share, twice what rounding to bfloat16 changes a number by at most (to float16: an eighth of that, and
+below its normal numbers half of the smallest one)."""
+
 FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 """Types whose values are read as numbers; of others the bytes are compared."""
 
@@ -66,11 +70,11 @@ def sampled(tensor: Tensor) -> Sample:
 
 
 def _spans(tensor: Tensor) -> list[tuple[int, int]]:
-    """Ranges of elements, the same for tensors of one name and size in whatever file."""
+    """Ranges of elements, the same for tensors of one size in whatever file and by whatever name."""
     count = tensor.elements
     if count <= _BLOCKS * _BLOCK or BITS[tensor.dtype] < 8:
         return [(0, count)]
-    chance = random.Random(f"{tensor.name} {count}")
+    chance = random.Random(count)
     inner = sorted(chance.randrange(0, count - _BLOCK) for _ in range(_BLOCKS - 2))
     return [(first, first + _BLOCK) for first in (0, *inner, count - _BLOCK)]
 
@@ -137,8 +141,12 @@ def _chunks(tensor: Tensor) -> Iterator[tuple[int, int]]:
 
 
 def _equal_rounded(one: NDArray[Any], its: str, other: NDArray[Any], others: str) -> bool:
-    """Whether either is what rounding makes of the other."""
+    """Whether either is what rounding makes of the other, or both what it makes of the same numbers."""
     mine, theirs = _float32(one, its), _float32(other, others)
+    if {its, others} == {"F16", "BF16"}:
+        with np.errstate(invalid="ignore"):
+            near = np.abs(mine - theirs) <= _ROUNDED * np.abs(mine) + _SMALLEST_F16
+        return bool((near | (mine == theirs) | (np.isnan(mine) & np.isnan(theirs))).all())
     return np.array_equal(_rounded(mine, others), theirs, equal_nan=True) or np.array_equal(
         mine, _rounded(theirs, its), equal_nan=True
     )
@@ -147,7 +155,7 @@ def _equal_rounded(one: NDArray[Any], its: str, other: NDArray[Any], others: str
 def _float32(bits: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     if dtype == "BF16":
         return (bits.astype(np.uint32) << 16).view(np.float32)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         return bits.view({"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype]).astype(np.float32)
 
 

@@ -7,6 +7,7 @@ by one, once a process.
 
 from __future__ import annotations
 
+import re
 import threading
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,7 +33,14 @@ from memoserve.engines.tensor_values import (
 from memoserve.engines.weights import ModelFolder, file_digest
 
 # What in a config.json changes nothing of what the model computes from token ids in evaluation.
-_IDLE = ("dtype", "torch_dtype", "transformers_version", "_name_or_path", "use_cache", "initializer_range")
+_IDLE = (
+    *("dtype", "torch_dtype", "transformers_version", "_name_or_path", "_commit_hash"),
+    *("use_cache", "initializer_range", "gradient_checkpointing", "torchscript", "return_dict"),
+    *("output_attentions", "output_hidden_states", "id2label", "label2id", "problem_type"),
+)
+
+# What stands before a name where a model was saved with what it was wrapped in, or without its head.
+_WRAPPER = re.compile(r"^((model|gpt_neox|transformer|language_model|base_model|module|_orig_mod)\.)+")
 
 _MATRICES = 16
 """So many of the largest matrices say where a model is in the space of weights."""
@@ -46,8 +54,20 @@ class Contents:
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        """By name: parameters alone, no buffers, a tied output embedding once."""
-        return {t.name: t for t in parameters_of(self.model.tensors, self.model.text_config).tensors}
+        """By name: parameters alone, no buffers, a tied output embedding once.
+
+        The names are those that engines make of them: a wrapper before a name, or another name of the head,
+        doesn't make weights others.
+        """
+        parameters = parameters_of(self.model.tensors, self.model.text_config)
+        heads = {tensor.name for tensor in parameters.outputs} if len(parameters.outputs) == 1 else set()
+        named = {
+            "lm_head.weight" if tensor.name in heads else _WRAPPER.sub("", tensor.name): tensor
+            for tensor in parameters.tensors
+        }
+        if len(named) < len(parameters.tensors):  # then a wrapper tells two of them apart
+            return {tensor.name: tensor for tensor in parameters.tensors}
+        return named
 
     @cached_property
     def shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -63,8 +83,15 @@ class Contents:
         return tuple(sorted(self.tensors, key=lambda name: (-self.tensors[name].elements, name)))
 
     def computes_as(self, other: Contents) -> bool:
-        """Whether the configurations make the same of equal weights."""
-        return computing(self.model.config) == computing(other.model.config)
+        """Whether the configurations make the same of equal weights.
+
+        Files that differ are compared as Transformers reads them: a field that is left out has a default, and
+        versions call some by other names.
+        """
+        if computing(self.model.config) == computing(other.model.config):
+            return True
+        mine, theirs = _as_transformers_reads(self.model.folder), _as_transformers_reads(other.model.folder)
+        return mine is not None and theirs is not None and computing(mine) == computing(theirs)
 
     @cached_property
     def kind(self) -> object:
@@ -166,6 +193,17 @@ def _ends(file: Path) -> bytes:
         return opened.read()
 
 
+def _as_transformers_reads(folder: Path) -> dict[str, Any] | None:
+    """A config.json with its defaults, None where Transformers isn't installed or doesn't know the model."""
+    try:
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        return dict(config.to_dict())
+    except Exception:  # whatever it can't read, or lacks
+        return None
+
+
 def computing(config: Any) -> str:
     """A configuration without what changes nothing of what a model computes; equal ones give equal texts."""
     return repr(_without_idle(config))
@@ -176,6 +214,6 @@ def _without_idle(config: Any) -> Any:
         return [
             (key, _without_idle(value))
             for key, value in sorted(config.items())
-            if key not in _IDLE and not key.endswith(("dropout", "_token_id"))
+            if key not in _IDLE and not key.endswith(("dropout", "_token_id")) and value is not None
         ]
     return config

@@ -15,9 +15,10 @@ from memoserve.checks import CheckResult
 from memoserve.definitions import CONTINUATION
 from memoserve.engines.heads import unsupported_head_size
 from memoserve.engines.model_tensors import Parameters, parameters_of
-from memoserve.engines.tensor_values import FLOATS, sampled_values
+from memoserve.engines.tensor_headers import Tensor
+from memoserve.engines.tensor_values import FLOATS, sampled, sampled_values
 from memoserve.engines.weights import ModelFolder, positions_of
-from memoserve.suites import Model, Suite
+from memoserve.suites import Checkpoint, Model, Suite
 
 TOLERANCE = 0.01
 """How far a suite's parameter counts may be off, as a share: budgets are then off by as much."""
@@ -45,9 +46,10 @@ class Finding:
     of_suite: bool = False
 
 
-def findings(suite: Suite, model: Model, folder: ModelFolder, use: Use) -> Iterator[Finding]:
-    """What the folder of one checkpoint of `model` says, beside what the suite says. Raises OSError."""
+def findings(suite: Suite, checkpoint: Checkpoint, folder: ModelFolder, use: Use) -> Iterator[Finding]:
+    """What the folder of one checkpoint says, beside what the suite says. Raises OSError."""
     config = folder.text_config
+    model = checkpoint.model
     if folder.chosen.pickled:
         yield _pickled(model, folder)
         parameters = None
@@ -55,7 +57,7 @@ def findings(suite: Suite, model: Model, folder: ModelFolder, use: Use) -> Itera
         parameters = parameters_of(folder.tensors, config)
         yield from _counts(model, folder.config, parameters)
         yield from _layers(config, parameters)
-        yield _values(folder.config, parameters)
+        yield _values(folder.config, parameters, trained=checkpoint.step > 0)
     yield from _vocabulary(suite, config, parameters)
     yield from _positions(suite, config, use)
     yield from _heads(config, use)
@@ -125,8 +127,10 @@ def _layers(config: dict[str, Any], parameters: Parameters) -> Iterator[Finding]
         yield Finding("layers", "failed", detail, len(found))
 
 
-def _values(config: dict[str, Any], parameters: Parameters) -> Finding:
+def _values(config: dict[str, Any], parameters: Parameters, trained: bool) -> Finding:
     """Whether sampled values can be weights, read as the type that the files say.
+
+    No matrix is all zeros once training has begun: a file that was made room for, and not filled, is.
 
     A type of the same width gives numbers without a word: 16 bits of one type read as the other leave either
     hardly any values near zero, or most of them many orders of magnitude below the largest.
@@ -143,10 +147,17 @@ def _values(config: dict[str, Any], parameters: Parameters) -> Finding:
     misread = 0
     matrices = [tensor for tensor in parameters.tensors if len(tensor.shape) > 1 and tensor.elements]
     for tensor in parameters.tensors:
-        values = sampled_values(tensor).astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            values = sampled_values(tensor).astype(np.float64)
         if not np.isfinite(values).all():
             detail = (
                 f"{tensor.name} holds values that are no finite numbers: training diverged, or it is damaged"
+            )
+            return Finding(name, "failed", detail)
+        if trained and len(tensor.shape) > 1 and len(values) and not values.any():
+            detail = (
+                f"{tensor.name} holds nothing but zeros, as in a file that was not written to its end: get"
+                " the checkpoint again"
             )
             return Finding(name, "failed", detail)
         misread += len(tensor.shape) > 1 and _misread(tensor.dtype, values)
@@ -156,12 +167,29 @@ def _values(config: dict[str, Any], parameters: Parameters) -> Finding:
             f" {matrices[0].dtype}: that label is wrong; export the checkpoint again"
         )
         return Finding(name, "failed", detail, misread)
+    if trained and (twice := _twice(matrices)):
+        detail = (
+            f"{twice[0].name} and {twice[1].name} hold the same values, as far as sampled: right if"
+            " the model shares them, else one was written over the other"
+        )
+        return Finding(name, "warning", detail, misread)
     return Finding(name, "passed", f"finite in samples of {len(parameters.tensors)} tensors", misread)
+
+
+def _twice(matrices: list[Tensor]) -> tuple[Tensor, Tensor] | None:
+    """Two matrices of the same values, which training makes of no two."""
+    seen: dict[object, Tensor] = {}
+    for tensor in matrices:
+        sample = sampled(tensor)
+        other = seen.setdefault((tensor.dtype, tensor.shape, sample.digest), tensor)
+        if other is not tensor and not sample.constant:
+            return other, tensor
+    return None
 
 
 def _misread(dtype: str, values: NDArray[np.float64]) -> bool:
     size = np.abs(values[values != 0])
-    if len(size) < len(values) / 2 or dtype not in ("F16", "BF16"):
+    if not len(size) or len(size) < len(values) / 2 or dtype not in ("F16", "BF16"):
         return False
     typical = float(np.sqrt(np.mean(size**2)))
     if dtype == "F16":  # exponents of bfloat16 below 1 all become those of 0.25 to 2
@@ -194,6 +222,15 @@ def _vocabulary(suite: Suite, config: dict[str, Any], parameters: Parameters | N
             f"the model has {size:,} token ids, and the suite's eos_token_id is {eos}: correct the suite file"
         )
         yield Finding("end-of-text token", "failed", detail, eos, of_suite=True)
+        return
+    stated = config.get("eos_token_id")
+    known = stated if isinstance(stated, list) else [stated]
+    if isinstance(known[0] if known else None, int) and eos not in known:
+        detail = (
+            f"the suite's eos_token_id is {eos}, and config.json says {', '.join(map(str, known))}: one of"
+            " them is not what stood between the documents of the training data"
+        )
+        yield Finding("end-of-text token", "warning", detail, eos)
     else:
         yield Finding("end-of-text token", "passed", f"{eos}, of a vocabulary of {size:,}", eos)
 

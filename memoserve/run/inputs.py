@@ -11,6 +11,7 @@ from memoserve.definitions import CONTINUATION
 from memoserve.engines import EngineSettings
 from memoserve.errors import BadInput
 from memoserve.run.described_weights import Use
+from memoserve.run.training_length import check_training_length
 from memoserve.run.weights_check import WeightsReport
 from memoserve.sequences import SequenceSource, check_sequences
 from memoserve.store import Store
@@ -88,6 +89,7 @@ def check_inputs(
         partial=partial,
         skip_short=skip_short,
     )
+    data = (check_training_length(suite), *data)
     wrong = [*weights.stops, *(f"{check.name}: {check.detail}" for check in failures(data))]
     if wrong:
         raise BadInput("\n".join(wrong))

@@ -143,7 +143,8 @@ class Lane:
                 )
                 return Done(0, 0, 0)
             try:
-                engine = self._with(checkpoint, weights, found.windows)
+                seen = np.unique(found.row_of[ids < checkpoint.sequences_seen])
+                engine = self._with(checkpoint, weights, found.windows, seen)
                 self._reports.begun(checkpoint)
                 slots, rows = self._known.ask(found.windows)
                 fresh = self._evaluate(engine, found.windows[rows], checkpoint, span, len(ids))
@@ -209,10 +210,15 @@ class Lane:
             raise EngineFailed(wrong[0])
 
     def _with(
-        self, checkpoint: Checkpoint, weights: LocalWeights, windows: NDArray[np.uint32]
+        self,
+        checkpoint: Checkpoint,
+        weights: LocalWeights,
+        windows: NDArray[np.uint32],
+        seen: NDArray[np.int64],
     ) -> EngineProcess:
-        """The engine with these weights, held against the second way by some of the distinct `windows`:
-        weights are replaced in place for the same model, else an engine is started anew.
+        """The engine with these weights, held against the second way by some of the distinct `windows`, of
+        which it was trained on the rows `seen`: weights are replaced in place for the same model, else an
+        engine is started anew.
         """
         if checkpoint in self._failed:
             before = self._failed[checkpoint]
@@ -220,16 +226,36 @@ class Lane:
         if checkpoint != self._loaded or self._engine is None:
             self._loaded = None
             self._known = self._remembered(checkpoint)
-            if not self._replaced(checkpoint, weights, windows):
+            if not self._replaced(checkpoint, weights, windows, seen):
                 self._start(checkpoint, weights.folder)
                 self._switches = 0
-                self._prove(checkpoint, weights, windows)
+                self._prove(checkpoint, weights, windows, seen)
+            self._check_unchanged(checkpoint, weights)
             self._model = checkpoint.model.name
             self._loaded = checkpoint
         assert self._engine is not None
         return self._engine
 
-    def _replaced(self, checkpoint: Checkpoint, weights: LocalWeights, windows: NDArray[np.uint32]) -> bool:
+    def _check_unchanged(self, checkpoint: Checkpoint, weights: LocalWeights) -> None:
+        """Raise EngineFailed if a folder's files are no longer those that were identified, long before an
+        engine read them: scores would be kept as those of other weights.
+        """
+        if checkpoint.weights.folder is None:  # a snapshot of a commit, which nobody writes to
+            return
+        now = fetch_weights(checkpoint, self._settings.allow_pickle).identity
+        if now != weights.identity:
+            raise EngineFailed(
+                f"{checkpoint}: {checkpoint.weights.folder} changed during the run: it held weights"
+                f" {weights.identity}, and now {now}; run again once it changes no more"
+            )
+
+    def _replaced(
+        self,
+        checkpoint: Checkpoint,
+        weights: LocalWeights,
+        windows: NDArray[np.uint32],
+        seen: NDArray[np.int64],
+    ) -> bool:
         """Whether the running engine has these weights now; a fresh one is slower, and always right."""
         if self._engine is None or checkpoint.model.name != self._model:
             return False
@@ -239,7 +265,7 @@ class Lane:
         try:
             self._engine.load(weights.folder)
             self._switches += 1
-            self._prove(checkpoint, weights, windows)
+            self._prove(checkpoint, weights, windows, seen)
         except EngineFailed as error:
             self._notice(f"{checkpoint}: an engine is started anew: {str(error).splitlines()[0]}")
             return False
@@ -251,10 +277,18 @@ class Lane:
             self._told.add(text)
             self._reports.notice(text)
 
-    def _prove(self, checkpoint: Checkpoint, weights: LocalWeights, windows: NDArray[np.uint32]) -> None:
+    def _prove(
+        self,
+        checkpoint: Checkpoint,
+        weights: LocalWeights,
+        windows: NDArray[np.uint32],
+        seen: NDArray[np.int64],
+    ) -> None:
         """Raise EngineFailed if what the engine computes is not what the second way does."""
         assert self._engine is not None
-        trial = proof.Trial(self._engine, checkpoint, weights, self._with_others(windows), self._suite)
+        trial = proof.Trial(
+            self._engine, checkpoint, weights, self._with_others(checkpoint, windows, seen), self._suite
+        )
         model, step = checkpoint.model.name, checkpoint.step
         checks = [
             replace(check, subject=str(checkpoint), model=model, step=step) for check in self._engine.proved()
@@ -269,16 +303,23 @@ class Lane:
             if check.name == proof.AGREES:
                 raise EngineFailed(check.detail)
 
-    def _with_others(self, windows: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        """Few distinct windows say little: others of the data beside them."""
-        if len(windows) >= _ENOUGH_WINDOWS:
-            return windows
-        ids = np.unique(np.linspace(0, self._source.count - 1, _ENOUGH_WINDOWS).astype(np.int64))
+    def _with_others(
+        self, checkpoint: Checkpoint, windows: NDArray[np.uint32], seen: NDArray[np.int64]
+    ) -> NDArray[np.uint32]:
+        """The rows `seen` of the windows, and where they are few others that the checkpoint was trained on.
+
+        Of what it has not seen it knows less, and a run may be about that alone.
+        """
+        trained = windows[seen]
+        if len(trained) >= _ENOUGH_WINDOWS:
+            return trained
+        last = min(checkpoint.sequences_seen or self._source.count, self._source.count) - 1
+        ids = np.unique(np.linspace(0, last, _ENOUGH_WINDOWS).astype(np.int64))
         try:
             others = self._source.take(ids, windows.shape[1])
         except (BadInput, StorageFailed):  # then these have to do
-            return windows
-        return distinct(np.concatenate([windows, others])).windows
+            return trained if len(trained) else windows
+        return distinct(np.concatenate([trained, others])).windows
 
     def _start(self, checkpoint: Checkpoint, folder: Path) -> None:
         model = checkpoint.model.name

@@ -9,6 +9,7 @@ from memoserve.definitions import CONTINUATION
 from memoserve.errors import BadInput, StorageFailed
 from memoserve.run.described_weights import Use
 from memoserve.run.hub_check import hub_revisions
+from memoserve.run.training_length import check_training_length
 from memoserve.run.weights_check import StoredIdentities, check_weights
 from memoserve.sequences import check_sequences, open_sequences
 from memoserve.suites import Checkpoint, Suite
@@ -64,7 +65,7 @@ def check_suite(
         use,
         report.vocabulary_size,
     )
-    return (*report.checks, *sequences)
+    return (*report.checks, check_training_length(suite), *sequences)
 
 
 def _check_data(

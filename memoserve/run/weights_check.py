@@ -16,6 +16,7 @@ from memoserve.engines.weight_contents import Contents
 from memoserve.engines.weight_files import listed
 from memoserve.engines.weights import LocalWeights, ModelFolder, identity_of, open_folder
 from memoserve.errors import EngineFailed
+from memoserve.run.configurations import check_configurations
 from memoserve.run.described_weights import Use, findings, of_size
 from memoserve.run.equal_weights import OWN, Held, compare
 from memoserve.run.hub_check import held_on_hub
@@ -91,6 +92,7 @@ def check_weights(
     for model in dict.fromkeys(checkpoint.model for checkpoint in opened):
         steps = {one: contents for one, contents in here.items() if one.model == model}
         report.checks.append(check_step_order(model, steps, opened))
+        report.checks += check_configurations(steps, opened)
     there, found = held_on_hub(suite, chosen, allow_pickle, all_steps, stored)
     _listed(found, report)
     _compare(suite, there, "the digests of their files on the hub", report)
@@ -123,7 +125,14 @@ def _describe(
         size = folder.text_config.get("vocab_size")
         if isinstance(size, int):
             report.vocabulary_size = min(size, report.vocabulary_size or size)
-        for found in findings(suite, checkpoint.model, folder, use):
+        try:
+            found_here = list(findings(suite, checkpoint, folder, use))
+        except (TypeError, ValueError, AttributeError) as error:
+            detail = f"{folder.folder / 'config.json'} says what can't be read: {error}"
+            report.say("weight files", checkpoint, "failed", detail)
+            report.refused.setdefault(checkpoint, f"{checkpoint}: {detail}")
+            continue
+        for found in found_here:
             report.say(found.name, checkpoint, found.result, found.detail, found.figure)
             if found.result == "failed":
                 report.refused.setdefault(checkpoint, f"{checkpoint}: {found.detail}")

@@ -29,6 +29,9 @@ BLOCK = 1 << 20
 KEYS = ("tokens", "input_ids")
 """Keys of token ids. Where an object has both, they must agree."""
 
+ID_KEYS = ("sequence_id", "index")
+"""Keys that number the lines, if they are there: ids are line numbers, so they must be 0, 1, 2 …"""
+
 _WHITE = np.zeros(256, dtype=bool)
 _WHITE[list(b" \t\r\n")] = True
 
@@ -182,6 +185,12 @@ class JsonlSequences:
         if not isinstance(found, dict) or not any(key in found for key in known):
             wanted = ", ".join(f'"{key}"' for key in known)
             raise BadInput(f"{self._where(line)} is not an object with one of {wanted}")
+        for name in ID_KEYS:
+            if (number := found.get(name, line)) != line:
+                raise BadInput(
+                    f"{self._where(line)} has {name} {str(number)[:40]}: lines must be sequences 0, 1, 2 … "
+                    "in training order; sort them, keep each once, or leave the key out"
+                )
         return found
 
     def _where(self, line: int) -> str:

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 COLUMNS = ("tokens", "input_ids")
 """Columns of token ids. Any other list may be a mask, labels or positions: it must be named."""
 
-ID_COLUMNS = ("sequence_id", "index")
+PANDAS_INDEX = "__index_level_0__"
+"""What pandas writes of a table that was shuffled or filtered: which row each one was."""
+
+ID_COLUMNS = ("sequence_id", "index", PANDAS_INDEX)
 """Columns that number the rows, if they are there: ids are row numbers, so they must be 0, 1, 2 …"""
 
 WHOLE_IDS = 1 << 20
@@ -362,6 +365,7 @@ def _columns(schema: Any, place: Place, column: str | None) -> tuple[_Columns, s
             f"{place}: column {there[0].name} holds lists of {there[0].type.value_type}, not of integers"
         )
     ids = [fields[name] for name in ID_COLUMNS if name in fields and name != column]
+    ids = [f for f in ids if f.name != PANDAS_INDEX or types.is_integer(f.type)]  # pandas takes names, too
     for field in ids:
         if not types.is_integer(field.type):
             raise BadInput(
