@@ -172,13 +172,15 @@ def _count(
     found = f"{source.count:,} sequences; {said}"
     if source.count == expected:
         return name, "passed", found, figure
+    if source.count > expected and control is not None:
+        advice = "these are other data, or cut in another way, or the suite's control range is wrong"
+        return name, "failed", f"{found}: {advice}", figure
     if source.count > expected:
         # What follows the trained ones may be held out without the suite saying so; it isn't evaluated.
-        advice = f"those from {expected:,} on are not evaluated"
-        if control is None:
-            advice += (
-                f"; if they were held out, let the suite say so (control = [{expected}, {source.count}])"
-            )
+        advice = (
+            f"those from {expected:,} on are not evaluated; if they were held out, let the suite say so "
+            f"(control = [{expected}, {source.count}])"
+        )
         return name, "warning", f"{found}: {advice}", figure
     if partial:
         return name, "warning", f"{found}: taken as the first part of them", figure
