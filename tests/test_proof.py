@@ -43,6 +43,14 @@ def engine(mini: Suite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[En
     process.close()
 
 
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[proof.SecondWay]:
+    """The second way, kept from test to test as from checkpoint to checkpoint."""
+    way = proof.SecondWay(SETTINGS, tmp_path_factory.mktemp("second") / "second.log")
+    yield way
+    way.close()
+
+
 def changed(folder: Path, to: Path, **config: object) -> Path:
     """A copy of a model folder with another configuration."""
     shutil.copytree(folder, to)
@@ -63,13 +71,15 @@ def test_an_engine_agrees_with_the_second_way(
     weights = fetch_weights(checkpoint)
     settings = replace(SETTINGS, engine="vllm", mode=mode)
     vllm = EngineProcess(settings, weights.folder, tmp_path / "vllm.log")
+    second = proof.SecondWay(settings, tmp_path / "second.log")
     try:
-        check = proof.agrees(proof.Trial(vllm, checkpoint, weights, mini_windows, mini), tmp_path / "log")
+        check = proof.agrees(proof.Trial(vllm, checkpoint, weights, mini_windows, mini), second)
         # The same engine beside other files: those of another step.
         other = fetch_weights(one(mini, "281k@861"))
-        wrong = proof.agrees(proof.Trial(vllm, checkpoint, other, mini_windows, mini), tmp_path / "log")
+        wrong = proof.agrees(proof.Trial(vllm, checkpoint, other, mini_windows, mini), second)
     finally:
         vllm.close()
+        second.close()
     assert check.result == "passed", check.detail
     assert check.figure is not None
     assert check.figure >= agreement.ENOUGH
@@ -92,6 +102,7 @@ def test_an_engine_agrees_with_the_second_way(
 )
 def test_what_another_configuration_computes_disagrees(
     engine: EngineProcess,
+    second: proof.SecondWay,
     mini: Suite,
     mini_windows: NDArray[np.uint32],
     tmp_path: Path,
@@ -100,19 +111,23 @@ def test_what_another_configuration_computes_disagrees(
     checkpoint = one(mini, "281k@1001")
     weights = fetch_weights(checkpoint)
     other = replace(weights, folder=changed(weights.folder, tmp_path / "changed", **config))
-    check = proof.agrees(proof.Trial(engine, checkpoint, other, mini_windows, mini), tmp_path / "log")
+    check = proof.agrees(proof.Trial(engine, checkpoint, other, mini_windows, mini), second)
     assert check.result == "failed", check.detail
 
 
 @pytest.mark.engine
 def test_a_model_that_transformers_cant_have_is_not_checked(
-    engine: EngineProcess, mini: Suite, mini_windows: NDArray[np.uint32], tmp_path: Path
+    engine: EngineProcess,
+    second: proof.SecondWay,
+    mini: Suite,
+    mini_windows: NDArray[np.uint32],
+    tmp_path: Path,
 ) -> None:
     checkpoint = one(mini, "281k@1001")
     weights = fetch_weights(checkpoint)
     folder = changed(weights.folder, tmp_path / "changed", model_type="of the future", architectures=["Next"])
     other = replace(weights, folder=folder)
-    check = proof.agrees(proof.Trial(engine, checkpoint, other, mini_windows, mini), tmp_path / "log")
+    check = proof.agrees(proof.Trial(engine, checkpoint, other, mini_windows, mini), second)
     assert check.result == "not checked"
     assert "Transformers" in check.detail
 

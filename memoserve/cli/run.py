@@ -373,7 +373,7 @@ def run(
             told_of = {failure.checkpoint for failure in outcome.failures}
             for checkpoint, reason in inputs.weights.refused.items():
                 if checkpoint not in told_of:  # its scores are whole, and are not of what is there now
-                    console.print(harmless_lines(f"{checkpoint}: {reason}"), markup=False, highlight=False)
+                    console.print(harmless_lines(reason), markup=False, highlight=False)
                     outcome.failures.append(Failure(checkpoint, reason))
             doubts = doubtful(plan, store)
             _say_skipped(console, inputs)

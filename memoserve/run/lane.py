@@ -118,6 +118,7 @@ class Lane:
         self._model = ""
         self._switches = 0
         self._told: set[str] = set()
+        self._second = proof.SecondWay(settings, self._log_file(suite.name, "transformers"), device)
         self._loaded: Checkpoint | None = None
         self._known = KnownWindows()
         self._failed: dict[Checkpoint, EngineFailed] = {}
@@ -162,11 +163,14 @@ class Lane:
     def close(self, at_once: bool = False) -> None:
         """End the engine; what is being written is still written. `at_once` ends it in mid-evaluation."""
         self._closed = True
+        if at_once:
+            self._second.kill()
         if at_once and self._engine is not None:
             self._engine.kill()
         with self._turns:
             self._turns.notify_all()
         if not at_once:
+            self._second.close()
             self._close_engine()
 
     @contextmanager
@@ -294,8 +298,7 @@ class Lane:
             replace(check, subject=str(checkpoint), model=model, step=step) for check in self._engine.proved()
         ]
         if self._switches <= 1 or self._settings.verify == "every":
-            log_file = self._log_file(checkpoint.suite, checkpoint.model.name, "eager")
-            checks.append(proof.agrees(trial, log_file, self._device))
+            checks.append(proof.agrees(trial, self._second))
         if not failures(checks):
             checks.append(proof.plausible(trial))
         self._reports.checked(checkpoint.suite, tuple(checks))

@@ -9,8 +9,7 @@ frequencies of single tokens, which every trained model beats.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +32,9 @@ _SUSPECT = (
     "Wrong weights, a wrong config.json or sequences of another tokenizer are likely. Its scores are kept; "
     "if all is as it should be, say --allow-implausible"
 )
+
+_KEPT_BYTES = 1 << 28
+"""Of weights that may stay in memory beside an engine on a CPU, until the next checkpoint's."""
 
 _WINDOWS = 32
 _MOST_WINDOWS = 512
@@ -67,22 +69,69 @@ class Trial:
     suite: Suite
 
 
-class _NoSecondWay(Exception):
+class NoSecondWay(Exception):
     """Transformers' forward can't have the model; says why."""
 
 
-def agrees(trial: Trial, log_file: Path, device: str = "") -> Check:
+class SecondWay:
+    """Transformers' forward of a checkpoint's files, in a process of its own. `device`: see EngineProcess.
+
+    The process is kept for the next checkpoint where its weights are in nobody's way.
+    """
+
+    def __init__(self, settings: EngineSettings, log_file: Path, device: str = "") -> None:
+        self._settings = replace(settings, engine="eager", tensor_parallel=1)
+        self._log_file = log_file
+        self._device = device
+        self._process: EngineProcess | None = None
+
+    def load(self, folder: Path) -> None:
+        """Have these weights. Raises NoSecondWay."""
+        try:
+            if self._process is None:
+                self._process = EngineProcess(self._settings, folder, self._log_file, device=self._device)
+                self._process.wait_until_up()
+            else:
+                self._process.load(folder)
+        except EngineFailed as error:
+            raise NoSecondWay(str(error).splitlines()[0]) from None
+
+    def forward(self, windows: NDArray[np.uint32]) -> Forward:
+        """See EagerForward.forward. Raises NoSecondWay."""
+        assert self._process is not None
+        try:
+            return self._process.forward(windows)
+        except EngineFailed as error:
+            raise NoSecondWay(str(error).splitlines()[0]) from None
+
+    def kill(self) -> None:
+        """End the process at once, be it in the middle of a forward."""
+        if self._process is not None:
+            self._process.kill()
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.close()
+        self._process = None
+
+
+def agrees(trial: Trial, second: SecondWay) -> Check:
     """Hold an engine against the second way. The check failed if they disagree; it was not made if the second
-    way can't have the model. `device`: see EngineProcess. Raises EngineFailed if the engine itself fails.
+    way can't have the model. Raises EngineFailed if the engine itself fails.
     """
     began = time.monotonic()
-    settings = trial.engine.settings
+    folder, settings = trial.weights.folder, trial.engine.settings
     try:
-        with _second_way(trial, log_file, device) as forward:
-            found, windows = _agreement(trial, forward)
-    except _NoSecondWay as why:
+        second.load(folder)
+        found, windows = _agreement(trial, second.forward)
+    except NoSecondWay as why:
+        second.close()
         detail = f"Transformers' own forward can't have this model: {why}"
         return _check(AGREES, trial.checkpoint, "not checked", detail)
+    size = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
+    if settings.device != "cpu" or size > _KEPT_BYTES:
+        second.close()
     return _agreement_check(trial.checkpoint, settings, found, windows, time.monotonic() - began)
 
 
@@ -166,29 +215,6 @@ def _frequencies(windows: NDArray[np.uint32], vocabulary: int) -> NDArray[np.flo
     counts = np.bincount(windows.ravel(), minlength=vocabulary)
     shares: NDArray[np.float64] = (1 - _UNIFORM_SHARE) * counts / windows.size + _UNIFORM_SHARE / vocabulary
     return shares
-
-
-@contextmanager
-def _second_way(
-    trial: Trial, log_file: Path, device: str
-) -> Iterator[Callable[[NDArray[np.uint32]], Forward]]:
-    """Transformers' forward of the same files, in a process of its own. Raises _NoSecondWay."""
-    settings = replace(trial.engine.settings, engine="eager", tensor_parallel=1)
-    try:
-        eager = EngineProcess(settings, trial.weights.folder, log_file, device=device)
-    except EngineFailed as error:
-        raise _NoSecondWay(str(error).splitlines()[0]) from None
-
-    def forward(windows: NDArray[np.uint32]) -> Forward:
-        try:
-            return eager.forward(windows)
-        except EngineFailed as error:
-            raise _NoSecondWay(str(error).splitlines()[0]) from None
-
-    try:
-        yield forward
-    finally:
-        eager.close()
 
 
 def _agreement(
