@@ -277,3 +277,14 @@ def test_none_is_written(tmp_path: Path, bad: float) -> None:
         Store.open(world.path).write_scores(
             checkpoint, 1_000_000, 1_000_002, np.array([1_000_000, 1_000_001]), scores, "w"
         )
+
+
+def test_a_damaged_file_of_checks_is_called_by_its_name(tmp_path: Path, cli: Cli) -> None:
+    store = Store.create(tmp_path / "out")
+    store.write_checks("s", [Check("token ids", "sequences", "passed", "all of them", 1.0)])
+    (file,) = (tmp_path / "out").glob("checks/*/*.parquet")
+    file.write_bytes(file.read_bytes()[:-100])
+    for command in (("query", "checks"), ("status", "--checks")):
+        refused = cli(*command, "out", code=3)
+        assert file.name in refused.stderr
+        assert "verify --repair" in refused.stderr

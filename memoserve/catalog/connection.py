@@ -216,10 +216,12 @@ def explained(store: str | Path) -> Iterator[None]:
 
 def _find_damaged(files: Files) -> None:
     """Raise BadInput about the first damaged part or list, StorageFailed if the store can't be read."""
-    for top in ("scores", "sequences"):
+    for top in ("scores", "sequences", "checks"):
         for name, entry in files.below(top).items():
             with suppress(FileNotFoundError):  # removed in the meantime, or the whole store is gone
-                if (part := part_named(files, name, entry.size)) is not None:
+                if top == "checks":
+                    check_list(files, name)
+                elif (part := part_named(files, name, entry.size)) is not None:
                     part_metadata(files, part)
                 elif is_list(name):
                     check_list(files, name)
