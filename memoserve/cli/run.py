@@ -286,12 +286,22 @@ def run(
             verify=verify,
         )
         chosen_devices = devices_for(settings, devices) if cluster is None else []
+        existing = _existing(out)
+        if (
+            existing is not None
+            and chosen_suite.name in _whole_suites(existing)
+            and (on_cpu or dtype != "auto")
+        ):
+            existing.refuse_unlike(
+                chosen_suite.name,
+                fingerprint_of(chosen_suite, source, selection, settings, diagnosis.version),
+            )
         inputs = check_inputs(
             chosen_suite,
             chosen,
             source,
             settings,
-            _existing(out),
+            existing,
             check_weights=check_weights if cluster is None else cluster.check_weights,
             partial=partial_data,
             skip_short=skip_short,
@@ -406,6 +416,14 @@ def _existing(out: str) -> Store | None:
     with suppress(StoreConflict):
         return Store.open(out)
     return None
+
+
+def _is_whole(store: Store, suite: str) -> bool:
+    """Whether a suite's fingerprint can be read; a damaged one is mended before it is compared."""
+    with suppress(StoreConflict):
+        store.fingerprint(suite)
+        return True
+    return False
 
 
 def _standard_output_alone() -> TextIO:

@@ -316,8 +316,10 @@ class Lane:
         trained = windows[seen]
         if len(trained) >= _ENOUGH_WINDOWS:
             return trained
-        last = min(checkpoint.sequences_seen or self._source.count, self._source.count) - 1
-        ids = np.unique(np.linspace(0, last, _ENOUGH_WINDOWS).astype(np.int64))
+        # Neighbours in training order are as unlike as any, and one request where the data are far away.
+        last = min(checkpoint.sequences_seen or self._source.count, self._source.count)
+        first = max(0, (last - _ENOUGH_WINDOWS) // 2)
+        ids = np.arange(first, min(first + _ENOUGH_WINDOWS, last), dtype=np.int64)
         try:
             others = self._source.take(ids, windows.shape[1])
         except (BadInput, StorageFailed):  # then these have to do

@@ -245,6 +245,8 @@ def _window_fits(seen: _Seen, length: int, skip_short: bool) -> Iterable[_Row]:
         yield name, "warning", f"{detail}: they are left out", float(len(short))
     else:
         advice = "ask for a shorter context, or leave them out (--skip-short)"
+        if seen.source.kind == "pack":
+            advice = f"this pack keeps {most} tokens of each: make one with a longer context"
         yield name, "failed", f"{detail}: {advice}", float(len(short))
 
 
