@@ -287,11 +287,8 @@ def run(
         )
         chosen_devices = devices_for(settings, devices) if cluster is None else []
         existing = _existing(out)
-        if (
-            existing is not None
-            and chosen_suite.name in _whole_suites(existing)
-            and (on_cpu or dtype != "auto")
-        ):
+        known_dtype = on_cpu or dtype != "auto"
+        if existing is not None and known_dtype and _is_whole(existing, chosen_suite.name):
             existing.refuse_unlike(
                 chosen_suite.name,
                 fingerprint_of(chosen_suite, source, selection, settings, diagnosis.version),

@@ -246,7 +246,7 @@ def _window_fits(seen: _Seen, length: int, skip_short: bool) -> Iterable[_Row]:
     else:
         advice = "ask for a shorter context, or leave them out (--skip-short)"
         if seen.source.kind == "pack":
-            advice = f"this pack keeps {most} tokens of each: make one with a longer context"
+            advice = f"this pack keeps {int(sizes[0])} tokens of each: make one with a longer context"
         yield name, "failed", f"{detail}: {advice}", float(len(short))
 
 
