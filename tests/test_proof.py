@@ -45,7 +45,7 @@ def engine(mini: Suite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[En
 
 @pytest.fixture(scope="module")
 def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[proof.SecondWay]:
-    """The second way, kept from test to test as from checkpoint to checkpoint."""
+    """The second way, as a run has it from checkpoint to checkpoint."""
     way = proof.SecondWay(SETTINGS, tmp_path_factory.mktemp("second") / "second.log")
     yield way
     way.close()

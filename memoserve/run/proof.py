@@ -33,9 +33,6 @@ _SUSPECT = (
     "if all is as it should be, say --allow-implausible"
 )
 
-_KEPT_BYTES = 1 << 28
-"""Of weights that may stay in memory beside an engine on a CPU, until the next checkpoint's."""
-
 _WINDOWS = 32
 _MOST_WINDOWS = 512
 
@@ -74,10 +71,7 @@ class NoSecondWay(Exception):
 
 
 class SecondWay:
-    """Transformers' forward of a checkpoint's files, in a process of its own. `device`: see EngineProcess.
-
-    The process is kept for the next checkpoint where its weights are in nobody's way.
-    """
+    """Transformers' forward of a checkpoint's files, in a process of its own. `device`: see EngineProcess."""
 
     def __init__(self, settings: EngineSettings, log_file: Path, device: str = "") -> None:
         self._settings = replace(settings, engine="eager", tensor_parallel=1)
@@ -85,14 +79,11 @@ class SecondWay:
         self._device = device
         self._process: EngineProcess | None = None
 
-    def load(self, folder: Path) -> None:
-        """Have these weights. Raises NoSecondWay."""
+    def start(self, folder: Path) -> None:
+        """With these weights. Raises NoSecondWay."""
         try:
-            if self._process is None:
-                self._process = EngineProcess(self._settings, folder, self._log_file, device=self._device)
-                self._process.wait_until_up()
-            else:
-                self._process.load(folder)
+            self._process = EngineProcess(self._settings, folder, self._log_file, device=self._device)
+            self._process.wait_until_up()
         except EngineFailed as error:
             raise NoSecondWay(str(error).splitlines()[0]) from None
 
@@ -123,15 +114,13 @@ def agrees(trial: Trial, second: SecondWay) -> Check:
     began = time.monotonic()
     folder, settings = trial.weights.folder, trial.engine.settings
     try:
-        second.load(folder)
+        second.start(folder)
         found, windows = _agreement(trial, second.forward)
     except NoSecondWay as why:
-        second.close()
         detail = f"Transformers' own forward can't have this model: {why}"
         return _check(AGREES, trial.checkpoint, "not checked", detail)
-    size = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
-    if settings.device != "cpu" or size > _KEPT_BYTES:
-        second.close()
+    finally:
+        second.close()  # its memory, and its cores, are the engine's again
     return _agreement_check(trial.checkpoint, settings, found, windows, time.monotonic() - began)
 
 
