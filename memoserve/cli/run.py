@@ -230,6 +230,7 @@ def run(
         on_every_node,
         part_size_for,
         reporting,
+        skipped,
     )
     from memoserve.sequences import Selection, open_sequences, parse_range
     from memoserve.store import Store
@@ -396,10 +397,7 @@ def run(
                         {"model": f.checkpoint.model.name, "step": f.checkpoint.step, "reason": f.reason}
                         for f in outcome.failures
                     ],
-                    skipped=[
-                        {"model": one.model.name, "step": one.step, "same_weights_as": str(other)}
-                        for one, other in inputs.weights.same_as.items()
-                    ],
+                    skipped=skipped(inputs),
                     doubtful=[{"model": c.model, "step": c.step, "reason": c.detail} for c in doubts],
                 )
             if wrong:

@@ -2,7 +2,7 @@
 
 from memoserve.run.cluster import Cluster, Work, on_every_node
 from memoserve.run.estimate import Estimate, estimate
-from memoserve.run.events import Events
+from memoserve.run.events import Events, skipped
 from memoserve.run.execute import Failure, Outcome, doubtful, execute, execute_on, make_lists
 from memoserve.run.fingerprint import fingerprint_of
 from memoserve.run.inputs import Inputs, check_inputs
@@ -38,4 +38,5 @@ __all__ = [
     "on_every_node",
     "part_size_for",
     "reporting",
+    "skipped",
 ]

@@ -145,11 +145,13 @@ def _name(plan: CheckpointPlan) -> dict[str, Any]:
     return {"model": plan.checkpoint.model.name, "step": plan.checkpoint.step}
 
 
+def skipped(inputs: Inputs) -> list[dict[str, Any]]:
+    """The checkpoints that have the weights of another one, as events list them."""
+    return [
+        {"model": one.model.name, "step": one.step, "same_weights_as": str(other)}
+        for one, other in inputs.weights.same_as.items()
+    ]
+
+
 def _of_inputs(inputs: Inputs) -> dict[str, Any]:
-    return {
-        "skipped": [
-            {"model": one.model.name, "step": one.step, "same_weights_as": str(other)}
-            for one, other in inputs.weights.same_as.items()
-        ],
-        "checks": [asdict(check) for check in inputs.checks],
-    }
+    return {"skipped": skipped(inputs), "checks": [asdict(check) for check in inputs.checks]}

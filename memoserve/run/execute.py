@@ -64,7 +64,6 @@ class Outcome:
     windows: int = 0
     seconds: float = 0.0
     failures: list[Failure] = field(default_factory=list)
-    checks: list[Check] = field(default_factory=list)
 
 
 class LaneHandle(Protocol):
@@ -487,7 +486,6 @@ class Run(Reports):
         """See Reports. Kept in the store."""
         self._store.write_checks(suite, checks)
         with self._reporting:
-            self.outcome.checks.extend(checks)
             for check in checks:
                 self._progress.checked(check)
 

@@ -217,7 +217,6 @@ def _agreement(
     number = _WINDOWS if settings.mode == "score" else 3 * _WINDOWS
     while found.decisive < agreement.ENOUGH and done < min(len(trial.windows), _MOST_WINDOWS):
         chosen = _spread(trial.windows, number)[0]
-        found = agreement.Agreement(0, 0, 0, 0.0)
         truth = forward(chosen)
         if settings.mode == "score":
             context = chosen[:, : settings.context]
