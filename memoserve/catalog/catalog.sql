@@ -15,10 +15,11 @@ SELECT suite, model, step, name, subject, result, figure, detail, checked_at FRO
 QUALIFY row_number() OVER (PARTITION BY suite, model, step, name, subject ORDER BY checked_at DESC, result, detail) = 1;
 
 -- One row a sequence and checkpoint. A log-likelihood that is no number or infinite is of weights that can't be used, and
--- counts as not measured: DuckDB sorts NaN above every number. (-inf is a probability that vanished: it stays.)
+-- counts as not measured: DuckDB sorts NaN above every number. (-inf is a probability that vanished: it stays.) Added 0:
+-- -0.0 equals 0.0, but shows as another number.
 CREATE VIEW scores AS
 SELECT suite, model, step, sequence_id, matches, matched_prefix, match_mask,
-       CASE WHEN continuation_ll < 'infinity'::FLOAT THEN continuation_ll END AS continuation_ll
+       CASE WHEN continuation_ll < 'infinity'::FLOAT THEN continuation_ll + 0::FLOAT END AS continuation_ll
 FROM score_parts;
 
 -- Checkpoints without a list of what they memorized that is of the parts that are there. The limit: see predictions.
