@@ -61,6 +61,7 @@ def npy(folder: Path | str, array: NDArray[Any]) -> SequenceSource:
 
 def test_what_fits_passes_and_says_what_was_compared(tmp_path: Path) -> None:
     checks = checked(npy(tmp_path, some_tokens(40).astype(np.uint16)), trained=30, control=(30, 40))
+    assert checks.pop("training order").result == "not checked"  # an array says nothing about it
     assert {check.result for check in checks.values()} == {"passed"}
     assert all(
         check.subject.endswith("40 sequences of 24 tokens, uint16, NumPy") for check in checks.values()
@@ -75,7 +76,7 @@ def test_without_a_suite_or_a_vocabulary_little_can_be_told(tmp_path: Path) -> N
     source = npy(tmp_path, some_tokens(40))
     checks = checked(source, trained=None, sequence_length=None, vocabulary_size=None)
     unchecked = {name for name, check in checks.items() if check.result == "not checked"}
-    assert unchecked == {"sequence count", "sequence lengths", "token type", "token ids"}
+    assert unchecked == {"training order", "sequence count", "sequence lengths", "token type", "token ids"}
 
 
 # Count and lengths
@@ -405,10 +406,10 @@ def test_documents_are_told_from_training_sequences(
             if len(one):
                 assert source.read(i, i + 1, len(one)).tolist() == [one.tolist()]
         # What a pack would hide is refused before.
-        if source.contradictions():
+        if source.order_evidence().against:
             with pytest.raises(BadInput, match=r"training order|training sequences"):
                 write_pack(lambda: source, Path(folder) / "pack", 8)
-        assert bool(source.contradictions()) == (
+        assert bool(source.order_evidence().against) == (
             not usual or modes == "an image" or sizes in ("documents", "one longer", "one empty")
         )
 
@@ -473,9 +474,9 @@ def test_a_blank_line_is_named_and_one_at_the_end_is_none(kinds: list[str], end:
         assert source.count == len(lines)
         blank = next((i for i, line in enumerate(lines) if not line.strip()), None)
         if blank is None:
-            assert source.contradictions() == ()
+            assert source.order_evidence().against == ()
             assert source.read(0, len(lines), 1)[:, 0].tolist() == list(range(len(lines)))
         else:
-            assert f"line {blank + 1} is blank" in source.contradictions()[0]
+            assert f"line {blank + 1} is blank" in source.order_evidence().against[0]
             with pytest.raises(BadInput, match=f"sequence {blank} "):
                 source.read(0, len(lines), 1)

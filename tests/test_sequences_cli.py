@@ -136,7 +136,7 @@ def test_info_says_whether_a_run_would_accept(tmp_path: Path) -> None:
     tokens = np.random.default_rng(0).integers(0, 1024, (50, 97))
     np.save(tmp_path / "a.npy", tokens)
     said, against = verdict(tmp_path / "a.npy")
-    assert said.startswith("yes, as far as can be told; not checked: sequence count, sequence lengths")
+    assert said.startswith("yes, as far as can be told; not checked: training order, sequence count")
     assert against == {}
     said, against = verdict(tmp_path / "a.npy", "--context", "70")
     assert said.startswith("no")

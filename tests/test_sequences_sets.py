@@ -309,7 +309,7 @@ def test_a_column_of_ids_is_the_order_or_the_file_is_refused(
             write(Path(folder) / f"part-{i}.parquet", rows(count)[part], **{name: pa.array(ids[part], kind)})
         try:
             source = open_sequences(folder)
-            against = source.contradictions()
+            against = source.order_evidence().against
             found = source.read(0, count, LENGTH).tolist()
         except BadInput as error:
             against, found = (str(error),), None
@@ -318,6 +318,54 @@ def test_a_column_of_ids_is_the_order_or_the_file_is_refused(
     if not right and change not in ("null", "text"):
         wrong = next(i for i, one in enumerate(ids) if one != i)
         assert f"row {wrong} has {name} {ids[wrong]}" in against[0]
+
+
+@given(
+    count=st.integers(2, 30),
+    name=st.sampled_from(["id", "idx", "seq_id", "Order", "none of them"]),
+    change=st.sampled_from(["none", "offset", "swap", "gap", "twice", "text"]),
+    kind=st.sampled_from(["parquet", "jsonl", "npy"]),
+    dice=st.randoms(use_true_random=False),
+)
+@settings(max_examples=120, deadline=None)
+def test_what_may_number_the_rows_raises_a_doubt_and_no_refusal(
+    count: int, name: str, change: str, kind: str, dice: random.Random
+) -> None:
+    ids: list[Any] = list(range(count))
+    at = dice.randrange(1, count)
+    if change == "offset":
+        ids = [i + 1 for i in ids]
+    if change == "swap":
+        ids[at - 1], ids[at] = ids[at], ids[at - 1]
+    if change == "gap":
+        ids[at:] = [i + 1 for i in ids[at:]]
+    if change == "twice":
+        ids[at] = ids[at - 1]
+    if change == "text":
+        ids = [f"doc{i}" for i in ids]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"data.{kind}"
+        if kind == "parquet":
+            write(file, rows(count), **{name: pa.array(ids)})
+        elif kind == "jsonl":
+            lines = [json.dumps({"tokens": row, name: i}) for row, i in zip(rows(count), ids, strict=True)]
+            file.write_text("\n".join(lines))
+        else:
+            np.save(file, np.array(rows(count), np.uint16))
+        source = open_sequences(file)
+        (check,) = (one for one in check_sequences_of(source) if one.name == "training order")
+        assert source.read(0, count, LENGTH).tolist() == rows(count)
+    told = kind != "npy" and change != "text" and name != "none of them"
+    jumps = change in ("swap", "gap", "twice")
+    assert check.result == ("not checked" if not told else "warning" if jumps else "passed"), check
+    if told and jumps:
+        wrong = next(i for i, one in enumerate(ids) if one != ids[0] + i)
+        assert f" {wrong} has {name} {ids[wrong]}" in check.detail
+
+
+def check_sequences_of(source: Any) -> Any:
+    said = {"trained": source.count, "sequence_length": LENGTH, "vocabulary_size": 8000}
+    return check_sequences(source, control=None, length=LENGTH, **said)
 
 
 # JSONL

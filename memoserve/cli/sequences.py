@@ -58,7 +58,7 @@ def info(
     """
     from memoserve.definitions import CONTINUATION
     from memoserve.sequences import length_range
-    from memoserve.sequences.checks import PLACES
+    from memoserve.sequences.source import PLACES
 
     held_against = suite
     path, tokenizer = _which(path, suite if path is None else None, tokenizer)

@@ -14,10 +14,7 @@ from numpy.typing import NDArray
 
 from memoserve.checks import Check, CheckResult
 from memoserve.errors import BadInput
-from memoserve.sequences.source import SequenceSource
-
-PLACES = 16
-"""A sample is so many runs of neighbouring sequences, the first and the last sequence among them."""
+from memoserve.sequences.source import PLACES, OrderEvidence, SequenceSource, sampled_ids
 
 SAMPLED = 1024
 """Sequences whose tokens are looked at, at most."""
@@ -97,15 +94,6 @@ def length_range(source: SequenceSource) -> LengthRange:
     return LengthRange(int(sizes.min()), int(sizes.max()), len(sizes))
 
 
-def sampled_ids(count: int, limit: int) -> NDArray[np.int64]:
-    """Up to `limit` of the ids 0..count-1, ascending, in PLACES runs from the first to the last: i64[n]."""
-    if count <= limit:
-        return np.arange(count, dtype=np.int64)
-    run = max(limit // PLACES, 1)
-    starts = [(count - run) * i // (PLACES - 1) for i in range(PLACES)]
-    return np.unique(np.concatenate([np.arange(start, start + run) for start in starts]))
-
-
 _Row = tuple[str, CheckResult, str, float | None]
 
 
@@ -147,13 +135,18 @@ class _Seen:
 
 
 def _order(source: SequenceSource) -> _Row:
+    name = "training order"
     try:
-        contradictions = source.contradictions()
+        evidence = source.order_evidence()
     except BadInput as error:
-        contradictions = (str(error),)
-    if contradictions:
-        return "training order", "failed", "; ".join(contradictions), None
-    return "training order", "passed", "nothing beside the tokens says that this is not training order", None
+        evidence = OrderEvidence(against=(str(error),))
+    if evidence.against:
+        return name, "failed", "; ".join(evidence.against), None
+    if evidence.doubts:
+        return name, "warning", "; ".join(evidence.doubts), None
+    if evidence.support:
+        return name, "passed", evidence.support, None
+    return name, "not checked", "nothing in the files says in which order training read them", None
 
 
 def _count(

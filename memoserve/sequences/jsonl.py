@@ -17,7 +17,17 @@ from memoserve.errors import BadInput
 from memoserve.sequences.byte_ranges import ByteRanges
 from memoserve.sequences.identity import sampled_sha256
 from memoserve.sequences.place import Place
-from memoserve.sequences.source import LARGEST_TOKEN, check_ids, check_length, check_long_enough, check_span
+from memoserve.sequences.source import (
+    LARGEST_TOKEN,
+    MAYBE_NUMBERS,
+    OrderEvidence,
+    check_ids,
+    check_length,
+    check_long_enough,
+    check_span,
+    doubt_of,
+    sampled_ids,
+)
 from memoserve.sequences.tokenizer import read_tokenizer_file, tokenizer_from_bytes
 
 MARK_LINES = 4096
@@ -34,6 +44,9 @@ ID_KEYS = ("sequence_id", "index")
 
 _WHITE = np.zeros(256, dtype=bool)
 _WHITE[list(b" \t\r\n")] = True
+
+SAMPLED_LINES = 1024
+"""Lines, at most, in which keys that may number them are looked at."""
 
 TOGETHER = 256
 """Texts given to the tokenizer at once."""
@@ -75,14 +88,28 @@ class JsonlSequences:
             self._tokenizer_sha256 = hashlib.sha256(content).hexdigest()
         self.description = f"{self._name}: {self.count:,} sequences, JSONL {self._key}"
 
-    def contradictions(self) -> tuple[str, ...]:
-        """See SequenceSource.contradictions: a blank line among the others."""
-        if self._blank is None:
-            return ()
-        return (
-            f"{self._name}: line {self._blank + 1} is blank: ids are line numbers, so it would be one: "
-            "remove it",
-        )
+    def order_evidence(self) -> OrderEvidence:
+        """See SequenceSource.order_evidence: a blank line among the others, keys that number the lines.
+
+        Numbers under ID_KEYS are checked wherever a line is read; those under other names in a sample.
+        """
+        if self._blank is not None:
+            blank = f"{self._name}: line {self._blank + 1} is blank"
+            return OrderEvidence(against=(f"{blank}: ids are line numbers, so it would be one: remove it",))
+        numbers: dict[str, list[tuple[int, int]]] = {}
+        for line, content in self._lines(sampled_ids(self.count, SAMPLED_LINES)):
+            for key, value in self._parse(line, content).items():
+                if key in ID_KEYS or (key.lower() in MAYBE_NUMBERS and type(value) is int):
+                    numbers.setdefault(key, []).append((line, value))
+        doubts, support = [], ""
+        for key, found in numbers.items():
+            offset = found[0][1] - found[0][0]
+            jumps = [(line, value) for line, value in found if value - line != offset]
+            if jumps:
+                doubts.append(doubt_of(self._name, "line", jumps[0][0], key, jumps[0][1]))
+            else:
+                support = f"the lines are numbered one after the other by {key}"
+        return OrderEvidence(doubts=tuple(doubts), support=support)
 
     def read(self, first: int, stop: int, length: int) -> NDArray[np.uint32]:
         """See SequenceSource.read."""

@@ -22,6 +22,7 @@ from memoserve.sequences.identity import sampled_sha256
 from memoserve.sequences.megatron_order import ADVICE, IndexFacts, IndexReader, order_files
 from memoserve.sequences.place import Place
 from memoserve.sequences.source import (
+    OrderEvidence,
     as_token_ids,
     check_ids,
     check_length,
@@ -69,8 +70,8 @@ class MegatronSequences:
         self._identity: dict[str, str | int] | None = None
         self._facts: IndexFacts | None = None  # where the whole index has passed
 
-    def contradictions(self) -> tuple[str, ...]:
-        """See SequenceSource.contradictions: an index of documents, files that say another order."""
+    def order_evidence(self) -> OrderEvidence:
+        """See SequenceSource.order_evidence: an index of documents, files that say another order."""
         found = [f"{self._index.name}: {sentence}" for sentence in self._read_index().contradictions()]
         beside = list(order_files(self._index.places[0]))
         if beside:
@@ -79,7 +80,9 @@ class MegatronSequences:
                 f"beside {self._index.name} lie {names}, which say in which order training read it; they are "
                 "not read yet"
             )
-        return (*found, ADVICE) if found else ()
+        if found:
+            return OrderEvidence(against=(*found, ADVICE))
+        return OrderEvidence(support="the index is of sequences of one length, not of documents")
 
     def read(self, first: int, stop: int, length: int) -> NDArray[np.uint32]:
         """See SequenceSource.read."""

@@ -13,7 +13,14 @@ from memoserve.sequences.byte_ranges import ByteRanges
 from memoserve.sequences.identity import sampled_sha256, sha256
 from memoserve.sequences.megatron_order import ORDER_FILE
 from memoserve.sequences.place import Place
-from memoserve.sequences.source import as_token_ids, check_ids, check_length, check_long_enough, check_span
+from memoserve.sequences.source import (
+    OrderEvidence,
+    as_token_ids,
+    check_ids,
+    check_length,
+    check_long_enough,
+    check_span,
+)
 
 # NumPy writes headers of 128 bytes and itself refuses those above 10,000.
 HEADER_LIMIT = 16 << 10
@@ -52,9 +59,9 @@ class NpySequences:
         self.token_dtype = dtype.name
         self.description = f"{name}: {self.count:,} sequences of {self._length} tokens, {dtype.name}, NumPy"
 
-    def contradictions(self) -> tuple[str, ...]:
-        """See SequenceSource.contradictions."""
-        return ()
+    def order_evidence(self) -> OrderEvidence:
+        """See SequenceSource.order_evidence: an array says nothing."""
+        return OrderEvidence()
 
     def read(self, first: int, stop: int, length: int) -> NDArray[np.uint32]:
         """See SequenceSource.read."""

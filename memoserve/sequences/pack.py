@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from memoserve.errors import BadInput
 from memoserve.sequences.byte_ranges import ByteRanges, read_small
 from memoserve.sequences.place import Place
-from memoserve.sequences.source import check_ids, check_length, check_long_enough, check_span
+from memoserve.sequences.source import OrderEvidence, check_ids, check_length, check_long_enough, check_span
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -126,9 +126,9 @@ class PackSequences:
             f"{name}: {self.count:,} sequences, the first {manifest.length} tokens, {manifest.dtype}, packed"
         )
 
-    def contradictions(self) -> tuple[str, ...]:
-        """See SequenceSource.contradictions."""
-        return ()
+    def order_evidence(self) -> OrderEvidence:
+        """See SequenceSource.order_evidence: a pack doesn't keep what its sequences came with."""
+        return OrderEvidence()
 
     def read(self, first: int, stop: int, length: int) -> NDArray[np.uint32]:
         """See SequenceSource.read."""

@@ -67,9 +67,8 @@ def write_pack(
     """
     check_length(length)
     source = opened()
-    contradictions = source.contradictions()
-    if contradictions:
-        raise BadInput("; ".join(contradictions))
+    if against := source.order_evidence().against:
+        raise BadInput("; ".join(against))
     dtype = "uint16" if source.token_dtype in ("uint8", "int8", "int16", "uint16") else "uint32"
     rows_a_block = max(BLOCK_BYTES // (length * np.dtype(dtype).itemsize), 1)
     sizes = length_range(source)

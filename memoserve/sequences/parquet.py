@@ -16,7 +16,16 @@ from memoserve.errors import BadInput, StorageFailed
 from memoserve.sequences.byte_ranges import ByteRanges
 from memoserve.sequences.identity import sampled_sha256, sha256
 from memoserve.sequences.place import Place
-from memoserve.sequences.source import as_token_ids, check_ids, check_length, check_long_enough, check_span
+from memoserve.sequences.source import (
+    MAYBE_NUMBERS,
+    OrderEvidence,
+    as_token_ids,
+    check_ids,
+    check_length,
+    check_long_enough,
+    check_span,
+    doubt_of,
+)
 
 if TYPE_CHECKING:
     import pyarrow
@@ -92,21 +101,31 @@ class ParquetSequences:
         self._idle: list[_Cursor] = []  # the one laid back last stands last
         self._idle_lock = threading.Lock()
 
-    def contradictions(self) -> tuple[str, ...]:
-        """See SequenceSource.contradictions: a column that numbers the rows, and numbers them otherwise."""
-        if not self._columns.ids or (self._data.remote is not None and self.count > WHOLE_IDS):
-            return ()  # what is read is checked all the same
+    def order_evidence(self) -> OrderEvidence:
+        """See SequenceSource.order_evidence: columns that number the rows, or may do so, and number them
+        otherwise.
+        """
+        ids, maybe = self._columns.ids, [_Numbers(name) for name in self._columns.maybe]
+        first = 0
         try:
-            first = 0
-            for place in self._places:
+            # Of what is far away and large, it is checked as it is read.
+            far = self._data.remote is not None and self.count > WHOLE_IDS
+            for place in self._places if (ids or maybe) and not far else ():
                 with _reading(place):
-                    for batch in _open(place).iter_batches(1 << 16, columns=list(self._columns.ids)):
-                        for name in self._columns.ids:
+                    columns = [*ids, *self._columns.maybe]
+                    for batch in _open(place).iter_batches(1 << 16, columns=columns):
+                        for name in ids:
                             _check_ids(batch.column(name), name, first, place)
+                        for numbers in maybe:
+                            numbers.look_at(batch.column(numbers.name), first, place)
                         first += batch.num_rows
         except BadInput as error:
-            return (str(error),)
-        return ()
+            return OrderEvidence(against=(str(error),))
+        agree = [*ids, *(one.name for one in maybe if one.offset is not None and not one.doubt)]
+        return OrderEvidence(
+            doubts=tuple(one.doubt for one in maybe if one.doubt),
+            support=f"the rows are numbered one after the other by {agree[0]}" if agree else "",
+        )
 
     def read(self, first: int, stop: int, length: int) -> NDArray[np.uint32]:
         """See SequenceSource.read."""
@@ -191,10 +210,11 @@ class ParquetSequences:
 
 @dataclass(frozen=True)
 class _Columns:
-    """Which columns hold the token ids (more than one: they must agree), and which number the rows."""
+    """Which columns hold the token ids (more than one: they must agree), which number the rows, which may."""
 
     tokens: tuple[str, ...]
     ids: tuple[str, ...]
+    maybe: tuple[str, ...]
 
 
 class _Cursor:
@@ -260,6 +280,27 @@ def _check_ids(column: Any, name: str, first: int, place: Place) -> None:
             f"{place}: row {first + at} has {name} {int(found[at])}: rows must be sequences 0, 1, 2 … in "
             "training order; sort them, keep each once, or leave the column out if it means something else"
         )
+
+
+class _Numbers:
+    """A column that may number the rows: from which number on it counts, or where it first jumps."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.offset: int | None = None
+        self.doubt = ""
+
+    def look_at(self, column: Any, first: int, place: Place) -> None:
+        """Go on with its values for the rows from `first` on."""
+        if self.doubt or not len(column) or column.null_count:
+            return
+        found = column.to_numpy(zero_copy_only=False)
+        if self.offset is None:
+            self.offset = int(found[0]) - first
+        jumps = np.flatnonzero(found != first + self.offset + np.arange(len(found)))
+        if len(jumps):
+            at = int(jumps[0])
+            self.doubt = doubt_of(str(place), "row", first + at, self.name, int(found[at]))
 
 
 def _arrow(values: NDArray[np.int64]) -> Any:
@@ -377,7 +418,9 @@ def _columns(schema: Any, place: Place, column: str | None) -> tuple[_Columns, s
     if twice:
         raise BadInput(f"{place} has more than one column {twice[0]}")
     kinds = "/".join(sorted({str(field.type.value_type) for field in tokens}))
-    return _Columns(tuple(f.name for f in tokens), tuple(f.name for f in ids)), kinds
+    maybe = [f.name for f in schema if f.name.lower() in MAYBE_NUMBERS and types.is_integer(f.type)]
+    maybe = [name for name in maybe if names.count(name) == 1]
+    return _Columns(tuple(f.name for f in tokens), tuple(f.name for f in ids), tuple(maybe)), kinds
 
 
 class _reading:  # noqa: N801 - reads as a statement: with _reading(place):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +11,56 @@ from numpy.typing import NDArray
 from memoserve.errors import BadInput
 
 LARGEST_TOKEN = 2**32 - 1
+
+MAYBE_NUMBERS = frozenset(
+    {
+        "id",
+        "idx",
+        "seq_id",
+        "seq_idx",
+        "sequence_idx",
+        "sequence_index",
+        "row",
+        "row_id",
+        "row_number",
+        "order",
+    }
+)
+"""Names under which others keep the number of a sequence, or something else: they can only raise a doubt."""
+
+
+PLACES = 16
+"""A sample is so many runs of neighbouring sequences, the first and the last sequence among them."""
+
+
+@dataclass(frozen=True)
+class OrderEvidence:
+    """What files say of the order of their sequences, a sentence each.
+
+    against: that it isn't that of training, which a run refuses; doubts: what may say so; support: what says
+    that it is (with none of the three, nothing in the files tells).
+    """
+
+    against: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    support: str = ""
+
+
+def sampled_ids(count: int, limit: int) -> NDArray[np.int64]:
+    """Up to `limit` of the ids 0..count-1, ascending, in PLACES runs from the first to the last: i64[n]."""
+    if count <= limit:
+        return np.arange(count, dtype=np.int64)
+    run = max(limit // PLACES, 1)
+    starts = [(count - run) * i // (PLACES - 1) for i in range(PLACES)]
+    return np.unique(np.concatenate([np.arange(start, start + run) for start in starts]))
+
+
+def doubt_of(file: str, row: str, at: int, name: str, value: int) -> str:
+    """A sentence of OrderEvidence.doubts: what may number the rows of a file jumps at one of them."""
+    return (
+        f"{file}: {row} {at} has {name} {value}, which doesn't follow the one before: if {name} says which "
+        "sequence it is, sort by it; ids are places in the file"
+    )
 
 
 class SequenceSource(Protocol):
@@ -38,11 +89,11 @@ class SequenceSource(Protocol):
     that they were cut from, None where that isn't known or nothing was cut.
     """
 
-    def contradictions(self) -> tuple[str, ...]:
-        """What the files say against being sequences in training order, a sentence each; nothing: ().
+    def order_evidence(self) -> OrderEvidence:
+        """What the files say for and against being sequences in training order.
 
-        A run refuses what has any; looking at the sequences is possible all the same. May read a whole index
-        (as `identity` does), never the data.
+        Looking at sequences in another order is possible all the same. May read a whole index (as `identity`
+        does) and a sample of the data.
         """
         ...
 
