@@ -170,7 +170,6 @@ class Lane:
         with self._turns:
             self._turns.notify_all()
         if not at_once:
-            self._second.close()
             self._close_engine()
 
     @contextmanager
@@ -231,8 +230,8 @@ class Lane:
             self._loaded = None
             self._known = self._remembered(checkpoint)
             if not self._replaced(checkpoint, weights, windows, seen):
-                self._start(checkpoint, weights.folder)
                 self._switches = 0
+                self._start(checkpoint, weights.folder)
                 self._prove(checkpoint, weights, windows, seen)
             self._check_unchanged(checkpoint, weights)
             self._model = checkpoint.model.name
@@ -267,13 +266,19 @@ class Lane:
             self._notice(f"{self._model}: an engine is started anew for every checkpoint: {refusal}")
             return False
         try:
-            self._engine.load(weights.folder)
             self._switches += 1
+            if self._takes_second_way:
+                self._second.begin(weights.folder)
+            self._engine.load(weights.folder)
             self._prove(checkpoint, weights, windows, seen)
         except EngineFailed as error:
             self._notice(f"{checkpoint}: an engine is started anew: {str(error).splitlines()[0]}")
             return False
         return True
+
+    @property
+    def _takes_second_way(self) -> bool:
+        return self._switches <= 1 or self._settings.verify == "every"
 
     def _notice(self, text: str) -> None:
         """Tell something once."""
@@ -297,7 +302,7 @@ class Lane:
         checks = [
             replace(check, subject=str(checkpoint), model=model, step=step) for check in self._engine.proved()
         ]
-        if self._switches <= 1 or self._settings.verify == "every":
+        if self._takes_second_way:
             checks.append(proof.agrees(trial, self._second))
         if not failures(checks):
             checks.append(proof.plausible(trial))
@@ -339,6 +344,7 @@ class Lane:
                 self._verbose,
                 self._device,
             )
+            self._second.begin(folder)
             self._engine.wait_until_up()
         except EngineNotStarted:
             raise
@@ -351,6 +357,7 @@ class Lane:
         return self._store.logs / f"{'-'.join(filter(None, names))}.log"
 
     def _close_engine(self) -> None:
+        self._second.close()
         if self._engine is not None:
             self._engine.close()
         self._engine, self._loaded = None, None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,13 +80,26 @@ class SecondWay:
         self._device = device
         self._process: EngineProcess | None = None
 
+    def begin(self, folder: Path) -> None:
+        """Start with these weights, and don't wait: on a CPU that costs little beside an engine that starts.
+
+        (On a GPU it would take memory just while the engine looks how much there is.)
+        """
+        if self._settings.device == "cpu":
+            with suppress(EngineFailed):  # `start` tries again, and says why
+                self._start(folder)
+
     def start(self, folder: Path) -> None:
-        """With these weights. Raises NoSecondWay."""
+        """Start with these weights, if that was not begun, and wait until it is up. Raises NoSecondWay."""
         try:
-            self._process = EngineProcess(self._settings, folder, self._log_file, device=self._device)
-            self._process.wait_until_up()
+            self._start(folder).wait_until_up()
         except EngineFailed as error:
             raise NoSecondWay(str(error).splitlines()[0]) from None
+
+    def _start(self, folder: Path) -> EngineProcess:
+        if self._process is None:
+            self._process = EngineProcess(self._settings, folder, self._log_file, device=self._device)
+        return self._process
 
     def forward(self, windows: NDArray[np.uint32]) -> Forward:
         """See EagerForward.forward. Raises NoSecondWay."""
