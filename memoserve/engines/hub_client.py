@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+
+from memoserve.files.retries import MayPass, persistently, retry_after
 
 TIMEOUT = 10.0
 """Seconds that a request may take."""
@@ -25,16 +26,22 @@ class HubFailed(Exception):
 
 def asked(ask: Callable[[], Answer]) -> Answer:
     """What the hub answers; asked again when it is busy. Raises HubFailed."""
-    for last in range(1, _TRIES + 1):
+
+    def once() -> Answer:
         try:
             return ask()
         except Exception as error:  # the client's own, its transport's, and those of unexpected answers
-            status = getattr(getattr(error, "response", None), "status_code", 0)
-            if last == _TRIES or not (status == 429 or status >= 500):
-                reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-                raise HubFailed(reason, missing=400 <= status < 500 and status != 429) from None
-            time.sleep(last)
-    raise AssertionError
+            response = getattr(error, "response", None)
+            status = getattr(response, "status_code", 0)
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            if status == 429 or status >= 500:
+                raise MayPass(reason, retry_after(getattr(response, "headers", {}))) from None
+            raise HubFailed(reason, missing=400 <= status < 500) from None
+
+    try:
+        return persistently(once, attempts=_TRIES)
+    except MayPass as error:
+        raise HubFailed(str(error), missing=False) from None
 
 
 def commit_of(hub: str, revision: str) -> str:

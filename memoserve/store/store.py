@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from memoserve.checks import Check
 from memoserve.definitions import CONTINUATION
 from memoserve.errors import BadInput, StoreConflict
+from memoserve.files.base import Files
+from memoserve.files.local import LocalFiles
+from memoserve.files.opening import open_files
 from memoserve.store import check_files, checksum
 from memoserve.store import checkpoints as checkpoint_tables
 from memoserve.store import memorized as lists
 from memoserve.store import parts as part_files
 from memoserve.store.columns import CHECKPOINTS, SCORES, SEQUENCES, Column, schema_of, with_all
-from memoserve.store.files import Files, LocalFiles, open_files
 from memoserve.store.fingerprint import (
     OF_ENGINE,
     Fingerprint,

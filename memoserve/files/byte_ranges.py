@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.errors import BadInput, StorageFailed
-from memoserve.sequences.place import Place
-from memoserve.sequences.remote import RemoteFile, open_remote
+from memoserve.files.place import Place
+from memoserve.files.ranged import RemoteFile, open_ranged
 
 SPAN = 4 << 20
 """Largest single read, bytes."""
@@ -78,7 +78,7 @@ class ByteRanges:
             with ThreadPoolExecutor(REQUESTS) as threads:
                 sized = list(threads.map(_sized, places))
             sizes = [place.size or 0 for place in sized]
-            self._files = [open_remote(place) for place in sized]
+            self._files = [open_ranged(place) for place in sized]
         self._ends = np.cumsum(np.array(sizes, dtype=np.int64))
         self.size = int(self._ends[-1])
         self.sizes = tuple(sizes)

@@ -9,7 +9,7 @@ so that clocks that disagree give the store to nobody else.
 
 A lease can't be a lock: a process that was stopped for a minute believes in it for one more request. What
 keeps two runs from doubling a sequence is that parts are created and never replaced, and that a writer looks
-for overlapping ones before and after (see `parts.write_part`).
+for overlapping ones before and after (see memoserve.store.parts).
 """
 
 from __future__ import annotations
@@ -22,12 +22,10 @@ import time
 import uuid
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from memoserve.errors import GOES_ON, MemoserveError, StorageFailed, StoreConflict
-
-if TYPE_CHECKING:
-    from memoserve.store.remote_files import RemoteFiles
+from memoserve.files.base import Files
 
 FOLDER = ".lease"
 
@@ -38,7 +36,7 @@ class Lease:
     seconds = 60.0
     """For how long a lease counts after it was renewed last. It is renewed four times as often."""
 
-    def __init__(self, files: RemoteFiles) -> None:
+    def __init__(self, files: Files) -> None:
         self._files = files
         self._me = {"owner": uuid.uuid4().hex, "pid": os.getpid(), **_this_process()}
         self._number = 0
@@ -146,8 +144,8 @@ class Lease:
         return found if isinstance(found, dict) else {}
 
     def _record(self, given_back: bool = False) -> bytes:
-        said = {**self._me, "renewed": time.time()}
-        return json.dumps({**said, "given_back": True} if given_back else said).encode()
+        record = {**self._me, "renewed": time.time()}
+        return json.dumps({**record, "given_back": True} if given_back else record).encode()
 
 
 def _name(number: int) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from memoserve.errors import BadInput
-from memoserve.sequences.retries import PASSING_STATUS, MayPass, persistently, retry_after
+from memoserve.files.retries import asked_again, reason, status_of
 
 T = TypeVar("T")
 
@@ -97,20 +97,29 @@ def locate(path: str) -> Place:
         raise BadInput(f"{path!r} is not a path")
     if "://" not in path:
         return Place(os.path.expanduser(path))
-    import fsspec
-
-    try:
-        remote, inner = fsspec.core.url_to_fs(path)
-    except ImportError as error:
-        raise BadInput(
-            f"{path} needs a package that is not installed (pip install 'memoserve[remote]' has those for "
-            f"http, s3 and gs): {error}"
-        ) from None
-    except Exception as error:  # each file system has exceptions of its own
-        raise BadInput(f"{path} can't be opened: {in_words(error)}") from None
+    remote, inner = file_system(path)
     if "file" in protocols(remote):
         return Place(inner)
     return Place(inner, remote)
+
+
+def file_system(url: str, **options: Any) -> tuple[Any, str]:
+    """The fsspec file system of a URL, opened with these options, and the path on it.
+
+    Raises BadInput if nothing can open it.
+    """
+    import fsspec
+
+    try:
+        remote, path = fsspec.core.url_to_fs(url, **options)
+    except ImportError as error:
+        raise BadInput(
+            f"{url} needs a package that is not installed (pip install 'memoserve[remote]' has those for "
+            f"http, s3 and gs): {error}"
+        ) from None
+    except Exception as error:  # each file system has exceptions of its own
+        raise BadInput(f"{url} can't be opened: {reason(error)}") from None
+    return remote, path
 
 
 _REFUSE: Any = object()
@@ -121,43 +130,17 @@ def ask(place: Place, question: Callable[[], T], missing: Any = _REFUSE) -> T | 
 
     `missing` is the answer where there is nothing; without, that is BadInput like every other failure.
     """
-
-    def once() -> T:
-        try:
-            return question()
-        except Exception as error:
-            status = _status(error)
-            if status in PASSING_STATUS:
-                headers = getattr(error.__cause__ or error, "headers", None) or {}
-                raise MayPass(in_words(error.__cause__ or error), retry_after(headers)) from error
-            raise
-
     try:
-        return persistently(once)
+        return asked_again(question)
     except FileNotFoundError as error:
         # fsspec calls every failure of a web server so: one that refuses or is away is another matter.
-        if error.__cause__ is not None and _status(error) not in (404, 410):
-            raise BadInput(
-                f"{place} does not exist or doesn't answer ({in_words(error.__cause__)})"
-            ) from None
+        if error.__cause__ is not None and status_of(error) not in (404, 410):
+            raise BadInput(f"{place} does not exist or doesn't answer ({reason(error.__cause__)})") from None
         if missing is not _REFUSE:
             return missing
         raise BadInput(f"{place} does not exist") from None
     except Exception as error:  # each file system has exceptions of its own
-        raise BadInput(f"{place} can't be read: {in_words(error)}") from None
-
-
-def in_words(error: BaseException) -> str:
-    """An error of a library as one can read it."""
-    if isinstance(error, MayPass):
-        return str(error)
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _status(error: BaseException) -> int | None:
-    """The HTTP status behind an error of a web file system."""
-    status = getattr(error.__cause__ or error, "status", None)
-    return status if isinstance(status, int) else None
+        raise BadInput(f"{place} can't be read: {reason(error)}") from None
 
 
 def _look_locally(place: Place) -> Place | None:

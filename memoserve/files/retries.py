@@ -32,14 +32,16 @@ class MayPass(Exception):
         self.pause = pause
 
 
-def persistently(question: Callable[[], T], given_up: threading.Event | None = None) -> T:
+def persistently(
+    question: Callable[[], T], given_up: threading.Event | None = None, attempts: int = ATTEMPTS
+) -> T:
     """Ask until there is an answer; MayPass is raised if none comes, at once when `given_up` is set."""
     from tenacity import Retrying, retry_if_exception_type, sleep_using_event
 
     given_up = given_up or threading.Event()
 
     def enough(state: tenacity.RetryCallState) -> bool:
-        return given_up.is_set() or state.attempt_number >= ATTEMPTS or _asked_for(state) > LONGEST_PAUSE
+        return given_up.is_set() or state.attempt_number >= attempts or _asked_for(state) > LONGEST_PAUSE
 
     return Retrying(
         retry=retry_if_exception_type(MayPass),
@@ -48,6 +50,38 @@ def persistently(question: Callable[[], T], given_up: threading.Event | None = N
         sleep=sleep_using_event(given_up),
         reraise=True,
     )(question)
+
+
+def asked_again(question: Callable[[], T]) -> T:
+    """What a file system of fsspec answers, asked again where it was only busy.
+
+    Raises MayPass if it stays so, and whatever else the file system raises.
+    """
+
+    def once() -> T:
+        try:
+            return question()
+        except Exception as error:
+            if status_of(error) in PASSING_STATUS:
+                behind = error.__cause__ or error
+                raise MayPass(reason(behind), retry_after(getattr(behind, "headers", None) or {})) from error
+            raise
+
+    return persistently(once)
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status behind an error of a web file system."""
+    status = getattr(error.__cause__ or error, "status", None)
+    return status if isinstance(status, int) else None
+
+
+def reason(error: BaseException) -> str:
+    """An error of a library on one line."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    if isinstance(error, MayPass):
+        return first
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -1,8 +1,9 @@
 """A folder behind a URL: any file system that fsspec knows.
 
 An object is put in one request (or one completed multipart upload), so it is there whole or not at all.
-Listings are never cached: another machine may have written since. Credentials, endpoints and retries are
-fsspec's and its file systems' own: their environment variables and ~/.config/fsspec.
+Listings are never cached: another machine may have written since. Credentials and endpoints are fsspec's and
+its file systems' own: their environment variables and ~/.config/fsspec. What is read is asked for again as
+memoserve.files.retries says; repeating what is written is left to the file systems, which know how.
 """
 
 from __future__ import annotations
@@ -14,28 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from memoserve.errors import GOES_ON, BadInput, StorageFailed
-from memoserve.store.files import Entry, Files, LocalFiles
-from memoserve.store.lease import Lease
+from memoserve.files.base import Entry, Files
+from memoserve.files.lease import Lease
+from memoserve.files.local import LocalFiles
+from memoserve.files.place import file_system, protocols
+from memoserve.files.retries import asked_again, reason
 
-_IN_EXTRA = ("s3", "s3a", "gs", "gcs", "http", "https")
 
-
-def open_remote(url: str) -> Files:
+def remote_folder(url: str) -> Files:
     """The folder at `url`. Raises BadInput if nothing can open it."""
-    import fsspec
-
     scheme = url.partition("://")[0]
     if "::" in scheme:
         raise BadInput(f"{url} is a chain of file systems: a store needs one, such as s3://bucket/store")
-    try:
-        # Cached listings would hide what others write; read-ahead would fetch what nobody asked for.
-        system, base = fsspec.core.url_to_fs(url, use_listings_cache=False, default_cache_type="none")
-    except ImportError as error:
-        install = ": pip install 'memoserve[remote]'" if scheme in _IN_EXTRA else f" ({error})"
-        raise BadInput(f"{url} needs a package that is not installed{install}") from None
-    except Exception as error:  # each file system has exceptions of its own
-        raise BadInput(f"{url} can't be opened: {_said(error)}") from None
-    if "file" in ((system.protocol,) if isinstance(system.protocol, str) else system.protocol):
+    # Cached listings would hide what others write; read-ahead would fetch what nobody asked for.
+    system, base = file_system(url, use_listings_cache=False, default_cache_type="none")
+    if "file" in protocols(system):
         return LocalFiles(Path(base))
     return RemoteFiles(url.rstrip("/"), system, base.rstrip("/"))
 
@@ -67,19 +61,19 @@ class RemoteFiles:
     def below(self, folder: str) -> dict[str, Entry]:
         """See Files."""
         with self._asking(folder, "read"):
-            found = self._system.find(self._path(folder), detail=True)
+            found = asked_again(lambda: self._system.find(self._path(folder), detail=True))
             start = len(self._base) + 1
             return {path[start:]: _entry(info) for path, info in sorted(found.items()) if len(path) > start}
 
     def read(self, name: str) -> bytes:
         """See Files."""
         with self._asking(name, "read"):
-            return bytes(self._system.cat_file(self._path(name)))
+            return bytes(asked_again(lambda: self._system.cat_file(self._path(name))))
 
     def read_range(self, name: str, first: int, stop: int) -> bytes:
         """See Files."""
         with self._asking(name, "read"):
-            return bytes(self._system.cat_file(self._path(name), start=first, end=stop))
+            return bytes(asked_again(lambda: self._system.cat_file(self._path(name), start=first, end=stop)))
 
     def write(self, name: str, content: bytes) -> None:
         """See Files."""
@@ -139,7 +133,7 @@ class RemoteFiles:
         path = self._path(folder)
         with self._asking(folder, "read"):
             try:
-                found = self._system.ls(path, detail=True)
+                found = asked_again(lambda: self._system.ls(path, detail=True))
             except FileNotFoundError:
                 return []
         inside = [(info["name"].strip("/"), info) for info in found]
@@ -158,7 +152,7 @@ class RemoteFiles:
             denied = isinstance(error, PermissionError)
             advice = "the credentials must allow it" if denied else "check the address and the network"
             raise StorageFailed(
-                f"{self.location(name)} could not be {done}: {_said(error)} ({advice}).\n{GOES_ON}"
+                f"{self.location(name)} could not be {done}: {reason(error)} ({advice}).\n{GOES_ON}"
             ) from error
 
 
@@ -170,7 +164,3 @@ def _entry(info: dict[str, Any]) -> Entry:
     elif isinstance(modified, str):
         modified = datetime.fromisoformat(modified)
     return Entry(int(info.get("size") or 0), modified)
-
-
-def _said(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0] or repr(error)

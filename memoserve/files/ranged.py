@@ -3,7 +3,7 @@
 A web server can answer a range request with the whole file, with another range, with a part of it, or with
 an error page. All of that shows in the status, the headers and the length, which are compared with what was
 asked for before a byte is used. What doesn't show there (a server that names the right range and sends other
-bytes) is looked for once a file, see WebFile; only checksums (memoserve.sequences.pack) exclude it.
+bytes) is looked for once a file, see WebFile; only checksums, as packs of sequences have, exclude it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from contextlib import nullcontext
 from typing import Any, Protocol
 
 from memoserve.errors import BadInput, StorageFailed
-from memoserve.sequences.place import Place, in_words, protocols
-from memoserve.sequences.retries import PASSING_STATUS, MayPass, persistently, retry_after
+from memoserve.files.place import Place, protocols
+from memoserve.files.retries import PASSING_STATUS, MayPass, persistently, reason, retry_after
 
 STALL = 60.0
 """Seconds without a byte after which a connection is given up."""
@@ -44,7 +44,7 @@ class RemoteFile(Protocol):
         ...
 
 
-def open_remote(place: Place) -> RemoteFile:
+def open_ranged(place: Place) -> RemoteFile:
     """The file at `place`, whose size has been looked up."""
     return WebFile(place) if place.web else StoredFile(place)
 
@@ -76,7 +76,7 @@ class StoredFile:
         except NotImplementedError:
             raise BadInput(f"{self._place}: its file system can't read ranges; {_ADVICE}") from None
         except Exception as error:  # each file system has exceptions of its own
-            raise MayPass(in_words(error)) from error
+            raise MayPass(reason(error)) from error
         if len(found) > length:
             raise BadInput(
                 f"{self._place}: {length} bytes at {offset} were asked for, {len(found)} came: it is not "
@@ -125,7 +125,7 @@ class WebFile:
             except (BadInput, StorageFailed, FileNotFoundError, PermissionError, MayPass):
                 raise
             except Exception as error:  # of aiohttp and of the network, none of them about the answer
-                raise MayPass(in_words(error)) from error
+                raise MayPass(reason(error)) from error
 
         persistently(once, given_up)
         return bytes(found)
@@ -194,12 +194,12 @@ class WebFile:
                     f"{version}): open it anew"
                 )
 
-    def _check_range(self, said: str, offset: int, length: int) -> None:
-        match = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", said.strip())
+    def _check_range(self, named: str, offset: int, length: int) -> None:
+        match = re.fullmatch(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)", named.strip())
         if match is None or (int(match[1]), int(match[2])) != (offset, offset + length - 1):
             raise BadInput(
                 f"{self._place}: bytes {offset}-{offset + length - 1} were asked for, its server sends "
-                f"{said.strip()[:80] or 'an unnamed range'!r}; {_ADVICE}"
+                f"{named.strip()[:80] or 'an unnamed range'!r}; {_ADVICE}"
             )
         if match[3] != "*" and int(match[3]) != self._size:
             raise BadInput(
