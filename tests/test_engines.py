@@ -316,7 +316,7 @@ def test_weights_are_checked_before_an_engine_starts(mini: Suite, tmp_path: Path
     import shutil
     from dataclasses import replace
 
-    from memoserve.suites import Weights
+    from memoserve.domain import Weights
 
     (good,) = select(mini, "116k@161")
     found = fetch_weights(good)

@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from memoserve.engines import Matches
+from memoserve.domain import Matches
 from memoserve.run import Events, make_plan, part_size_for
 from memoserve.run.execute import Run
 from memoserve.run.lane import Done

@@ -4,7 +4,7 @@ from memoserve.engines.config_identity import config_identity
 from memoserve.engines.diagnosis import Diagnosis, diagnose, gpus, require, try_import
 from memoserve.engines.eager_forward import Forward
 from memoserve.engines.heads import unsupported_head_size
-from memoserve.engines.matches import Matches, concatenate, matches_of
+from memoserve.engines.matches import concatenate, matches_of
 from memoserve.engines.process import EngineProcess, cores_of
 from memoserve.engines.settings import EngineName, EngineSettings, Mode
 from memoserve.engines.tuning import tune
@@ -18,7 +18,6 @@ __all__ = [
     "EngineSettings",
     "Forward",
     "LocalWeights",
-    "Matches",
     "Mode",
     "concatenate",
     "config_identity",

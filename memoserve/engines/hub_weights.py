@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 from pathlib import Path
 
+from memoserve.domain import Checkpoint
 from memoserve.engines.hub_client import HubFailed, cached, commit_of, small_file, tree
 from memoserve.engines.weight_files import CONFIGURATION, NoWeights, choose_weight_files
 from memoserve.errors import (
@@ -15,7 +16,6 @@ from memoserve.errors import (
     advice_on,
     in_words,
 )
-from memoserve.suites import Checkpoint
 
 
 def download(checkpoint: Checkpoint, allow_pickle: bool) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from memoserve.definitions import CONTINUATION
+from memoserve.domain import CONTINUATION
 
 
 def survival(matched_prefix: NDArray[np.uint8]) -> NDArray[np.float64]:

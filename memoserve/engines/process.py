@@ -29,8 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.checks import Check
+from memoserve.domain import Matches
 from memoserve.engines.eager_forward import Forward
-from memoserve.engines.matches import Matches
 from memoserve.engines.settings import EngineSettings
 from memoserve.engines.silence import silence
 from memoserve.engines.tuning import PRODUCTS

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.checks import Check
-from memoserve.definitions import CONTINUATION
+from memoserve.domain import CONTINUATION, Matches
 from memoserve.engines.checksum import check_finite
 from memoserve.engines.complete import Found
 from memoserve.engines.logits import NotFinite
-from memoserve.engines.matches import Matches, matches_of
+from memoserve.engines.matches import matches_of
 from memoserve.engines.settings import EngineSettings
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memoserve.definitions import CONTINUATION
+from memoserve.domain import CONTINUATION
 from memoserve.engines.heads import field
 from memoserve.engines.settings import EngineSettings
 from memoserve.errors import EngineFailed

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.checks import Check
-from memoserve.definitions import CONTINUATION
+from memoserve.domain import CONTINUATION, Matches
 from memoserve.engines.checksum import checksum_of_file_weights, checksums_of_model
 from memoserve.engines.complete import COMPLETE, Found, Wanted
 from memoserve.engines.config_identity import changed_fields, config_identity
 from memoserve.engines.ladder import choose_rungs, survival
 from memoserve.engines.logits import NotFinite, check_watch, watch
-from memoserve.engines.matches import Matches, concatenate, matches_of
+from memoserve.engines.matches import concatenate, matches_of
 from memoserve.engines.memory import keep_freed_memory
 from memoserve.engines.plugin import ENABLED, extracting, register
 from memoserve.engines.settings import EngineSettings

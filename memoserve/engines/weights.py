@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from memoserve.domain import Checkpoint
 from memoserve.engines.hub_weights import download
 from memoserve.engines.tensor_headers import DamagedFile, Tensor, not_content, read_tensors
 from memoserve.engines.tensor_values import FileState, state_of
@@ -25,7 +26,6 @@ from memoserve.engines.weight_files import (
     folder_of,
 )
 from memoserve.errors import EngineFailed
-from memoserve.suites import Checkpoint
 
 DTYPES = ("float32", "float16", "bfloat16")
 _DTYPE_OF = {"F32": "float32", "F64": "float32", "F16": "float16", "BF16": "bfloat16"}

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.checks import CheckResult
-from memoserve.definitions import CONTINUATION
+from memoserve.domain import CONTINUATION, Checkpoint, Model
 from memoserve.engines.heads import unsupported_head_size
 from memoserve.engines.model_tensors import Parameters, parameters_of
 from memoserve.engines.tensor_headers import Tensor
 from memoserve.engines.tensor_values import FLOATS, sampled, sampled_values
 from memoserve.engines.weights import ModelFolder, positions_of
-from memoserve.suites import Checkpoint, Model, Suite
+from memoserve.suites import Suite
 
 TOLERANCE = 0.01
 """How far a suite's parameter counts may be off, as a share: budgets are then off by as much."""

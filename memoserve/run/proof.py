@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.checks import Check, CheckResult
-from memoserve.definitions import CONTINUATION
+from memoserve.domain import CONTINUATION, Checkpoint
 from memoserve.engines import EngineProcess, EngineSettings, Forward, LocalWeights, agreement
 from memoserve.errors import EngineFailed
-from memoserve.suites import Checkpoint, Suite
+from memoserve.suites import Suite
 
 AGREES = "engine agrees with Transformers"
 PLAUSIBLE = "plausible"

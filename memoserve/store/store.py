@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.checks import Check
-from memoserve.definitions import CONTINUATION
+from memoserve.domain import CONTINUATION
 from memoserve.errors import BadInput, StoreConflict
 from memoserve.files.base import Files
 from memoserve.files.local import LocalFiles
@@ -52,7 +52,8 @@ from memoserve.store.parts import Part, Scores, damaged, missing_ranges, part_na
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from memoserve.suites import Checkpoint, Suite
+    from memoserve.domain import Checkpoint
+    from memoserve.suites import Suite
 
 __all__ = ["DEFAULT_STORE", "MARK", "MatchesLike", "Store"]
 
