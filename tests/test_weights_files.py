@@ -18,7 +18,7 @@ from weight_folders import INDEX, Tensors, reshard, save, save_shards, tensors_o
 
 from memoserve.domain import Checkpoint, Weights
 from memoserve.engines import fetch_weights
-from memoserve.engines.tensor_headers import DamagedFile, read_tensors
+from memoserve.engines.weights.tensor_headers import DamagedFile, read_tensors
 from memoserve.errors import EngineFailed
 from memoserve.suites import Suite, select
 

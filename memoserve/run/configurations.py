@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator, Mapping
 
 from memoserve.checks import Check
 from memoserve.domain import Checkpoint
-from memoserve.engines.config_identity import changed_fields
-from memoserve.engines.weight_contents import Contents
+from memoserve.engines.weights.config_identity import changed_fields
+from memoserve.engines.weights.contents import Contents
 
 NAME = "configuration"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from memoserve.domain import Checkpoint
-from memoserve.engines.hub_client import HubFailed
-from memoserve.engines.hub_listing import HubContents, Revision, list_revisions
+from memoserve.engines.weights.hub_client import HubFailed
+from memoserve.engines.weights.hub_listing import HubContents, Revision, list_revisions
 from memoserve.run.equal_weights import Held
 from memoserve.suites import Suite
 

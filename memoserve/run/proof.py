@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from memoserve.checks import Check, CheckResult
 from memoserve.domain import CONTINUATION, Checkpoint
-from memoserve.engines import EngineProcess, EngineSettings, Forward, LocalWeights, agreement
+from memoserve.engines import EngineProcess, EngineSettings, Forward, ForwardProcess, LocalWeights, agreement
 from memoserve.errors import EngineFailed
 from memoserve.suites import Suite
 
@@ -74,15 +74,15 @@ class SecondWay:
     """Transformers' forward of a checkpoint's files, in a process of its own. `device`: see EngineProcess."""
 
     def __init__(self, settings: EngineSettings, log_file: Path, device: str = "") -> None:
-        self._settings = replace(settings, engine="eager", tensor_parallel=1)
+        self._settings = replace(settings, tensor_parallel=1)
         self._log_file = log_file
         self._device = device
-        self._process: EngineProcess | None = None
+        self._process: ForwardProcess | None = None
 
     def start(self, folder: Path) -> None:
         """With these weights. Raises NoSecondWay."""
         try:
-            self._process = EngineProcess(self._settings, folder, self._log_file, device=self._device)
+            self._process = ForwardProcess(self._settings, folder, self._log_file, self._device)
             self._process.wait_until_up()
         except EngineFailed as error:
             raise NoSecondWay(str(error).splitlines()[0]) from None

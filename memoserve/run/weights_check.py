@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 
 from memoserve.checks import Check, CheckResult
 from memoserve.domain import Checkpoint, Weights
-from memoserve.engines.hub_client import HubFailed
-from memoserve.engines.hub_listing import HubContents
-from memoserve.engines.weight_contents import Contents
-from memoserve.engines.weight_files import listed
-from memoserve.engines.weights import LocalWeights, ModelFolder, identity_of, open_folder
+from memoserve.engines.weights.contents import Contents
+from memoserve.engines.weights.files import listed
+from memoserve.engines.weights.hub_client import HubFailed
+from memoserve.engines.weights.hub_listing import HubContents
+from memoserve.engines.weights.local import LocalWeights, ModelFolder, identity_of, open_folder
 from memoserve.errors import EngineFailed
 from memoserve.run.configurations import check_configurations
 from memoserve.run.described_weights import Use, findings, of_size

@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from memoserve.checks import Check
 from memoserve.domain import CONTINUATION, Matches
-from memoserve.engines.checksum import check_finite
-from memoserve.engines.complete import Found
-from memoserve.engines.logits import NotFinite
+from memoserve.engines.diagnosis import Diagnosis, gpus, torch_companions, torch_missing, version_of
+from memoserve.engines.engine import Engine, NotFinite
 from memoserve.engines.matches import matches_of
 from memoserve.engines.settings import EngineSettings
+from memoserve.engines.weights.complete import Found
+from memoserve.engines.weights.parameters import check_finite
 
 
-class TransformersEngine:
+class TransformersEngine(Engine):
     """Greedy generation by `transformers`, one batch at a time. Lives in an engine process."""
 
     batch = 256
@@ -58,11 +59,28 @@ class TransformersEngine:
         self._start = 0
         self._model.register_forward_hook(self._check_finite)
 
-    def can_reload(self, _: None = None) -> str | None:
-        """Why weights can't be replaced in this engine: they can."""
+    @staticmethod
+    def diagnose() -> Diagnosis:
+        """See Engine."""
+        torch, version = version_of("torch"), version_of("transformers")
+        problems = torch_missing()
+        if version is None:
+            problems.append("transformers is not installed: pip install 'memoserve[cpu]' (or [cuda])")
+        cuda = torch is not None and not torch.endswith("+cpu") and bool(gpus())
+        return Diagnosis(
+            "transformers",
+            version or "",
+            "cuda" if cuda else "cpu",
+            (*problems, *torch_companions()),
+            ("torch", "transformers"),
+        )
+
+    @property
+    def reload_refusal(self) -> str | None:
+        """See Engine: weights are always replaced."""
         return None
 
-    def proved(self, _: None = None) -> tuple[Check, ...]:
+    def proved(self) -> tuple[Check, ...]:
         """What was checked of the weights that are loaded, without the checkpoint's name."""
         return self._checks
 

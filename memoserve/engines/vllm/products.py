@@ -5,7 +5,7 @@ the former. Whatever is packed can be left behind when weights are replaced: so 
 (its checksum, and its product with known vectors), everything is packed anew after each replacement, and then
 each layer has to multiply the known vectors right.
 
-Which way a CPU multiplies is decided in memoserve.engines.tuning; here it is carried out.
+Which way a CPU multiplies is decided in memoserve.engines.vllm.tuning; here it is carried out.
 
 Imported inside an engine process only.
 """
@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear, one_hot
 
-from memoserve.engines.checksum import checksum
+from memoserve.engines.vllm.weight_checksum import checksum
 from memoserve.errors import EngineFailed
 
 _REMEMBERED = "memoserve_remembered"

@@ -32,7 +32,7 @@ from vllm.model_executor.models.utils import (
 )
 from vllm.sequence import IntermediateTensors
 
-from memoserve.engines.products import add_product, in_place_weight
+from memoserve.engines.vllm.products import add_product, in_place_weight
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Query, key and value [tokens, heads * head size] to the attended [tokens, heads * head size]."""
@@ -241,7 +241,7 @@ class GPTNeoXForCausalLM(nn.Module, SupportsPP):
     def _in_our_order(self, weights: Iterable[tuple[str, Any]]) -> Iterable[tuple[str, Any]]:
         """Drop what is no parameter; bring [head, (q, k, v), ...] rows into the order [(q, k, v), head, ...].
 
-        Whether all are there, and what is too much, is checked before (memoserve.engines.complete).
+        Whether all are there, and what is too much, is checked before (memoserve.engines.weights.complete).
         """
         heads = self.config.num_attention_heads
         ours = {name for name, _ in self.named_parameters(remove_duplicate=False)}

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from memoserve.engines.engine import NotFinite, not_finite
 from memoserve.errors import EngineFailed
 
 LOGITS_PER_SLICE = 1 << 22
@@ -52,25 +53,6 @@ def best_tokens(
         if not finite.all():
             raise NotFinite(start + int(finite.to(torch.uint8).argmin()))
     return best, likely
-
-
-class NotFinite(EngineFailed):
-    """Logits of a window of which the largest isn't finite. `row` is its place among what was asked."""
-
-    def __init__(self, row: int) -> None:
-        super().__init__(not_finite(f"window {row} of the block (the first is 0)"))
-        self.row = row
-
-    def __reduce__(self) -> tuple[type, tuple[int]]:
-        return type(self), (self.row,)
-
-
-def not_finite(where: str) -> str:
-    """What to tell of logits that are NaN or infinite."""
-    return (
-        f"the model's logits are not finite (NaN or infinity) for {where}: these weights are damaged or "
-        "diverged, or too large for this dtype"
-    )
 
 
 class Watch:

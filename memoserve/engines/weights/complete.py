@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from memoserve.checks import Check
-from memoserve.engines.checksum import NOT_A_PARAMETER
+from memoserve.engines.weights.parameters import NOT_A_PARAMETER
 from memoserve.errors import EngineFailed
 
-log = logging.getLogger("memoserve.engines.complete")
+log = logging.getLogger("memoserve.engines.weights.complete")
 
 COMPLETE = "weights complete"
 """The name of the check."""

@@ -6,8 +6,8 @@ import glob
 from pathlib import Path
 
 from memoserve.domain import Checkpoint
-from memoserve.engines.hub_client import HubFailed, cached, commit_of, small_file, tree
-from memoserve.engines.weight_files import CONFIGURATION, NoWeights, choose_weight_files
+from memoserve.engines.weights.files import CONFIGURATION, NoWeights, choose_weight_files
+from memoserve.engines.weights.hub_client import HubFailed, cached, commit_of, small_file, tree
 from memoserve.errors import (
     GOES_ON,
     EngineFailed,

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from memoserve.engines.checksum import NOT_A_PARAMETER
-from memoserve.engines.tensor_headers import Tensor
-from memoserve.engines.tensor_values import equal_values
+from memoserve.engines.weights.parameters import NOT_A_PARAMETER
+from memoserve.engines.weights.tensor_headers import Tensor
+from memoserve.engines.weights.tensor_values import equal_values
 
 # Causal masks and positions that older exports wrote among the weights: no bias has two dimensions.
 _MASK = re.compile(r"attn\.(masked_)?bias$")

@@ -16,9 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memoserve.engines.hub_client import TIMEOUT, HubFailed, asked, cached, commit_of, small_file, tree
-from memoserve.engines.weight_contents import computing
-from memoserve.engines.weight_files import NoWeights, WeightFiles, choose_weight_files
+from memoserve.engines.weights.contents import computing
+from memoserve.engines.weights.files import NoWeights, WeightFiles, choose_weight_files
+from memoserve.engines.weights.hub_client import (
+    TIMEOUT,
+    HubFailed,
+    asked,
+    cached,
+    commit_of,
+    small_file,
+    tree,
+)
 
 _AT_ONCE = 8
 

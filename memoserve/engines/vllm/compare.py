@@ -9,7 +9,7 @@ Between the rungs of the ladder the keys and values of the survivors are kept, s
 passes the model twice. Where generations are wanted, those of the windows that differ are kept as well:
 decoding goes on from the first wrong token, all windows at the same position at once.
 
-Imported inside an engine process only. Works on memoserve.engines.neox.GPTNeoXForCausalLM.
+Imported inside an engine process only. Works on memoserve.engines.vllm.neox.GPTNeoXForCausalLM.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import scaled_dot_product_attention
 
-from memoserve.engines.logits import NotFinite, best_tokens, unwatched
+from memoserve.engines.engine import NotFinite
+from memoserve.engines.vllm.logits import best_tokens, unwatched
 
 
 class WorkerExtension:

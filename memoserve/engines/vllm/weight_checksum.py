@@ -6,15 +6,11 @@ however tensors are fused, transposed, padded with zeros or renamed.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from memoserve.errors import EngineFailed
-
-# Buffers that older exports wrote among the weights (GPT-NeoX: the causal mask, rotary frequencies).
-NOT_A_PARAMETER = re.compile(r"(rotary_emb\.inv_freq|attention\.(masked_)?bias)$")
+from memoserve.engines.weights.parameters import NOT_A_PARAMETER, check_finite
 
 _MODULUS = 1 << 64
 
@@ -26,7 +22,7 @@ def checksums_of_model(model: Any, dtype: str) -> tuple[int, int]:
     product and drops the original: of these, what was remembered when they were packed. Where nothing was,
     what such a layer makes of the identity matrix is its weights again, exactly.
     """
-    from memoserve.engines.products import remembered_of
+    from memoserve.engines.vllm.products import remembered_of
 
     packed = 0
     for module in model.modules():
@@ -59,19 +55,6 @@ def checksum_of_file_weights(folder: Path, dtype: str, ignored: Collection[str] 
                     check_finite(name, tensor, dtype)
                     total += checksum(tensor)
     return total % _MODULUS
-
-
-def check_finite(name: str, tensor: Any, dtype: str) -> None:
-    """Raises EngineFailed if a weight is NaN or infinite. A bias may be -inf: that bans a token."""
-    if not tensor.is_floating_point() or not tensor.numel():
-        return
-    low, high = (float(value) for value in tensor.aminmax())
-    if not high < float("inf") or (low == -float("inf") and tensor.ndim > 1):
-        wrong = int((~tensor.isfinite()).sum())
-        raise EngineFailed(
-            f"{wrong} of {tensor.numel()} numbers of the tensor {name} are not finite (NaN or infinity) in "
-            f"{dtype}: these weights are damaged or diverged, or too large for this dtype"
-        )
 
 
 def in_dtype(tensor: Any, dtype: str) -> Any:

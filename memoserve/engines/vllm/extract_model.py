@@ -17,7 +17,8 @@ from vllm.model_executor.layers.pooler.abstract import Pooler
 from vllm.model_executor.layers.pooler.common import PoolingParamsUpdate
 from vllm.model_executor.models.transformers import TransformersForCausalLM
 
-from memoserve.engines.logits import NotFinite, best_tokens
+from memoserve.engines.engine import NotFinite
+from memoserve.engines.vllm.logits import best_tokens
 
 
 class MatchPooler(Pooler):

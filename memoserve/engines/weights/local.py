@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from memoserve.domain import Checkpoint
-from memoserve.engines.hub_weights import download
-from memoserve.engines.tensor_headers import DamagedFile, Tensor, not_content, read_tensors
-from memoserve.engines.tensor_values import FileState, state_of
-from memoserve.engines.weight_files import (
+from memoserve.engines.weights.files import (
     NoWeights,
     WeightFiles,
     check_index,
     choose_weight_files,
     folder_of,
 )
+from memoserve.engines.weights.hub_download import download
+from memoserve.engines.weights.tensor_headers import DamagedFile, Tensor, not_content, read_tensors
+from memoserve.engines.weights.tensor_values import FileState, state_of
 from memoserve.errors import EngineFailed
 
 DTYPES = ("float32", "float16", "bfloat16")

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from memoserve.domain import CONTINUATION
-from memoserve.engines.heads import field
 from memoserve.engines.settings import EngineSettings
+from memoserve.engines.vllm.heads import field
 from memoserve.errors import EngineFailed
 
 FIXED_BATCH = 128
 """Windows in a batch when results must not depend on batches."""
 
 OURS = "GPTNeoXForCausalLM"
-"""The architecture that memoserve.engines.neox has in vLLM's layers; others go through requests."""
+"""The architecture that memoserve.engines.vllm.neox has in vLLM's layers; others go through requests."""
 
 _PASS_TOKENS = {"cpu": 4096, "cuda": 65536}
 _COMPARE_WINDOWS = {"cpu": 512, "cuda": 1024}

@@ -10,13 +10,13 @@ Imported inside an engine process only.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memoserve.engines.engine import Forward
 from memoserve.engines.settings import EngineSettings
 from memoserve.errors import EngineFailed
 
@@ -25,20 +25,6 @@ _PASS_LOGITS = 1 << 24
 
 _ROOM = 0.8
 """Of the free memory, what the weights may take; the rest is for what passes the model."""
-
-
-@dataclass(frozen=True)
-class Forward:
-    """What the model says at each position of n continuations of m tokens, arrays [n, m].
-
-    margin: f32, the best logit minus the second best; gap: f32, the best logit minus the given token's, 0
-    where that one is the best; loglik: f64, log-probability of the given token at temperature 1, in nats.
-    The banned token is left out of margin and gap.
-    """
-
-    margin: NDArray[np.float32]
-    gap: NDArray[np.float32]
-    loglik: NDArray[np.float64]
 
 
 class EagerForward:

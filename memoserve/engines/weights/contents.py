@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memoserve.engines.model_tensors import parameters_of
-from memoserve.engines.tensor_headers import Tensor
-from memoserve.engines.tensor_values import (
+from memoserve.engines.weights.local import ModelFolder, file_digest
+from memoserve.engines.weights.model_tensors import parameters_of
+from memoserve.engines.weights.tensor_headers import Tensor
+from memoserve.engines.weights.tensor_values import (
     FLOATS,
     FileState,
     Sample,
@@ -30,7 +31,6 @@ from memoserve.engines.tensor_values import (
     state_of,
     values_digest,
 )
-from memoserve.engines.weights import ModelFolder, file_digest
 
 # What in a config.json changes nothing of what the model computes from token ids in evaluation.
 _IDLE = (

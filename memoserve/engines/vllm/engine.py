@@ -13,16 +13,18 @@ from numpy.typing import NDArray
 
 from memoserve.checks import Check
 from memoserve.domain import CONTINUATION, Matches
-from memoserve.engines.checksum import checksum_of_file_weights, checksums_of_model
-from memoserve.engines.complete import COMPLETE, Found, Wanted
-from memoserve.engines.config_identity import changed_fields, config_identity
-from memoserve.engines.ladder import choose_rungs, survival
-from memoserve.engines.logits import NotFinite, check_watch, watch
+from memoserve.engines.diagnosis import Diagnosis
+from memoserve.engines.engine import Engine, NotFinite
 from memoserve.engines.matches import concatenate, matches_of
-from memoserve.engines.memory import keep_freed_memory
 from memoserve.engines.plugin import ENABLED, extracting, register
 from memoserve.engines.settings import EngineSettings
-from memoserve.engines.tuning import FIXED_BATCH, OURS, packed_products, tune
+from memoserve.engines.vllm.diagnosis import diagnose
+from memoserve.engines.vllm.ladder import choose_rungs, survival
+from memoserve.engines.vllm.memory import keep_freed_memory
+from memoserve.engines.vllm.tuning import FIXED_BATCH, OURS, packed_products, tune
+from memoserve.engines.vllm.weight_checksum import checksum_of_file_weights, checksums_of_model
+from memoserve.engines.weights.complete import COMPLETE, Found, Wanted
+from memoserve.engines.weights.config_identity import changed_fields, config_identity
 from memoserve.errors import EngineFailed
 
 _WHOLE = (CONTINUATION,)
@@ -32,7 +34,7 @@ _REQUEST_IN_TOKENS = 6.0
 further request (0.3 ms measured, where a token takes 0.05 ms)."""
 
 
-class VllmEngine:
+class VllmEngine(Engine):
     """Matches by vLLM. Lives in an engine process, with vLLM's core in that same process."""
 
     def __init__(self, settings: EngineSettings, folder: Path) -> None:
@@ -43,7 +45,7 @@ class VllmEngine:
             keep_freed_memory()
         from vllm import LLM
 
-        from memoserve.engines.request_compare import CACHED_BLOCK
+        from memoserve.engines.vllm.request_compare import CACHED_BLOCK
 
         register()
         self._config_identity = config_identity(folder)
@@ -51,7 +53,7 @@ class VllmEngine:
         self._wanted = None if settings.allow_pickle else Wanted(folder)
         found = self._look(folder)
         if settings.device == "cpu":
-            from memoserve.engines import products, rotary
+            from memoserve.engines.vllm import products, rotary
 
             products.install(packed_products(settings.dtype))
             rotary.install()
@@ -62,7 +64,7 @@ class VllmEngine:
         if tuning.kv_cache_bytes is not None:
             options["kv_cache_memory_bytes"] = tuning.kv_cache_bytes
         if self._by_blocks:
-            options["worker_extension_cls"] = "memoserve.engines.compare.WorkerExtension"
+            options["worker_extension_cls"] = "memoserve.engines.vllm.compare.WorkerExtension"
         if tuning.by_requests:
             options |= {
                 "runner": "pooling",
@@ -122,11 +124,17 @@ class VllmEngine:
         if refusal is not None:
             raise EngineFailed(f"the weights of {folder} did not arrive in the engine: {refusal}")
 
-    def can_reload(self, _: None = None) -> str | None:
+    @staticmethod
+    def diagnose() -> Diagnosis:
+        """See Engine."""
+        return diagnose()
+
+    @property
+    def reload_refusal(self) -> str | None:
         """Why weights can't be replaced in this engine, or None if they can."""
         return self._reload_refusal
 
-    def proved(self, _: None = None) -> tuple[Check, ...]:
+    def proved(self) -> tuple[Check, ...]:
         """What was checked of the weights that are loaded, without the checkpoint's name."""
         return self._checks
 
@@ -154,7 +162,7 @@ class VllmEngine:
             assert likely is not None
             return likely
         if self._tuning.by_requests:
-            from memoserve.engines.request_compare import climb
+            from memoserve.engines.vllm.request_compare import climb
 
             likely = climb(self._llm, windows, context, _WHOLE, loglik=True)[1]
             assert likely is not None
@@ -180,7 +188,7 @@ class VllmEngine:
             ],
             use_tqdm=False,
         )
-        self._llm.apply_model(check_watch)
+        self._check_watch()
         result = np.empty(len(windows))
         for row, (output, window) in enumerate(zip(outputs, windows.tolist(), strict=True)):
             before = range(self.settings.context, len(window) - 1)
@@ -257,8 +265,13 @@ class VllmEngine:
             [greedy[length] for length in lengths],
             use_tqdm=False,
         )
-        self._llm.apply_model(check_watch)
+        self._check_watch()
         return [output.outputs[0].token_ids for output in outputs]
+
+    def _check_watch(self) -> None:
+        from memoserve.engines.vllm.logits import check_watch
+
+        self._llm.apply_model(check_watch)
 
     def _compare(
         self, windows: NDArray[np.uint32]
@@ -266,7 +279,7 @@ class VllmEngine:
         """Matched prefixes, best tokens at the first mismatch (by blocks only), log-likelihoods."""
         settings = self.settings
         if self._tuning.by_requests:
-            from memoserve.engines.request_compare import CACHED_BLOCK, climb
+            from memoserve.engines.vllm.request_compare import CACHED_BLOCK, climb
 
             rungs = self._rungs(CACHED_BLOCK, _REQUEST_IN_TOKENS)
             prefix, likely = climb(self._llm, windows, settings.context, rungs)
@@ -322,10 +335,12 @@ class VllmEngine:
         That is cached states, and how many windows survived.
         """
         if self.settings.device == "cpu":
-            from memoserve.engines.products import multiply_anew
+            from memoserve.engines.vllm.products import multiply_anew
 
             self._llm.apply_model(multiply_anew)
         if not self._tuning.by_requests:
+            from memoserve.engines.vllm.logits import watch
+
             self._llm.apply_model(watch)
         if self._tuning.by_requests and self._has_ladder and not self._llm.reset_prefix_cache():
             raise EngineFailed("vLLM did not clear its prefix cache")
@@ -344,7 +359,7 @@ class VllmEngine:
 
         Raises EngineFailed if some are not finite, or if the engine multiplies by others.
         """
-        from memoserve.engines.products import check_products
+        from memoserve.engines.vllm.products import check_products
 
         settings = self.settings
         if settings.allow_pickle:

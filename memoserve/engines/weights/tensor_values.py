@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memoserve.engines.tensor_headers import BITS, Tensor
+from memoserve.engines.weights.tensor_headers import BITS, Tensor
 
 _BLOCKS, _BLOCK = 4, 256
 _CHUNK = 1 << 22

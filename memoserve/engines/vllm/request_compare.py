@@ -1,7 +1,7 @@
 """The comparison by requests, for every causal model that vLLM runs: rung by rung through its scheduler.
 
-The model is a pooling model (memoserve.engines.extract_model); a later rung finds its window's context in
-vLLM's prefix cache.
+The model is a pooling model (memoserve.engines.vllm.extract_model); a later rung finds its window's context
+in vLLM's prefix cache.
 """
 
 from __future__ import annotations
