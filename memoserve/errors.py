@@ -65,7 +65,7 @@ _ADVICE = {
     errno.EIO: "the device reports an input/output error: check the disk before going on",
 }
 
-GOES_ON = "Everything written before it is whole and kept; run the same command again to go on from there."
+GOES_ON = "Everything written before it is whole and kept; the same command goes on from there."
 
 
 def advice_on(error: OSError) -> str:

@@ -111,7 +111,7 @@ PUTS = {
 }
 """Names of what is written: the temporary names in a folder, and the names in a bucket."""
 
-FORKSERVER = "memoserve.engines.preload"
+FORKSERVER = re.compile(r"memoserve\.engines\.\w+\.preload")
 """In the command line of what engines are forked from, and of what is forked."""
 
 GOES_ON = {"engine", "forkserver", "worker", "node", "second", "gone", "busy"}
@@ -736,14 +736,14 @@ def below(harness: Harness, run: subprocess.Popen[bytes]) -> list[psutil.Process
 
 def forkservers(harness: Harness, run: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """What engines are forked from: they have its command line, and it is their parent."""
-    found = [p for p in below(harness, run) if FORKSERVER in line_of(p)]
+    found = [p for p in below(harness, run) if FORKSERVER.search(line_of(p))]
     ids = {process.pid for process in found}
     return [process for process in found if parent_of(process) not in ids]
 
 
 def engines(harness: Harness, run: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """The processes of engines, without what they are forked from."""
-    found = [p for p in below(harness, run) if FORKSERVER in line_of(p)]
+    found = [p for p in below(harness, run) if FORKSERVER.search(line_of(p))]
     ids = {process.pid for process in found}
     return [process for process in found if parent_of(process) in ids]
 

@@ -31,8 +31,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from memoserve.domain import Checkpoint
 from memoserve.store import Store, missing_ranges
-from memoserve.suites import Checkpoint, Suite, load_suite
+from memoserve.suites import Suite, load_suite
 
 Mode = Literal["extract", "score"]
 

@@ -15,6 +15,7 @@ standard error. Needs Ray. For the tests, and for scripts/faults.py.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -77,7 +78,11 @@ class Nodes:
 
     def engines(self) -> list[psutil.Process]:
         """The engines on its nodes, and what they are forked from."""
-        return [process for process in self.below() if "memoserve.engines.preload" in line_of(process)]
+        return [
+            process
+            for process in self.below()
+            if re.search(r"memoserve\.engines\.\w+\.preload", line_of(process))
+        ]
 
     def close(self) -> None:
         """End the cluster."""

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from memoserve.domain import Checkpoint
 from memoserve.store import Store
-from memoserve.suites import Checkpoint, Suite, load_suite
+from memoserve.suites import Suite, load_suite
 
 SUITE = """
 name = "{suite}"

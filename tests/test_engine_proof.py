@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from tiny_models import logliks, make, windows
 
-from memoserve.engines import EngineProcess, EngineSettings, config_identity, tune, unsupported_head_size
-from memoserve.engines.process import in_short
+from memoserve.engines import EngineProcess, EngineSettings, tune, unsupported_head_size
+from memoserve.engines.child import in_short
+from memoserve.engines.weights import config_identity
 from memoserve.errors import EngineFailed
 
 
@@ -59,9 +60,9 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 STALE = """
 import sys
 from pathlib import Path
-from memoserve.engines import products
+from memoserve.engines.vllm import products
 from memoserve.engines.settings import EngineSettings
-from memoserve.engines.vllm_engine import VllmEngine
+from memoserve.engines.vllm.engine import VllmEngine
 
 engine = VllmEngine(EngineSettings("vllm", "extract", 32, sys.argv[3], 0, "cpu"), Path(sys.argv[1]))
 products.multiply_anew = lambda model: None  # as vLLM has it
@@ -107,7 +108,7 @@ def test_a_packed_copy_that_was_left_behind_is_found_out(llama: Path, tmp_path: 
 def test_known_vectors_tell_products_apart(out: int, size: int, dtype: str, seed: int) -> None:
     import torch
 
-    from memoserve.engines.products import Known
+    from memoserve.engines.vllm.products import Known
 
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(out, size, generator=generator).to(getattr(torch, dtype))
@@ -307,7 +308,7 @@ def test_the_first_row_that_is_not_finite_is_named(
     """Also where the only such number is that of the banned token."""
     import torch
 
-    from memoserve.engines import logits
+    from memoserve.engines.vllm import logits
 
     numbers = torch.randn(rows, 9)
     at = data.draw(st.integers(0, rows - 1))
@@ -353,7 +354,7 @@ def test_a_quarter_of_a_head_of_80_is_rotated(dtype: str, tmp_path: Path) -> Non
 ROTATED = """
 import sys, torch
 from vllm.config import VllmConfig, set_current_vllm_config
-from memoserve.engines import rotary
+from memoserve.engines.vllm import rotary
 with set_current_vllm_config(VllmConfig()):
     kernel = rotary.RotaryEmbedding
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -439,7 +440,7 @@ def test_the_head_sizes_are_those_that_vllm_says() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("SIZES")]
-    from memoserve.engines.heads import CPU_HEAD_SIZES
+    from memoserve.engines.vllm.heads import CPU_HEAD_SIZES
 
     assert tuple(map(int, line.split()[1:])) == CPU_HEAD_SIZES
 

@@ -202,7 +202,7 @@ def test_an_engine_that_does_not_take_the_weights_is_found_out(mini: Suite, log:
         "import sys\n"
         "from pathlib import Path\n"
         "from memoserve.engines.settings import EngineSettings\n"
-        "from memoserve.engines.vllm_engine import VllmEngine\n"
+        "from memoserve.engines.vllm.engine import VllmEngine\n"
         "engine = VllmEngine(EngineSettings('vllm', 'score', 32, 'float32', 0, 'cpu'), Path(sys.argv[1]))\n"
         "engine.load(Path(sys.argv[2]))\n"
         "real = engine._llm.collective_rpc\n"
@@ -316,7 +316,7 @@ def test_weights_are_checked_before_an_engine_starts(mini: Suite, tmp_path: Path
     import shutil
     from dataclasses import replace
 
-    from memoserve.suites import Weights
+    from memoserve.domain import Weights
 
     (good,) = select(mini, "116k@161")
     found = fetch_weights(good)
@@ -489,7 +489,7 @@ def test_rungs_are_the_cheapest_of_all(prefixes: list[int], block: int) -> None:
     """Against trying every ladder of up to three rungs."""
     from itertools import combinations
 
-    from memoserve.engines.ladder import choose_rungs, survival
+    from memoserve.engines.vllm.ladder import choose_rungs, survival
 
     surviving = survival(np.array(prefixes, dtype=np.uint8))
     np.testing.assert_allclose(surviving, [np.mean([p >= i for p in prefixes]) for i in range(33)])

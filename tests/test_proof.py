@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from memoserve.cli import app
+from memoserve.domain import Checkpoint
 from memoserve.engines import EngineProcess, EngineSettings, Forward, agreement, fetch_weights
 from memoserve.errors import RunIncomplete
 from memoserve.run import proof
-from memoserve.suites import Checkpoint, Suite, select
+from memoserve.suites import Suite, select
 
 SETTINGS = EngineSettings(
     engine="transformers", mode="extract", context=32, dtype="float32", banned_token_id=0, device="cpu"

@@ -25,8 +25,9 @@ from test_sequences_megatron import shard, write_dataset
 from web_server import Answer, Fault, Request, WebServer, listening, serving
 
 from memoserve.errors import BadInput, StorageFailed
-from memoserve.sequences import open_sequences, retries, write_pack
-from memoserve.sequences.byte_ranges import REQUESTS
+from memoserve.files import retries
+from memoserve.files.byte_ranges import REQUESTS
+from memoserve.sequences import open_sequences, write_pack
 
 COUNT, LENGTH = 4000, 2049
 

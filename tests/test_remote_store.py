@@ -31,12 +31,12 @@ from werkzeug.serving import make_server
 
 from memoserve.catalog import connect, execute, write_catalog
 from memoserve.catalog.remote import StoreFileSystem
+from memoserve.domain import Checkpoint
 from memoserve.errors import BadInput, StorageFailed, StoreConflict
+from memoserve.files.lease import Lease
+from memoserve.files.remote import RemoteFiles
 from memoserve.queries import list_queries, run_query
 from memoserve.store import Store
-from memoserve.store.lease import Lease
-from memoserve.store.remote_files import RemoteFiles
-from memoserve.suites import Checkpoint
 
 
 class Bucket:

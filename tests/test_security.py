@@ -634,7 +634,7 @@ def test_nothing_in_the_code_trusts_what_it_loads() -> None:
     }
     assert {(file, what) for file, what in found if what != "eval("} == set()
     assert {file for file, what in found if what == "eval("} <= {
-        "engines/transformers_engine.py",  # torch's Module.eval()
-        "engines/eager_forward.py",
+        "engines/transformers/engine.py",  # torch's Module.eval()
+        "engines/transformers/eager_forward.py",
         "engines/diagnosis.py",
     }

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from web_server import listening
 
 from memoserve.errors import BadInput, StorageFailed
-from memoserve.sequences import check_tokens, open_sequences, retries
+from memoserve.files import retries
+from memoserve.sequences import check_tokens, open_sequences
 
 CODES = {1: "<u1", 2: "<i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
 

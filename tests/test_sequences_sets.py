@@ -486,7 +486,7 @@ def test_one_half_of_each_sequence_is_not_the_sequences(tmp_path: Path) -> None:
 def test_a_file_that_is_exchanged_under_its_reader_is_refused(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from memoserve.sequences import byte_ranges
+    from memoserve.files import byte_ranges
 
     monkeypatch.setattr(byte_ranges, "KEPT_OPEN", 0)
     if kind == "parquet":

@@ -25,12 +25,12 @@ from hypothesis import strategies as st
 from random_stores import toy_suite
 
 from memoserve.checks import Check
+from memoserve.domain import Checkpoint
 from memoserve.errors import BadInput, StorageFailed, StoreConflict
 from memoserve.store import Store, checksum, missing_ranges
 from memoserve.store.checksum import KEY
 from memoserve.store.parts import part_metadata, part_name
 from memoserve.store.verify import Damage, mend, verify
-from memoserve.suites import Checkpoint
 
 FINGERPRINT = {"suite": "toy", "mode": "score", "dtype": "float32", "eos_token_id": None}
 

@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from weight_folders import INDEX, Tensors, reshard, save, save_shards, tensors_of
 
+from memoserve.domain import Checkpoint, Weights
 from memoserve.engines import fetch_weights
-from memoserve.engines.tensor_headers import DamagedFile, read_tensors
+from memoserve.engines.weights.tensor_headers import DamagedFile, read_tensors
 from memoserve.errors import EngineFailed
-from memoserve.suites import Checkpoint, Suite, Weights, select
+from memoserve.suites import Suite, select
 
 Change = Callable[[Path, Tensors], object]
 """Does something to a folder with model.safetensors; is given the tensors of another step."""

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memoserve.errors import BadInput, MemoserveError, StorageFailed
+from memoserve.files.base import Files
+from memoserve.files.local import LocalFiles
 from memoserve.store import Store
 from memoserve.store.columns import CHECKPOINTS, CHECKS, SCORES, SEQUENCES, Column
-from memoserve.store.files import Files, LocalFiles
 from memoserve.store.listed import check_list, is_list
 from memoserve.store.parts import part_metadata, part_named
 

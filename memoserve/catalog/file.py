@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from memoserve.catalog.connection import create_views, explained, quoted
 from memoserve.errors import BadInput
-from memoserve.store import Store, writing
-from memoserve.store.files import LocalFiles
+from memoserve.files.local import LocalFiles
+from memoserve.files.whole import writing
+from memoserve.store import Store
 
 if TYPE_CHECKING:
     import duckdb

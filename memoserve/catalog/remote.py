@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
-from memoserve.store.files import Entry, Files
+from memoserve.files.base import Entry, Files
 
 if TYPE_CHECKING:
     import duckdb

@@ -31,7 +31,7 @@ def doctor(
     from rich.console import Console
 
     from memoserve import __version__
-    from memoserve.engines import diagnose, gpus, try_import
+    from memoserve.engines import diagnose, engine_names, gpus, try_import
     from memoserve.errors import EngineFailed
 
     console = Console(highlight=False, soft_wrap=True)
@@ -44,16 +44,17 @@ def doctor(
     for gpu in gpus():
         console.print(f"GPU: {gpu}", markup=False)
     usable = False
-    for engine in ("vllm", "transformers"):
+    for engine in engine_names():
         found = diagnose(engine)
         problems = list(found.problems)
         if found.usable and not quick:
-            said = try_import(engine)
-            if said:
-                problems.append(f"it is installed but does not import: {said}")
+            failure = try_import(found)
+            if failure:
+                problems.append(f"it is installed but does not import: {failure}")
         usable = usable or not problems
         mark = "no " if problems else "yes"
-        console.print(f"{mark} {engine} {found.version} on {found.device}", markup=False)
+        words = [mark, engine, found.version, f"on {found.device}" if found.device else ""]
+        console.print(" ".join(filter(None, words)), markup=False)
         for problem in problems:
             console.print(f"      {problem}", markup=False)
     if not usable:

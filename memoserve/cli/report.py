@@ -62,10 +62,10 @@ def plot(
         return
     chart = find_chart(name)
     from memoserve.catalog import connect
+    from memoserve.files.whole import writing
     from memoserve.queries import find_query
     from memoserve.report.page import figure, page
     from memoserve.report.rows import ask, models_of, parameters_for
-    from memoserve.store import writing
 
     file = output or Path(f"{name}.png")
     with connect(directory) as connection:
@@ -113,10 +113,11 @@ def report(
     limits, and a few memorized texts with what looks private masked. Needs pip install 'memoserve[report]'.
     """
     from memoserve.catalog import connect
+    from memoserve.files.whole import writing
     from memoserve.memorized import suite_name
     from memoserve.report import find_chart
     from memoserve.report.contents import report as write
-    from memoserve.store import Store, writing
+    from memoserve.store import Store
 
     wanted = None if only is None else [find_chart(name.strip()).name for name in only.split(",")]
     store = Store.open(directory)

@@ -108,8 +108,11 @@ def run(
         ),
     ] = False,
     engine: Annotated[
-        Literal["vllm", "transformers"],
-        typer.Option(help="transformers is the reference.", rich_help_panel=_HOW),
+        str,
+        typer.Option(
+            help="vllm, transformers (the reference), or another package's: memoserve doctor lists them.",
+            rich_help_panel=_HOW,
+        ),
     ] = "vllm",
     mode: Annotated[
         Literal["score", "extract"],
@@ -210,7 +213,7 @@ def run(
     """
     from rich.console import Console
 
-    from memoserve.engines import EngineSettings, diagnose, fetch_weights, require
+    from memoserve.engines import EngineSettings, diagnose, fetch_weights, known_engine, require
     from memoserve.run import (
         Cluster,
         Events,
@@ -245,6 +248,7 @@ def run(
             raise BadInput(
                 "--loglik needs --mode extract: generation gives no likelihood of the true continuation"
             )
+        engine = known_engine(engine)
         chosen_suite = load_suite(suite)
         chosen = select(chosen_suite, checkpoints)
         cluster = Cluster(address) if executor == "ray" and not dry_run else None

@@ -56,7 +56,7 @@ def info(
     """Say what the sequences are: kind, count, lengths, size, their identity in fingerprints, and whether
     `memoserve run` would accept them: with --suite, all that it asks of them, without, what can be told.
     """
-    from memoserve.definitions import CONTINUATION
+    from memoserve.domain import CONTINUATION
     from memoserve.sequences import length_range
     from memoserve.sequences.source import PLACES
 
@@ -98,7 +98,7 @@ def show(
     column: TokensColumn = None,
 ) -> None:
     """Print sequences: the context and, set apart, the continuation; as text if there is a tokenizer."""
-    from memoserve.definitions import CONTINUATION
+    from memoserve.domain import CONTINUATION
     from memoserve.sequences import load_tokenizer
 
     path, tokenizer = _which(path, suite, tokenizer)
@@ -127,7 +127,7 @@ def pack(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from memoserve.definitions import CONTINUATION
+    from memoserve.domain import CONTINUATION
     from memoserve.sequences import write_pack
 
     path, tokenizer = _which(path, suite, tokenizer)

@@ -25,7 +25,7 @@ def verify(
     """
     from rich.filesize import decimal
 
-    from memoserve.store.files import open_files
+    from memoserve.files.opening import open_files
     from memoserve.store.verify import ASIDE
     from memoserve.store.verify import repair as move_away
     from memoserve.store.verify import verify as verified

@@ -1,31 +1,36 @@
 """Engines: from a checkpoint's weights and windows of tokens to matches. Only here are torch and vLLM."""
 
-from memoserve.engines.config_identity import config_identity
-from memoserve.engines.diagnosis import Diagnosis, diagnose, gpus, require, try_import
-from memoserve.engines.eager_forward import Forward
-from memoserve.engines.heads import unsupported_head_size
-from memoserve.engines.matches import Matches, concatenate, matches_of
-from memoserve.engines.process import EngineProcess, cores_of
-from memoserve.engines.settings import EngineName, EngineSettings, Mode
-from memoserve.engines.tuning import tune
-from memoserve.engines.weights import DTYPES, LocalWeights, fetch_weights
+from memoserve.engines.child import cores_of
+from memoserve.engines.diagnosis import Diagnosis, gpus, try_import
+from memoserve.engines.engine import Engine, Forward, NotFinite
+from memoserve.engines.matches import concatenate, matches_of
+from memoserve.engines.process import EngineProcess, ForwardProcess
+from memoserve.engines.registry import diagnose, engine_names, known_engine, require
+from memoserve.engines.settings import EngineSettings, Mode
+from memoserve.engines.vllm.heads import unsupported_head_size
+from memoserve.engines.vllm.tuning import tune
+from memoserve.engines.weights.config_identity import config_identity
+from memoserve.engines.weights.local import DTYPES, LocalWeights, fetch_weights
 
 __all__ = [
     "DTYPES",
     "Diagnosis",
-    "EngineName",
+    "Engine",
     "EngineProcess",
     "EngineSettings",
     "Forward",
+    "ForwardProcess",
     "LocalWeights",
-    "Matches",
     "Mode",
+    "NotFinite",
     "concatenate",
     "config_identity",
     "cores_of",
     "diagnose",
+    "engine_names",
     "fetch_weights",
     "gpus",
+    "known_engine",
     "matches_of",
     "require",
     "try_import",

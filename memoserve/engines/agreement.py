@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memoserve.engines.eager_forward import Forward
+from memoserve.engines.engine import Forward
 
 ENOUGH = 100
 """Decisive positions from which on agreement means something."""

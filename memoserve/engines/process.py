@@ -1,69 +1,26 @@
-"""An engine in a process of its own.
-
-The driver stays free of torch and vLLM; their chatter goes to a log file; a crash, or the kernel's
-out-of-memory killer, costs one checkpoint and not the run; and an engine never outlives its driver.
-
-The two talk over a socket in pickled tuples: (method, argument) there, (ok, result) back.
-"""
+"""An engine, and the forward that it is held against, each in a process of its own."""
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import errno
-import multiprocessing
-import os
-import re
-import signal
-import socket
-import tempfile
-import threading
-import time
-import traceback
-from multiprocessing import Pipe, resource_tracker
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.checks import Check
-from memoserve.engines.eager_forward import Forward
-from memoserve.engines.matches import Matches
+from memoserve.domain import Matches
+from memoserve.engines.child import Child
+from memoserve.engines.engine import Engine, Forward
+from memoserve.engines.registry import make_engine
 from memoserve.engines.settings import EngineSettings
-from memoserve.engines.silence import silence
-from memoserve.engines.tuning import PRODUCTS
-from memoserve.errors import GOES_ON, EngineFailed, EngineStorageFailed, advice_on
+from memoserve.engines.transformers.eager_forward import EagerForward
+from memoserve.errors import EngineFailed
 
-_LOG_LINES = 8
-_LINE = 300
-"""Characters of a line of a log that are shown: names of C++ symbols have thousands."""
-
-_CRASHED = re.compile(
-    r"Fatal Python error|Segfault encountered|Segmentation fault|Bus error|Illegal instruction|Aborted|"
-    r"terminate called|out of memory|OutOfMemory|CUDA error|Assertion .* failed",
-    re.IGNORECASE,
-)
-_FAILED = re.compile(r"^(\w+\.)*\w*(Error|Exception|Failed)\b.*:|\b(ERROR|FATAL|CRITICAL)\b")
-"""A line that names a crash, and one that names an error: the last of a traceback, or a logger's."""
-
-_ROOM = 1 << 16
-"""Bytes that must be free where an engine writes; one that is out of room leaves about none."""
+_PRELOAD = "memoserve.engines.transformers.preload"
 
 
-class EngineProcess:
-    """The driver's end. Starting doesn't wait for the engine's weights; the first call waits until it is up.
-
-    `device`: GPUs such as `0` or `0,1`, on a CPU cores such as `0-15`; empty for whatever is visible.
-
-    On a CPU, engine processes are forked from one that has imported torch and vLLM and done nothing else,
-    which takes 11 of the 13 seconds of a start from all but the first. CUDA and fork don't go together:
-    there every engine is a fresh process.
-
-    Raises EngineFailed from any call if the engine can't start, refuses, or dies, EngineStorageFailed if that
-    is because it can't write what it has to; after that it must be closed and another one started.
-    """
+class EngineProcess(Child[Engine]):
+    """The engine that the settings name: see Child for starting and ending one, Engine for the methods."""
 
     def __init__(
         self,
@@ -73,290 +30,105 @@ class EngineProcess:
         verbose: bool = False,
         device: str = "",
     ) -> None:
-        self.settings = settings
-        self.log_file = log_file
-        try:
-            log_file.parent.mkdir(parents=True, exist_ok=True)
-            log_file.touch()
-            self._log_begins = log_file.stat().st_size
-        except OSError as error:
-            raise self._storage_failed("start", log_file, error) from error
-        self._connection, theirs = Pipe()
-        method = "forkserver" if settings.device == "cpu" else "spawn"
-        context: Any = multiprocessing.get_context(method)
-        if method == "forkserver":
-            # The first one decides; what `eager` needs is among what either imports.
-            preload = "vllm" if settings.engine == "vllm" else "transformers"
-            context.set_forkserver_preload([f"memoserve.engines.preload_{preload}"])
-        self._process = context.Process(
-            target=_engine_process,
-            args=(theirs, None if verbose else log_file, device, settings.device, os.environ.get(PRODUCTS)),
-            name=f"memoserve {settings.engine} engine",
-        )
-        with silence(2):  # it would tell the user of vLLM's semaphores, which go with the process
-            resource_tracker.ensure_running()
-        try:
-            self._process.start()
-        except (EOFError, OSError) as error:
-            self._connection.close()
-            self._raise_if_out_of_room("start", error.errno if isinstance(error, OSError) else None)
-            # Its connections end before it does, and while it is still there no other one is started.
-            time.sleep(0.5)
-            raise EngineFailed(
-                f"the {settings.engine} engine's process did not start: what it was to be forked from "
-                f"was killed ({type(error).__name__}; out of memory?)"
-            ) from error
-        finally:
-            theirs.close()
-        atexit.register(self.kill)  # before multiprocessing waits for its children
-        self._pending = "start"
-        self._send((settings, folder))
-
-    def wait_until_up(self) -> None:
-        """Return when the engine has loaded its first weights."""
-        if self._pending:
-            self._receive("start")
-            self._pending = ""
+        name = settings.engine
+        preload = "memoserve.engines.vllm.preload" if name == "vllm" else _PRELOAD
+        super().__init__(name, make_engine, preload, settings, folder, log_file, verbose, device)
 
     def load(self, folder: Path) -> None:
         """Replace the weights."""
-        self._call("load", folder)
+        self.call(_load, folder)
 
     def evaluate(self, windows: NDArray[np.uint32]) -> Matches:
         """Matches of u32[n, context + 32] windows."""
-        result: Matches = self._call("evaluate", windows)
-        return result
-
-    def generate(self, contexts: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        """The greedy continuations u32[n, 32] of u32[n, context] contexts."""
-        result: NDArray[np.uint32] = self._call("generate", contexts)
-        return result
+        return self.call(_evaluate, windows)
 
     def generations(self, windows: NDArray[np.uint32]) -> NDArray[np.uint32]:
         """What u32[n, context + 32] windows are continued with, u32[n, 32], where `evaluate` in `score` mode
         gives how that matches.
         """
-        result: NDArray[np.uint32] = self._call("generations", windows)
-        return result
-
-    def margins(self, prefixes: NDArray[np.uint32]) -> NDArray[np.float32]:
-        """Of the reference engine: best minus second best logit after u32[n, m] prefixes, f32[n]."""
-        result: NDArray[np.float32] = self._call("margins", prefixes)
-        return result
-
-    def forward(self, tokens: NDArray[np.uint32]) -> Forward:
-        """Of the eager engine: what the model says of the continuations in u32[n, context + m] windows."""
-        result: Forward = self._call("forward", tokens)
-        return result
+        return self.call(_generations, windows)
 
     def logliks(self, windows: NDArray[np.uint32]) -> NDArray[np.float64]:
         """Log-likelihoods f64[n] of the continuations of u32[n, context + 32] windows, in nats.
 
         At temperature 1, whatever the settings ask for.
         """
-        result: NDArray[np.float64] = self._call("logliks", windows)
-        return result
+        return self.call(_logliks, windows)
 
     @property
     def reload_refusal(self) -> str | None:
         """Why `load` always refuses, so that each checkpoint starts an engine anew; None: it doesn't."""
-        refusal: str | None = self._call("can_reload", None)
-        return refusal
+        return self.call(_reload_refusal, None)
 
     def proved(self) -> tuple[Check, ...]:
         """What was checked of the weights that are loaded; `subject`, `model` and `step` are the caller's."""
-        checks: tuple[Check, ...] = self._call("proved", None)
-        return checks
+        return self.call(_proved, None)
 
-    def close(self) -> None:
-        """End the process, and whatever it started."""
-        atexit.unregister(self.kill)
-        self._hang_up()
-        self._connection.close()
-        self._process.join(timeout=5)
-        self.kill()
-        self._process.join()
-
-    def kill(self) -> None:
-        """End it at once; a call that is under way in another thread raises EngineFailed."""
-        self._hang_up()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.kill()
-
-    def _hang_up(self) -> None:
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as end:
-            end.shutdown(socket.SHUT_RDWR)
-
-    def _call(self, method: str, argument: Any) -> Any:
-        self.wait_until_up()
-        with contextlib.suppress(OSError):
-            self._log_begins = self.log_file.stat().st_size
-        self._send((method, argument))
-        return self._receive(method)
-
-    def _send(self, message: Any) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # _receive says why
-            self._connection.send(message)
-
-    def _receive(self, method: str) -> Any:
-        try:
-            ok, result = self._connection.recv()
-        except (EOFError, ConnectionResetError, OSError):
-            said = self._obituary(method)
-            self._raise_if_out_of_room(method)
-            raise EngineFailed(said) from None
-        if not ok:
-            refused, number, expected = result
-            self._raise_if_out_of_room(method, number)
-            if expected:
-                raise EngineFailed(refused)
-            raise EngineFailed(
-                f"the {self.settings.engine} engine failed to {method}: {refused}\n{self._tail()}"
-            )
-        return result
-
-    def _raise_if_out_of_room(self, method: str, number: int | None = None) -> None:
-        """Raise EngineStorageFailed if this is why an engine failed: it says so by an `errno`, or can't say
-        anything, as where its log is, or its temporary files, nothing more can be written.
+    def generate(self, contexts: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """Of memoserve's own engines: the greedy continuations u32[n, 32] of u32[n, context] contexts, by
+        decoding.
         """
-        places = [self.log_file.parent]
-        try:
-            places.append(Path(tempfile.gettempdir()))
-        except OSError as error:  # there is none that can be written to
-            raise self._storage_failed(method, Path("the folder for temporary files"), error) from error
-        for place in places:
-            try:
-                with tempfile.TemporaryFile(dir=place) as file:
-                    file.write(bytes(_ROOM))
-            except OSError as error:
-                raise self._storage_failed(method, place, error) from error
-        if number in (errno.ENOSPC, errno.EDQUOT):
-            raise self._storage_failed(method, places[-1], OSError(number, os.strerror(number)))
+        return self.call(_generate, contexts)
 
-    def _storage_failed(self, method: str, place: Path, error: OSError) -> EngineStorageFailed:
-        return EngineStorageFailed(
-            f"the {self.settings.engine} engine failed to {method}: {place} could not be written to: "
-            f"{error.strerror or error} ({advice_on(error)}; temporary files go where the environment "
-            f"variable TMPDIR says).\n{GOES_ON}"
-        )
-
-    def _obituary(self, method: str) -> str:
-        self._process.join(timeout=5)
-        code = self._process.exitcode
-        how = "closed its connection" if code is None else f"ended with exit code {code}"
-        if code is not None and code < 0:
-            how = f"was killed by {signal.Signals(-code).name}"
-            if code == -signal.SIGKILL:
-                how += " (out of memory?)"
-        return f"the {self.settings.engine} engine {how} during {method}\n{self._tail()}"
-
-    def _tail(self) -> str:
-        with open(self.log_file, "rb") as file:
-            file.seek(min(self._log_begins, self.log_file.stat().st_size))
-            lines = file.read().decode(errors="replace").splitlines()
-        return in_short(lines, self.log_file)
+    def margins(self, prefixes: NDArray[np.uint32]) -> NDArray[np.float32]:
+        """Of the reference engine: best minus second best logit after u32[n, m] prefixes, f32[n]."""
+        return self.call(_margins, prefixes)
 
 
-def in_short(lines: list[str], log_file: Path) -> str:
-    """Of what an engine wrote into its log in its start or a call: where it went wrong, and the end.
+class ForwardProcess(Child[EagerForward]):
+    """Transformers' eager forward of the weights in a folder."""
 
-    Behind a crash comes its stack, as long as one likes, so the last lines say nothing; and what follows on
-    an error are others, which it caused.
-    """
-    end = max(0, len(lines) - _LOG_LINES)
-    first = next((number for number, line in enumerate(lines[:end]) if _CRASHED.search(line)), None)
-    if first is None:
-        first = next((number for number, line in enumerate(lines[:end]) if _FAILED.search(line)), None)
-    told = [] if first is None else [f"first in {log_file}:", f"  {_cut(lines[first])}"]
-    return "\n".join([*told, f"the end of {log_file}:", *(f"  {_cut(line)}" for line in lines[end:])])
+    def __init__(self, settings: EngineSettings, folder: Path, log_file: Path, device: str = "") -> None:
+        super().__init__("eager", EagerForward, _PRELOAD, settings, folder, log_file, device=device)
+
+    def forward(self, tokens: NDArray[np.uint32]) -> Forward:
+        """What the model says of the continuations in u32[n, context + m] windows."""
+        return self.call(_forward, tokens)
 
 
-def _cut(line: str) -> str:
-    return line if len(line) <= _LINE else line[: _LINE - 1] + "…"
+# What is asked there, of the engine itself.
 
 
-def start_engine(settings: EngineSettings, folder: Path) -> Any:
-    """The engine that `settings` names, in this process."""
-    if settings.engine == "vllm":
-        from memoserve.engines.vllm_engine import VllmEngine
-
-        return VllmEngine(settings, folder)
-    if settings.engine == "eager":
-        from memoserve.engines.eager_forward import EagerForward
-
-        return EagerForward(settings, folder)
-    from memoserve.engines.transformers_engine import TransformersEngine
-
-    return TransformersEngine(settings, folder)
+def _load(engine: Engine, folder: Path) -> None:
+    engine.load(folder)
 
 
-def _serve(connection: Connection) -> None:
-    settings, folder = connection.recv()
-    try:
-        engine = start_engine(settings, folder)
-    except Exception as error:
-        connection.send(_refusal(error))
-        return
-    connection.send((True, None))
-    while True:
-        method, argument = connection.recv()
-        try:
-            reply = (True, getattr(engine, method)(argument))
-        except Exception as error:
-            reply = _refusal(error)
-        connection.send(reply)
+def _evaluate(engine: Engine, windows: NDArray[np.uint32]) -> Matches:
+    return engine.evaluate(windows)
 
 
-def _refusal(error: Exception) -> tuple[bool, tuple[str, int | None, bool]]:
-    """What to answer: an error in words, the errno behind it, and whether these words are for people."""
-    with contextlib.suppress(OSError):  # a disk that is full doesn't take this either
-        traceback.print_exc()  # into the engine's log
-    if isinstance(error, EngineFailed):
-        return False, (str(error), None, True)
-    lines = str(error).strip().splitlines() or [""]
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OSError):
-        cause = cause.__cause__ or cause.__context__
-    return False, (f"{type(error).__name__}: {lines[0]}", cause.errno if cause is not None else None, False)
+def _generations(engine: Engine, windows: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    return engine.generations(windows)
 
 
-def _engine_process(
-    connection: Connection, log_file: Path | None, device: str, kind: str, products: str | None
-) -> None:
-    os.setsid()  # Ctrl-C is for the driver, which then closes the engine
-    _end_with_driver()
-    if log_file is not None:
-        with open(log_file, "ab") as log:
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
-    # What this process is forked from has the environment of its own start.
-    os.environ.pop(PRODUCTS, None)
-    if products is not None:
-        os.environ[PRODUCTS] = products
-    if device and kind == "cpu":
-        os.sched_setaffinity(0, cores_of(device))
-        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = device
-    elif device:
-        os.environ["CUDA_VISIBLE_DEVICES"] = device
-    with contextlib.suppress(EOFError, ConnectionResetError, BrokenPipeError):
-        _serve(connection)
-    os._exit(0)  # torch's and vLLM's threads need no goodbye
+def _logliks(engine: Engine, windows: NDArray[np.uint32]) -> NDArray[np.float64]:
+    return engine.logliks(windows)
 
 
-def _end_with_driver() -> None:
-    """End this process when the driver is gone, also in the middle of a computation."""
-
-    def watch() -> None:
-        driver = multiprocessing.parent_process()
-        assert driver is not None
-        driver.join()
-        os.killpg(os.getpgid(0), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _reload_refusal(engine: Engine, _: None) -> str | None:
+    return engine.reload_refusal
 
 
-def cores_of(device: str) -> range:
-    """The cores of `3` or `0-15`. Raises ValueError for anything else."""
-    first, _, last = device.partition("-")
-    return range(int(first), int(last or first) + 1)
+def _proved(engine: Engine, _: None) -> tuple[Check, ...]:
+    return engine.proved()
+
+
+def _generate(engine: Engine, contexts: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    from memoserve.engines.transformers.engine import TransformersEngine
+    from memoserve.engines.vllm.engine import VllmEngine
+
+    if not isinstance(engine, TransformersEngine | VllmEngine):
+        raise EngineFailed(f"{type(engine).__name__} is no engine of memoserve's own: it has no `generate`")
+    return engine.generate(contexts)
+
+
+def _margins(engine: Engine, prefixes: NDArray[np.uint32]) -> NDArray[np.float32]:
+    from memoserve.engines.transformers.engine import TransformersEngine
+
+    if not isinstance(engine, TransformersEngine):
+        raise EngineFailed(f"{type(engine).__name__} is not the reference engine: it has no `margins`")
+    return engine.margins(prefixes)
+
+
+def _forward(forward: EagerForward, tokens: NDArray[np.uint32]) -> Forward:
+    return forward.forward(tokens)

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from memoserve.domain import Checkpoint
 from memoserve.errors import BadInput
 from memoserve.imports.into_store import (
     PART_SIZE,
@@ -35,7 +36,7 @@ from memoserve.imports.into_store import (
     write_imported,
 )
 from memoserve.store import Store
-from memoserve.suites import Checkpoint, Suite
+from memoserve.suites import Suite
 
 if TYPE_CHECKING:
     import duckdb

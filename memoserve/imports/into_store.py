@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from memoserve.domain import Checkpoint
 from memoserve.errors import StoreConflict
 from memoserve.store import Store
-from memoserve.suites import Checkpoint, Suite
+from memoserve.suites import Suite
 
 # 8M rows: 18 parts for a whole Pythia checkpoint, about 200 MB of memory for one.
 PART_SIZE = 1 << 23

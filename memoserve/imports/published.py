@@ -30,10 +30,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from memoserve.domain import Checkpoint
 from memoserve.errors import BadInput
 from memoserve.imports.into_store import ImportedScores, imported_fingerprint, write_imported
 from memoserve.store import Store
-from memoserve.suites import Checkpoint, Suite
+from memoserve.suites import Suite
 
 if TYPE_CHECKING:
     import duckdb

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Literal
 from memoserve.catalog import explained
 from memoserve.catalog.connection import quoted
 from memoserve.errors import BadInput
+from memoserve.files.whole import writing
 from memoserve.memorized.cells import Checkpoint
-from memoserve.store import Store, writing
+from memoserve.store import Store
 
 if TYPE_CHECKING:
     import duckdb

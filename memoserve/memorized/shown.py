@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memoserve.definitions import CONTINUATION
+from memoserve.domain import CONTINUATION
 from memoserve.errors import BadInput, StoreConflict
 from memoserve.memorized.cells import Cell, Pair, Row, matches_of
 from memoserve.memorized.text import Piece, Words, mismatches, pieces, words

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from memoserve.errors import BadInput
+from memoserve.files.whole import writing
 from memoserve.queries.run import Answer
-from memoserve.store import writing
 from memoserve.terminal import harmless, harmless_lines
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memoserve.errors import BadInput
-from memoserve.store import writing
+from memoserve.files.whole import writing
 
 if TYPE_CHECKING:
     from types import ModuleType

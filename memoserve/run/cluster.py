@@ -24,6 +24,7 @@ from typing import Any
 
 from memoserve import __version__
 from memoserve.checks import Check
+from memoserve.domain import Checkpoint
 from memoserve.engines import Diagnosis, EngineSettings, LocalWeights, diagnose, fetch_weights
 from memoserve.errors import BadInput, EngineFailed, EngineNotStarted, MemoserveError, StoreConflict
 from memoserve.run.lane import AT_ONCE, Done, Lane, Reports
@@ -31,7 +32,7 @@ from memoserve.run.plan import Range
 from memoserve.run.weights_check import WeightsReport, check_weights
 from memoserve.sequences import Selection, open_sequences
 from memoserve.store import Store
-from memoserve.suites import Checkpoint, Suite
+from memoserve.suites import Suite
 
 _LOOK_FOR_NODES = 5.0
 """Seconds between two looks for nodes that joined or left."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from memoserve.checks import Check
-from memoserve.engines.config_identity import changed_fields
-from memoserve.engines.weight_contents import Contents
-from memoserve.suites import Checkpoint
+from memoserve.domain import Checkpoint
+from memoserve.engines.weights.config_identity import changed_fields
+from memoserve.engines.weights.contents import Contents
 
 NAME = "configuration"
 

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.checks import CheckResult
-from memoserve.definitions import CONTINUATION
-from memoserve.engines.heads import unsupported_head_size
-from memoserve.engines.model_tensors import Parameters, parameters_of
-from memoserve.engines.tensor_headers import Tensor
-from memoserve.engines.tensor_values import FLOATS, sampled, sampled_values
-from memoserve.engines.weights import ModelFolder, positions_of
-from memoserve.suites import Checkpoint, Model, Suite
+from memoserve.domain import CONTINUATION, Checkpoint, Model
+from memoserve.engines.vllm.heads import unsupported_head_size
+from memoserve.engines.weights.local import ModelFolder, positions_of
+from memoserve.engines.weights.model_tensors import Parameters, parameters_of
+from memoserve.engines.weights.tensor_headers import Tensor
+from memoserve.engines.weights.tensor_values import FLOATS, sampled, sampled_values
+from memoserve.suites import Suite
 
 TOLERANCE = 0.01
 """How far a suite's parameter counts may be off, as a share: budgets are then off by as much."""
@@ -260,7 +260,7 @@ def _positions(suite: Suite, config: dict[str, Any], use: Use) -> Iterator[Findi
 
 
 def _heads(config: dict[str, Any], use: Use) -> Iterator[Finding]:
-    if use.engine == "transformers":
+    if use.engine not in ("vllm", None):
         return
     reason = unsupported_head_size(config, use.device)
     if reason is None:

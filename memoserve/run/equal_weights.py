@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from memoserve.checks import Check, CheckResult
-from memoserve.suites import Checkpoint, Suite
+from memoserve.domain import Checkpoint
+from memoserve.suites import Suite
 
 OWN = "own weights"
 """The name of these checks."""

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memoserve.definitions import CONTINUATION
+from memoserve.domain import CONTINUATION, Model
 from memoserve.engines import EngineSettings
 from memoserve.run.plan import CheckpointPlan, Plan
 from memoserve.run.windows import window_ids
 from memoserve.sequences import SequenceSource
-from memoserve.suites import Model
 
 _COUNT_WINDOWS_UP_TO = 2_000_000
 """Sequences that are read to count distinct windows; of more, each is taken for a window of its own."""

@@ -12,7 +12,7 @@ from memoserve.run.inputs import Inputs
 from memoserve.run.plan import CheckpointPlan, Plan, Range
 
 if TYPE_CHECKING:
-    from memoserve.suites import Checkpoint
+    from memoserve.domain import Checkpoint
 
 _INTERVAL = 1.0
 """Seconds between two `progress` events at least; parts and checkpoints are told whenever they are done."""

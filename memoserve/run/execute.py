@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from memoserve.checks import Check, failures
-from memoserve.definitions import CONTINUATION
+from memoserve.domain import CONTINUATION, Checkpoint
 from memoserve.engines import EngineSettings, fetch_weights
 from memoserve.errors import (
     BadInput,
@@ -35,7 +35,6 @@ from memoserve.run.schedule import Assignment, Schedule
 from memoserve.run.windows import window_ids
 from memoserve.sequences import SequenceSource, check_sequences, check_tokens
 from memoserve.store import Store
-from memoserve.suites import Checkpoint
 
 _LISTEN = 0.5
 """Seconds between two looks at what a cluster's workers report."""

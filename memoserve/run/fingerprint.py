@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memoserve.definitions import CONTINUATION
+from memoserve.domain import CONTINUATION
 from memoserve.engines import EngineSettings
 from memoserve.sequences import Selection, SequenceSource
 from memoserve.suites import Suite

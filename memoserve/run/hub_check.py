@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from memoserve.engines.hub_client import HubFailed
-from memoserve.engines.hub_listing import HubContents, Revision, list_revisions
+from memoserve.domain import Checkpoint
+from memoserve.engines.weights.hub_client import HubFailed
+from memoserve.engines.weights.hub_listing import HubContents, Revision, list_revisions
 from memoserve.run.equal_weights import Held
-from memoserve.suites import Checkpoint, Suite
+from memoserve.suites import Suite
 
 LATEST = "main"
 """The branch of the finished model."""

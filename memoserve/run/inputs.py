@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from memoserve.checks import Check, failures
-from memoserve.definitions import CONTINUATION
+from memoserve.domain import CONTINUATION, Checkpoint
 from memoserve.engines import EngineSettings
 from memoserve.errors import BadInput
 from memoserve.run.described_weights import Use
@@ -15,7 +15,7 @@ from memoserve.run.training_length import check_training_length
 from memoserve.run.weights_check import WeightsReport
 from memoserve.sequences import SequenceSource, check_sequences
 from memoserve.store import Store
-from memoserve.suites import Checkpoint, Suite
+from memoserve.suites import Suite
 
 CheckWeights = Callable[..., WeightsReport]
 """memoserve.run.check_weights, here or on a node of a cluster."""

@@ -21,15 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.checks import Check, failures
-from memoserve.definitions import CONTINUATION
-from memoserve.engines import (
-    EngineProcess,
-    EngineSettings,
-    LocalWeights,
-    Matches,
-    concatenate,
-    fetch_weights,
-)
+from memoserve.domain import CONTINUATION, Checkpoint, Matches
+from memoserve.engines import EngineProcess, EngineSettings, LocalWeights, concatenate, fetch_weights
 from memoserve.errors import BadInput, EngineFailed, EngineNotStarted, StorageFailed, StoreConflict
 from memoserve.run import proof
 from memoserve.run.described_weights import Use
@@ -39,7 +32,7 @@ from memoserve.run.weights_check import check_fetched
 from memoserve.run.windows import KnownWindows, distinct
 from memoserve.sequences import Selection, SequenceSource
 from memoserve.store import Store
-from memoserve.suites import Checkpoint, Suite
+from memoserve.suites import Suite
 
 Fetch = Callable[[Checkpoint], LocalWeights]
 

@@ -6,11 +6,11 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 
+from memoserve.domain import Checkpoint
 from memoserve.engines import EngineSettings, cores_of, gpus
 from memoserve.errors import BadInput
 from memoserve.run.lane import AT_ONCE, Done, Lane
 from memoserve.run.plan import Range
-from memoserve.suites import Checkpoint
 
 
 class LocalLane:

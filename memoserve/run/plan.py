@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from memoserve.domain import Checkpoint
 from memoserve.sequences import Selection
 from memoserve.store import Store, missing_ranges
-from memoserve.suites import Checkpoint, Suite
+from memoserve.suites import Suite
 
 Range = tuple[int, int]
 

@@ -18,7 +18,7 @@ from memoserve.terminal import harmless, harmless_lines
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from memoserve.suites import Checkpoint
+    from memoserve.domain import Checkpoint
 
 
 class Progress(Protocol):

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.checks import Check, CheckResult
-from memoserve.definitions import CONTINUATION
-from memoserve.engines import EngineProcess, EngineSettings, Forward, LocalWeights, agreement
+from memoserve.domain import CONTINUATION, Checkpoint
+from memoserve.engines import EngineProcess, EngineSettings, Forward, ForwardProcess, LocalWeights, agreement
 from memoserve.errors import EngineFailed
-from memoserve.suites import Checkpoint, Suite
+from memoserve.suites import Suite
 
 AGREES = "engine agrees with Transformers"
 PLAUSIBLE = "plausible"
@@ -75,10 +75,10 @@ class SecondWay:
     """Transformers' forward of a checkpoint's files, in a process of its own. `device`: see EngineProcess."""
 
     def __init__(self, settings: EngineSettings, log_file: Path, device: str = "") -> None:
-        self._settings = replace(settings, engine="eager", tensor_parallel=1)
+        self._settings = replace(settings, tensor_parallel=1)
         self._log_file = log_file
         self._device = device
-        self._process: EngineProcess | None = None
+        self._process: ForwardProcess | None = None
 
     def begin(self, folder: Path) -> None:
         """Start with these weights, and don't wait: on a CPU that costs little beside an engine that starts.
@@ -96,9 +96,9 @@ class SecondWay:
         except EngineFailed as error:
             raise NoSecondWay(str(error).splitlines()[0]) from None
 
-    def _start(self, folder: Path) -> EngineProcess:
+    def _start(self, folder: Path) -> ForwardProcess:
         if self._process is None:
-            self._process = EngineProcess(self._settings, folder, self._log_file, device=self._device)
+            self._process = ForwardProcess(self._settings, folder, self._log_file, self._device)
         return self._process
 
     def forward(self, windows: NDArray[np.uint32]) -> Forward:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from memoserve.checks import CheckResult
+from memoserve.domain import Checkpoint
 from memoserve.run.equal_weights import Held
-from memoserve.suites import Checkpoint, Defect, Suite
+from memoserve.suites import Defect, Suite
 
 
 def reported(

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from memoserve.checks import Check
-from memoserve.engines.weight_contents import Contents
-from memoserve.suites import Checkpoint, Model
+from memoserve.domain import Checkpoint, Model
+from memoserve.engines.weights.contents import Contents
 
 MARGIN = 1.05
 """Training leads away from where it was: of three steps, the middle one lies nearer to each of the others

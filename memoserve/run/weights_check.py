@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from memoserve.checks import Check, CheckResult
-from memoserve.engines.hub_client import HubFailed
-from memoserve.engines.hub_listing import HubContents
-from memoserve.engines.weight_contents import Contents
-from memoserve.engines.weight_files import listed
-from memoserve.engines.weights import LocalWeights, ModelFolder, identity_of, open_folder
+from memoserve.domain import Checkpoint, Weights
+from memoserve.engines.weights.contents import Contents
+from memoserve.engines.weights.files import listed
+from memoserve.engines.weights.hub_client import HubFailed
+from memoserve.engines.weights.hub_listing import HubContents
+from memoserve.engines.weights.local import LocalWeights, ModelFolder, identity_of, open_folder
 from memoserve.errors import EngineFailed
 from memoserve.run.configurations import check_configurations
 from memoserve.run.described_weights import Use, findings, of_size
@@ -22,7 +23,7 @@ from memoserve.run.equal_weights import OWN, Held, compare
 from memoserve.run.hub_check import held_on_hub
 from memoserve.run.reported_defects import reported
 from memoserve.run.step_order import check_step_order
-from memoserve.suites import Checkpoint, Suite, Weights
+from memoserve.suites import Suite
 
 SMALL = 64 << 20
 """Bytes of weights that are hashed for their identity without need."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memoserve.engines import Matches
+from memoserve.domain import Matches
 
 
 def window_ids(windows: NDArray[np.uint32]) -> NDArray[np.int64]:

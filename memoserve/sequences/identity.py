@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from memoserve.sequences.byte_ranges import ByteRanges
+from memoserve.files.byte_ranges import ByteRanges
 
 BLOCK = 4096
 BLOCKS = 64

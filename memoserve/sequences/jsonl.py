@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.errors import BadInput
-from memoserve.sequences.byte_ranges import ByteRanges
+from memoserve.files.byte_ranges import ByteRanges
+from memoserve.files.place import Place
 from memoserve.sequences.identity import sampled_sha256
-from memoserve.sequences.place import Place
 from memoserve.sequences.source import (
     LARGEST_TOKEN,
     MAYBE_NUMBERS,

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.errors import BadInput
-from memoserve.sequences.byte_ranges import REQUESTS, ByteRanges
+from memoserve.files.byte_ranges import REQUESTS, ByteRanges
+from memoserve.files.place import Place
 from memoserve.sequences.foreign import foreign_kind
 from memoserve.sequences.identity import sampled_sha256
 from memoserve.sequences.megatron_order import ADVICE, IndexFacts, IndexReader, order_files
-from memoserve.sequences.place import Place
 from memoserve.sequences.source import (
     OrderEvidence,
     as_token_ids,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from memoserve.errors import BadInput
-from memoserve.sequences.place import Place
+from memoserve.files.place import Place
 
 ADVICE = (
     "training reads samples that are cut from documents and shuffled: write these samples in training order, "

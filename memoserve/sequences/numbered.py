@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from memoserve.errors import BadInput
-from memoserve.sequences.place import Place
+from memoserve.files.place import Place
 
 _DIGITS = re.compile(r"[0-9]+")
 _OF = re.compile(r"(?<![0-9])([0-9]+)[-_.]of[-_.]([0-9]+)(?![0-9])")

@@ -6,6 +6,7 @@ import os
 import re
 
 from memoserve.errors import BadInput
+from memoserve.files.place import Place, locate
 from memoserve.sequences.foreign import foreign_folder, foreign_kind
 from memoserve.sequences.jsonl import JsonlSequences
 from memoserve.sequences.megatron import open_megatron
@@ -13,7 +14,6 @@ from memoserve.sequences.npy import NpySequences
 from memoserve.sequences.numbered import check_alone, whole_set
 from memoserve.sequences.pack import BEGUN, MANIFEST, PackSequences, is_pack
 from memoserve.sequences.parquet import ParquetSequences
-from memoserve.sequences.place import Place, locate
 from memoserve.sequences.source import SequenceSource
 
 KINDS = (

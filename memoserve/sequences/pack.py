@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.errors import BadInput
-from memoserve.sequences.byte_ranges import ByteRanges, read_small
-from memoserve.sequences.place import Place
+from memoserve.files.byte_ranges import ByteRanges, read_small
+from memoserve.files.place import Place
 from memoserve.sequences.source import OrderEvidence, check_ids, check_length, check_long_enough, check_span
 
 FORMAT = 1

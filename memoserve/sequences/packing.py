@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -12,12 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.errors import BadInput, StorageFailed
+from memoserve.files.lock import try_lock
+from memoserve.files.place import Place
+from memoserve.files.whole import sync_to_disk, temporary_owner, writing
 from memoserve.sequences.checks import length_range
 from memoserve.sequences.pack import (
     BEGUN,
@@ -34,7 +35,6 @@ from memoserve.sequences.pack import (
     read_manifest,
     written,
 )
-from memoserve.sequences.place import Place
 from memoserve.sequences.source import SequenceSource, check_length
 
 UNFINISHED = ".unfinished"
@@ -94,7 +94,7 @@ def write_pack(
             if folder.exists():
                 raise BadInput(f"{folder} appeared meanwhile: {work} is whole and stays where it is")
             work.rename(folder)
-            _sync(folder.parent)
+            sync_to_disk(folder.parent)
     return manifest
 
 
@@ -168,7 +168,11 @@ def _write_part(
         return _narrow(tokens, begin, manifest.dtype)
 
     # The next rows are read while these are hashed and written.
-    with _whole(data) as file, ThreadPoolExecutor(1, "reader") as reader:
+    with (
+        writing(data) as temporary,
+        open(temporary, "wb") as file,
+        ThreadPoolExecutor(1, "reader") as reader,
+    ):
         file.write(manifest.header_of(part))
         upcoming = reader.submit(read, first)
         for begin in range(first, stop, step):
@@ -204,7 +208,7 @@ def _finish(work: Path, manifest: Manifest, digests: bytes) -> Manifest:
         if name not in expected:
             path = work / name
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    _sync(work)
+    sync_to_disk(work)
     return whole
 
 
@@ -213,10 +217,11 @@ def _alone(work: Path) -> Iterator[None]:
     """Hold the folder; the operating system lets go of it even after kill -9."""
     descriptor = os.open(work, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(f"{work} is being written by another process: wait for it, or stop it") from None
+        if not try_lock(descriptor):
+            raise BadInput(f"{work} is being written by another process: wait for it, or stop it")
+        for name in os.listdir(work):
+            if temporary_owner(name) is not None:
+                (work / name).unlink()  # of a writer that was killed
         yield
     finally:
         os.close(descriptor)
@@ -233,26 +238,6 @@ def _file_system(path: Path) -> Iterator[None]:
         ) from None
 
 
-@contextmanager
-def _whole(path: Path) -> Iterator[Any]:
-    """A file that is there whole, on the disk, or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync(path.parent)
-
-
 def _write(path: Path, content: bytes) -> None:
-    with _whole(path) as file:
-        file.write(content)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with writing(path) as temporary:
+        temporary.write_bytes(content)

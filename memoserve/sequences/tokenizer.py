@@ -6,8 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from memoserve.errors import BadInput
-from memoserve.sequences.byte_ranges import read_small
-from memoserve.sequences.place import locate
+from memoserve.files.byte_ranges import read_small
+from memoserve.files.place import locate
 from memoserve.terminal import escaped
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from memoserve.errors import StorageFailed
-from memoserve.store.files import reporting
+from memoserve.files.whole import reporting
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 UNFINISHED: tuple[State, ...] = ("queued", "running")

@@ -193,7 +193,8 @@ def catalog(place: Place) -> Iterator[duckdb.DuckDBPyConnection]:
     failed, whatever it left, the next has a new one.
     """
     from memoserve.catalog import explained, kinds_of_parts
-    from memoserve.store.files import LocalFiles, open_files
+    from memoserve.files.local import LocalFiles
+    from memoserve.files.opening import open_files
 
     files = open_files(place.store)
     # What is looked up when it is made: of a remote store, where looking takes a while, now and then.

@@ -13,10 +13,12 @@ from typing import Any, Concatenate, ParamSpec
 import anyio
 from cachetools import LRUCache
 
+from memoserve.files.base import Files
+from memoserve.files.local import LocalFiles
+from memoserve.files.opening import open_files
 from memoserve.serve.files import suite_files
 from memoserve.serve.readers import Place, Readers, Reply
 from memoserve.serve.settings import Settings
-from memoserve.store.files import Files, LocalFiles, open_files
 
 P = ParamSpec("P")
 

@@ -22,9 +22,9 @@ from pathlib import Path
 import psutil
 
 from memoserve.errors import RunIncomplete, StoreConflict
+from memoserve.files.local import LOCK
 from memoserve.serve import progress
 from memoserve.serve.queue import Queue, Run
-from memoserve.store.files import LOCK
 
 POLL_SECONDS = 0.2
 IDLE_SECONDS = 5.0

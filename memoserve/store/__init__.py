@@ -1,7 +1,6 @@
 """The score store: a directory of Parquet parts, each there whole or not at all."""
 
-from memoserve.store.files import writing
 from memoserve.store.parts import Part, Scores, missing_ranges
 from memoserve.store.store import DEFAULT_STORE, MARK, Store
 
-__all__ = ["DEFAULT_STORE", "MARK", "Part", "Scores", "Store", "missing_ranges", "writing"]
+__all__ = ["DEFAULT_STORE", "MARK", "Part", "Scores", "Store", "missing_ranges"]

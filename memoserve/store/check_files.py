@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from memoserve.checks import Check
+from memoserve.files.base import Files
 from memoserve.store import checksum
 from memoserve.store.columns import CHECKS, misfit, schema_of, with_all
-from memoserve.store.files import Files
 from memoserve.store.parts import METADATA_KEY, damaged, metadata_in, rows_of
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from memoserve.errors import StoreConflict
-from memoserve.store.files import Files, LocalFiles
+from memoserve.files.base import Files
+from memoserve.files.local import LocalFiles
 
 DEFAULT_STORE = "memoserve-out"
 MARK = "memoserve.json"

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from memoserve.files.base import Files
 from memoserve.store import checksum
-from memoserve.store.files import Files
 from memoserve.store.parts import damaged
 
 _NAME = re.compile(

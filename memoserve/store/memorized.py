@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from memoserve.definitions import CONTINUATION
+from memoserve.domain import CONTINUATION
+from memoserve.files.base import Files
 from memoserve.store.columns import MEMORIZED_BY, SCORES
-from memoserve.store.files import Files
 from memoserve.store.listed import keep_list, listing
 from memoserve.store.parts import Part, digest_of, read_columns
 

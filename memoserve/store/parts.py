@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.errors import BadInput, StoreConflict
+from memoserve.files.base import Files
 from memoserve.store import checksum
 from memoserve.store.columns import Column, with_all
-from memoserve.store.files import Files
 from memoserve.store.fingerprint import differences
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memoserve.files.base import Files
 from memoserve.store.columns import SEQUENCES
-from memoserve.store.files import Files
 from memoserve.store.listed import keep_list, listing
 from memoserve.store.parts import Part, part_metadata, read_columns
 

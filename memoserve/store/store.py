@@ -15,14 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.checks import Check
-from memoserve.definitions import CONTINUATION
+from memoserve.domain import CONTINUATION
 from memoserve.errors import BadInput, StoreConflict
+from memoserve.files.base import Files
+from memoserve.files.local import LocalFiles
+from memoserve.files.opening import open_files
 from memoserve.store import check_files, checksum
 from memoserve.store import checkpoints as checkpoint_tables
 from memoserve.store import memorized as lists
 from memoserve.store import parts as part_files
 from memoserve.store.columns import CHECKPOINTS, SCORES, SEQUENCES, Column, schema_of, with_all
-from memoserve.store.files import Files, LocalFiles, open_files
 from memoserve.store.fingerprint import (
     OF_ENGINE,
     Fingerprint,
@@ -50,7 +52,8 @@ from memoserve.store.parts import Part, Scores, damaged, missing_ranges, part_na
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from memoserve.suites import Checkpoint, Suite
+    from memoserve.domain import Checkpoint
+    from memoserve.suites import Suite
 
 __all__ = ["DEFAULT_STORE", "MARK", "MatchesLike", "Store"]
 

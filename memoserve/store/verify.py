@@ -13,10 +13,13 @@ from itertools import groupby
 from typing import Any, Literal
 
 from memoserve.errors import StoreConflict
+from memoserve.files.base import Files
+from memoserve.files.local import LocalFiles
+from memoserve.files.opening import open_files
+from memoserve.files.whole import temporary_owner
 from memoserve.store import checksum
 from memoserve.store.check_files import physical_types, refuse_damaged_checks, suite_of_checks
 from memoserve.store.columns import CHECKPOINTS, MEMORIZED_BY, SCORES, SEQUENCES, misfit
-from memoserve.store.files import Files, LocalFiles, open_files, temporary_owner
 from memoserve.store.fingerprint import differences, fingerprint_file, fingerprint_in
 from memoserve.store.layout import (
     FINGERPRINT,

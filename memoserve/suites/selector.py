@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
+from memoserve.domain import Checkpoint, Model
 from memoserve.errors import BadInput
-from memoserve.suites.suite import Checkpoint, Model, Suite
+from memoserve.suites.suite import Suite
 
 _WORDS = {"all": "*@*", "final": "*@final", "default": "*@default"}
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from memoserve.domain import Checkpoint, Model, Weights
 from memoserve.errors import BadInput
 
 LARGEST = 1 << 20
@@ -115,28 +116,6 @@ class _SuiteTable(_Table):
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Where one checkpoint's weights are: a local folder, or a hub repository and revision."""
-
-    folder: Path | None = None
-    hub: str | None = None
-    revision: str | None = None
-
-    def __str__(self) -> str:
-        return str(self.folder) if self.folder is not None else f"{self.hub}@{self.revision}"
-
-
-@dataclass(frozen=True)
-class Model:
-    """One model of a suite. `order` is its rank by size, 0 the smallest."""
-
-    name: str
-    order: int
-    parameters: int
-    parameters_without_embeddings: int
-
-
-@dataclass(frozen=True)
 class SuiteSequences:
     """The training data: `path` may be missing (then the user gives it), `column` is the Parquet column of
     tokens if it has a name of its own, `control` is half-open.
@@ -167,34 +146,6 @@ class Defect:
     def names(self, checkpoint: Checkpoint) -> bool:
         """Whether the report is about this checkpoint."""
         return self.model in (None, checkpoint.model.name) and checkpoint.step in self.steps
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """One model at one training step.
-
-    `sequences_seen` and `tokens_seen` are what training had read by then (step x batch size, and that
-    many tokens of input); `training_flops` is 6 x parameters x tokens_seen, embeddings counted, the
-    paper's convention; `training_flops_without_embeddings` leaves them out.
-    """
-
-    suite: str
-    model: Model
-    step: int
-    sequences_seen: int
-    tokens_seen: int
-    weights: Weights
-
-    @property
-    def training_flops(self) -> int:
-        return 6 * self.model.parameters * self.tokens_seen
-
-    @property
-    def training_flops_without_embeddings(self) -> int:
-        return 6 * self.model.parameters_without_embeddings * self.tokens_seen
-
-    def __str__(self) -> str:
-        return f"{self.model.name}@{self.step}"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Transformers: the reference engine, and the eager forward that every engine is held against."""

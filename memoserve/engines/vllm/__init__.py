@@ -1,0 +1,1 @@
+"""vLLM, the default engine, and all that only it needs."""

@@ -1,0 +1,1 @@
+"""Weights: which files a checkpoint's are, what they hold, and fetching them from the hub."""
