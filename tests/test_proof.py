@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from memoserve.cli import app
 from memoserve.engines import EngineProcess, EngineSettings, Forward, agreement, fetch_weights
 from memoserve.errors import RunIncomplete
-from memoserve.run import proof
+from memoserve.run.checks import proof
 from memoserve.suites import Checkpoint, Suite, select
 
 SETTINGS = EngineSettings(

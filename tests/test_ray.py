@@ -44,7 +44,7 @@ def test_a_cluster_makes_the_same_parts_and_loses_nothing_with_a_node(
     arguments = (*SMALL, *PARTS, "--executor", "ray", "--address", nodes.address, "--out", "over-ray")
     process = start(*arguments, cwd=tmp_path)
     before = events_until(process, "part_done", 3)
-    lanes = {event["lane"] for event in before if event["event"] == "engine_starting"}
+    lanes = {event["worker"] for event in before if event["event"] == "engine_starting"}
     assert len(lanes) == 2
     assert {lane.split()[1] for lane in lanes} == {node[:6] for node in nodes.nodes}
     nodes.kill(nodes.nodes[0])

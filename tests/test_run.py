@@ -25,12 +25,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from memoserve.engines import Matches
-from memoserve.run import Events, make_plan, part_size_for
-from memoserve.run.execute import Run
-from memoserve.run.lane import Done
-from memoserve.run.plan import CheckpointPlan, wanted_ranges
+from memoserve.run.checks.inputs import Inputs
+from memoserve.run.checks.weights import WeightsReport
+from memoserve.run.dispatch import Dispatcher
+from memoserve.run.event_lines import EventLines
+from memoserve.run.events import PartAdvanced, PlanEvent, Setting, WeightsLoaded
+from memoserve.run.plan import CheckpointPlan, make_plan, part_size_for, wanted_ranges
 from memoserve.run.schedule import Schedule
 from memoserve.run.windows import KnownWindows, distinct, window_ids
+from memoserve.run.worker import Done
 from memoserve.sequences import Selection
 from memoserve.store import Store
 from memoserve.suites import Suite, load_suite, select
@@ -235,7 +238,7 @@ def test_a_lane_that_can_start_no_engine_leaves_its_parts_to_others() -> None:
     assert [taken[0] for taken in (schedule.next("sound"), schedule.next("sound")) if taken] == [first, first]
     # All lanes failed at the first checkpoint: then that is to blame, and the second may be tried.
     schedule.refuse("sound", first)
-    schedule.relent(first)
+    schedule.retry_refused(first)
     assert [taken[0] for taken in (schedule.next("broken"), schedule.next("sound")) if taken] == [
         second,
         second,
@@ -249,18 +252,19 @@ def test_what_a_lost_worker_had_done_counts_once(tmp_path: Path) -> None:
     plan = make_plan(suite, select(suite, "116k@161"), Selection(0, 400), None, 200)
     (item,) = plan.todo
     stream = io.StringIO()
-    events = Events(stream)
-    events.plan(plan)
-    run = Run(plan, Store.create(tmp_path / "store"), events)
+    lines = EventLines(stream)
+    setting = Setting("store", "score", "vllm", "1", "cpu", "float32", "local")
+    lines(PlanEvent(plan, Inputs(WeightsReport(), (), ()), setting))
+    run = Dispatcher(plan, Store.create(tmp_path / "store"), lines)
     checkpoint, first = item.checkpoint, (0, 200)
-    run.begun(checkpoint)
-    run.advanced(checkpoint, first, 100, 50)
-    run.advanced(checkpoint, first, 50, 20)  # another one begins again
-    run.advanced(checkpoint, first, 120, 60)
+    run.receive(WeightsLoaded(checkpoint))
+    run.receive(PartAdvanced(checkpoint, first, 100, 50))
+    run.receive(PartAdvanced(checkpoint, first, 50, 20))  # another one begins again
+    run.receive(PartAdvanced(checkpoint, first, 120, 60))
     run._count(item, first, Done(200, 90, 3))
-    run.advanced(checkpoint, first, 200, 90)  # late
+    run.receive(PartAdvanced(checkpoint, first, 200, 90))  # late
     run._count(item, (200, 400), Done(200, 0, 0))
-    run.advanced(checkpoint, (200, 400), 200, 80)
+    run.receive(PartAdvanced(checkpoint, (200, 400), 200, 80))
     told = [json.loads(line) for line in stream.getvalue().splitlines()]
     done = [event["all_done"] for event in told if event["event"] == "part_done"]
     assert done == [200, 400]
@@ -718,7 +722,10 @@ class TestTwoEngines:
         self, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         both = self.run(cli, "--out", "both")
-        assert {event["lane"] for event in both if event["event"] == "engine_up"} == {"device 0", "device 1"}
+        assert {event["worker"] for event in both if event["event"] == "engine_up"} == {
+            "device 0",
+            "device 1",
+        }
         last = [event for event in both if event["event"] == "part_done"][-1]
         assert last["all_done"] == last["all_total"] == 1800
         shutil.copytree(tmp_path / "both", tmp_path / "one")
@@ -726,9 +733,9 @@ class TestTwoEngines:
             monkeypatch.setenv(name, value)
         shutil.rmtree(tmp_path / "one" / "scores")
         one = self.run(cli, "--out", "one")
-        assert {event["lane"] for event in one if event["event"] == "engine_up"} == {"device 0"}
+        assert {event["worker"] for event in one if event["event"] == "engine_up"} == {"device 0"}
         told = [event for event in one if event["event"] == "engine_not_started"]
-        assert {event["lane"] for event in told} == {"device 1"}
+        assert {event["worker"] for event in told} == {"device 1"}
         assert len(told) == len({event["model"] for event in told}), "it went on trying"
         assert "exit code 1" in told[0]["reason"]
         assert one[-1]["failures"] == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from memoserve.checks import CheckResult
-from memoserve.run.equal_weights import Held
+from memoserve.run.checks.equal_weights import Held
 from memoserve.suites import Checkpoint, Defect, Suite
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from memoserve.engines.hub_client import HubFailed
 from memoserve.engines.hub_listing import HubContents, Revision, list_revisions
-from memoserve.run.equal_weights import Held
+from memoserve.run.checks.equal_weights import Held
 from memoserve.suites import Checkpoint, Suite
 
 LATEST = "main"

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from memoserve.checks import Check
 from memoserve.definitions import CONTINUATION
 from memoserve.errors import BadInput, StorageFailed
-from memoserve.run.described_weights import Use
-from memoserve.run.hub_check import hub_revisions
-from memoserve.run.training_length import check_training_length
-from memoserve.run.weights_check import StoredIdentities, check_weights
+from memoserve.run.checks.described_weights import Use
+from memoserve.run.checks.hub import hub_revisions
+from memoserve.run.checks.training_length import check_training_length
+from memoserve.run.checks.weights import StoredIdentities, check_weights
 from memoserve.sequences import check_sequences, open_sequences
 from memoserve.suites import Checkpoint, Suite
 

@@ -10,9 +10,9 @@ from memoserve.checks import Check, failures
 from memoserve.definitions import CONTINUATION
 from memoserve.engines import EngineSettings
 from memoserve.errors import BadInput
-from memoserve.run.described_weights import Use
-from memoserve.run.training_length import check_training_length
-from memoserve.run.weights_check import WeightsReport
+from memoserve.run.checks.described_weights import LONGEST, Use
+from memoserve.run.checks.training_length import check_training_length
+from memoserve.run.checks.weights import WeightsReport
 from memoserve.sequences import SequenceSource, check_sequences
 from memoserve.store import Store
 from memoserve.suites import Checkpoint, Suite
@@ -90,11 +90,25 @@ def check_inputs(
         skip_short=skip_short,
     )
     data = (check_training_length(suite), *data)
-    wrong = [*weights.stops, *(f"{check.name}: {check.detail}" for check in failures(data))]
+    wrong = [
+        *weights.stops,
+        *_context_too_long(chosen, weights),
+        *(f"{check.name}: {check.detail}" for check in failures(data)),
+    ]
     if wrong:
         raise BadInput("\n".join(wrong))
     own = tuple(one for one in chosen if one not in weights.same_as)
     return Inputs(weights, (*weights.checks, *data), own)
+
+
+def _context_too_long(chosen: Sequence[Checkpoint], weights: WeightsReport) -> list[str]:
+    """What is wrong with --context, if no chosen checkpoint takes it: then no checkpoint is to blame."""
+    details = {
+        (check.model, check.step): check.detail for check in failures(weights.checks) if check.name == LONGEST
+    }
+    if not all((one.model.name, one.step) in details for one in chosen):
+        return []
+    return [f"{one}: {detail}" for one in chosen[-1:] if (detail := details[one.model.name, one.step])]
 
 
 def stored_identities(suite: Suite, store: Store) -> dict[tuple[str, int], str]:

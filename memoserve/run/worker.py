@@ -1,4 +1,4 @@
-"""A lane: one engine, kept across checkpoints, and the parts it makes.
+"""A worker: one engine, kept across checkpoints, and the parts it makes.
 
 Several calls of `score` are under way at once. Reading one part, evaluating the one before and writing the
 one before that overlap; the engine is given to them in the order of their numbers. So the weights of the next
@@ -13,14 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memoserve.checks import Check, failures
+from memoserve.checks import failures
 from memoserve.definitions import CONTINUATION
 from memoserve.engines import (
     EngineProcess,
@@ -31,11 +29,20 @@ from memoserve.engines import (
     fetch_weights,
 )
 from memoserve.errors import BadInput, EngineFailed, EngineNotStarted, StorageFailed, StoreConflict
-from memoserve.run import proof
-from memoserve.run.described_weights import Use
-from memoserve.run.inputs import other_weights
+from memoserve.run.checks import proof
+from memoserve.run.checks.described_weights import Use
+from memoserve.run.checks.inputs import other_weights
+from memoserve.run.checks.weights import check_fetched
+from memoserve.run.events import (
+    ChecksMade,
+    EngineStarting,
+    EngineUp,
+    Notice,
+    OnWorkerEvent,
+    PartAdvanced,
+    WeightsLoaded,
+)
 from memoserve.run.plan import Range
-from memoserve.run.weights_check import check_fetched
 from memoserve.run.windows import KnownWindows, distinct
 from memoserve.sequences import Selection, SequenceSource
 from memoserve.store import Store
@@ -44,7 +51,7 @@ from memoserve.suites import Checkpoint, Suite
 Fetch = Callable[[Checkpoint], LocalWeights]
 
 AT_ONCE = 2
-"""Parts that a lane has in hand: one is evaluated, the other is read before and written after."""
+"""Parts that a worker has in hand: one is evaluated, the other is read before and written after."""
 
 
 _ENOUGH_WINDOWS = 128
@@ -62,54 +69,53 @@ class Done:
     memorized: int
 
 
-class Reports(Protocol):
-    """What a lane tells while it works on a part."""
+@dataclass(frozen=True)
+class WorkerSetup:
+    """What all workers of a run have in common. `fetch`: how weights come."""
 
-    def starting(self, model: str, lane: str) -> None:
-        """It starts an engine."""
-
-    def started(self, model: str, lane: str, seconds: float) -> None:
-        """The engine is up."""
-
-    def begun(self, checkpoint: Checkpoint) -> None:
-        """The engine has a checkpoint's weights, and evaluates."""
-
-    def advanced(self, checkpoint: Checkpoint, span: Range, sequences: int, windows: int) -> None:
-        """Of one part so many sequences are scored by now, and so many distinct windows evaluated for it."""
-
-    def checked(self, suite: str, checks: tuple[Check, ...]) -> None:
-        """What was held against each other."""
-
-    def notice(self, text: str) -> None:
-        """Something that a person should know, and that stops nothing."""
+    source: SequenceSource
+    selection: Selection
+    store: Store
+    suite: Suite
+    settings: EngineSettings
+    fetch: Fetch
 
 
-class Lane:
-    """One engine on one device (see EngineProcess). `fetch`: how weights come, if not by fetch_weights."""
+@dataclass(frozen=True)
+class _Input:
+    """A part, read: what an engine is to have, and by what it is judged.
+
+    windows: distinct ones, u32[d, context + 32]; seen: the rows of those that the checkpoint was trained on,
+    i64[s].
+    """
+
+    checkpoint: Checkpoint
+    weights: LocalWeights
+    windows: NDArray[np.uint32]
+    seen: NDArray[np.int64]
+
+
+class Worker:
+    """One engine on one device (see EngineProcess). `verbose`: show what the engine prints."""
 
     def __init__(
         self,
-        source: SequenceSource,
-        selection: Selection,
-        store: Store,
-        suite: Suite,
-        settings: EngineSettings,
-        reports: Reports,
+        setup: WorkerSetup,
+        on_event: OnWorkerEvent,
         name: str = "",
         device: str = "",
         verbose: bool = False,
-        fetch: Fetch | None = None,
     ) -> None:
         self.name = name
-        self._suite = suite
-        self._source = source
-        self._selection = selection
-        self._store = store
-        self._settings = settings
-        self._reports = reports
+        self._suite = setup.suite
+        self._source = setup.source
+        self._selection = setup.selection
+        self._store = setup.store
+        self._settings = setup.settings
+        self._fetch = setup.fetch
+        self._on_event = on_event
         self._device = device
         self._verbose = verbose
-        self._fetch = fetch or partial(fetch_weights, allow_pickle=settings.allow_pickle)
         self._fetching = threading.Lock()
         self._fetched: dict[Checkpoint, LocalWeights] = {}
         self._turns = threading.Condition()
@@ -117,8 +123,10 @@ class Lane:
         self._engine: EngineProcess | None = None
         self._model = ""
         self._switches = 0
-        self._told: set[str] = set()
-        self._second = proof.SecondWay(settings, self._log_file(suite.name, "transformers"), device)
+        self._noticed: set[str] = set()
+        self._second = proof.SecondWay(
+            setup.settings, self._log_file(setup.suite.name, "transformers"), device
+        )
         self._loaded: Checkpoint | None = None
         self._known = KnownWindows()
         self._failed: dict[Checkpoint, EngineFailed] = {}
@@ -127,8 +135,8 @@ class Lane:
     def score(self, number: int, checkpoint: Checkpoint, span: Range) -> Done:
         """Make one part. Calls are numbered from 0; every number must come.
 
-        Raises EngineNotStarted if this lane can't have an engine for the checkpoint (EngineStorageFailed, if
-        no disk for it), EngineFailed, BadInput or StoreConflict if the checkpoint can't be gone on with,
+        Raises EngineNotStarted if this worker can't have an engine for the checkpoint
+        (EngineStorageFailed, if no disk for it), EngineFailed, BadInput or StoreConflict if the checkpoint can't be gone on with,
         StorageFailed if the store can't.
         """
         with self._engine_for(number) as wait:
@@ -138,15 +146,15 @@ class Lane:
             found = distinct(read(self._source, ids, length))
             wait()
             if not len(ids):  # a sparse sample has none here
-                self._reports.begun(checkpoint)
+                self._on_event(WeightsLoaded(checkpoint))
                 self._store.write_scores(
                     checkpoint, *span, ids, Matches(np.empty(0, np.uint8)), weights.identity
                 )
                 return Done(0, 0, 0)
             try:
                 seen = np.unique(found.row_of[ids < checkpoint.sequences_seen])
-                engine = self._with(checkpoint, weights, found.windows, seen)
-                self._reports.begun(checkpoint)
+                engine = self._with(_Input(checkpoint, weights, found.windows, seen))
+                self._on_event(WeightsLoaded(checkpoint))
                 slots, rows = self._known.ask(found.windows)
                 fresh = self._evaluate(engine, found.windows[rows], checkpoint, span, len(ids))
             except EngineFailed as error:
@@ -209,32 +217,26 @@ class Lane:
         settings = self._settings
         use = Use(settings.engine, settings.device, settings.context)
         report = check_fetched(self._suite, checkpoint, weights, use=use, allow_pickle=settings.allow_pickle)
-        self._reports.checked(checkpoint.suite, tuple(report.checks))
+        self._on_event(ChecksMade(checkpoint.suite, tuple(report.checks)))
         if wrong := [*report.refused.values(), *report.stops]:
             raise EngineFailed(wrong[0])
 
-    def _with(
-        self,
-        checkpoint: Checkpoint,
-        weights: LocalWeights,
-        windows: NDArray[np.uint32],
-        seen: NDArray[np.int64],
-    ) -> EngineProcess:
-        """The engine with these weights, held against the second way by some of the distinct `windows`, of
-        which it was trained on the rows `seen`: weights are replaced in place for the same model, else an
-        engine is started anew.
+    def _with(self, part: _Input) -> EngineProcess:
+        """The engine with a part's weights, held against the second way by some of its windows: weights are
+        replaced in place for the same model, else an engine is started anew.
         """
+        checkpoint = part.checkpoint
         if checkpoint in self._failed:
             before = self._failed[checkpoint]
             raise type(before)(str(before))
         if checkpoint != self._loaded or self._engine is None:
             self._loaded = None
-            self._known = self._remembered(checkpoint)
-            if not self._replaced(checkpoint, weights, windows, seen):
-                self._start(checkpoint, weights.folder)
+            self._known = self._known_from_store(checkpoint)
+            if not self._replaced(part):
+                self._start(checkpoint, part.weights.folder)
                 self._switches = 0
-                self._prove(checkpoint, weights, windows, seen)
-            self._check_unchanged(checkpoint, weights)
+                self._prove(part)
+            self._check_unchanged(checkpoint, part.weights)
             self._model = checkpoint.model.name
             self._loaded = checkpoint
         assert self._engine is not None
@@ -253,46 +255,33 @@ class Lane:
                 f" {weights.identity}, and now {now}; run again once it changes no more"
             )
 
-    def _replaced(
-        self,
-        checkpoint: Checkpoint,
-        weights: LocalWeights,
-        windows: NDArray[np.uint32],
-        seen: NDArray[np.int64],
-    ) -> bool:
+    def _replaced(self, part: _Input) -> bool:
         """Whether the running engine has these weights now; a fresh one is slower, and always right."""
-        if self._engine is None or checkpoint.model.name != self._model:
+        if self._engine is None or part.checkpoint.model.name != self._model:
             return False
         if refusal := self._engine.reload_refusal:
             self._notice(f"{self._model}: an engine is started anew for every checkpoint: {refusal}")
             return False
         try:
-            self._engine.load(weights.folder)
+            self._engine.load(part.weights.folder)
             self._switches += 1
-            self._prove(checkpoint, weights, windows, seen)
+            self._prove(part)
         except EngineFailed as error:
-            self._notice(f"{checkpoint}: an engine is started anew: {str(error).splitlines()[0]}")
+            self._notice(f"{part.checkpoint}: an engine is started anew: {str(error).splitlines()[0]}")
             return False
         return True
 
     def _notice(self, text: str) -> None:
         """Tell something once."""
-        if text not in self._told:
-            self._told.add(text)
-            self._reports.notice(text)
+        if text not in self._noticed:
+            self._noticed.add(text)
+            self._on_event(Notice(text))
 
-    def _prove(
-        self,
-        checkpoint: Checkpoint,
-        weights: LocalWeights,
-        windows: NDArray[np.uint32],
-        seen: NDArray[np.int64],
-    ) -> None:
+    def _prove(self, part: _Input) -> None:
         """Raise EngineFailed if what the engine computes is not what the second way does."""
         assert self._engine is not None
-        trial = proof.Trial(
-            self._engine, checkpoint, weights, self._with_others(checkpoint, windows, seen), self._suite
-        )
+        checkpoint = part.checkpoint
+        trial = proof.Trial(self._engine, checkpoint, part.weights, self._with_others(part), self._suite)
         model, step = checkpoint.model.name, checkpoint.step
         checks = [
             replace(check, subject=str(checkpoint), model=model, step=step) for check in self._engine.proved()
@@ -301,19 +290,18 @@ class Lane:
             checks.append(proof.agrees(trial, self._second))
         if not failures(checks):
             checks.append(proof.plausible(trial))
-        self._reports.checked(checkpoint.suite, tuple(checks))
+        self._on_event(ChecksMade(checkpoint.suite, tuple(checks)))
         for check in failures(checks):
             if check.name == proof.AGREES:
                 raise EngineFailed(check.detail)
 
-    def _with_others(
-        self, checkpoint: Checkpoint, windows: NDArray[np.uint32], seen: NDArray[np.int64]
-    ) -> NDArray[np.uint32]:
-        """The rows `seen` of the windows, and where they are few others that the checkpoint was trained on.
+    def _with_others(self, part: _Input) -> NDArray[np.uint32]:
+        """The windows that a checkpoint has seen, and where they are few others that it was trained on.
 
         Of what it has not seen it knows less, and a run may be about that alone.
         """
-        trained = windows[seen]
+        checkpoint, windows = part.checkpoint, part.windows
+        trained = windows[part.seen]
         if len(trained) >= _ENOUGH_WINDOWS:
             return trained
         # Neighbours in training order are as unlike as any, and one request where the data are far away.
@@ -329,7 +317,7 @@ class Lane:
     def _start(self, checkpoint: Checkpoint, folder: Path) -> None:
         model = checkpoint.model.name
         self._close_engine()
-        self._reports.starting(model, self.name)
+        self._on_event(EngineStarting(model, self.name))
         began = time.monotonic()
         try:
             self._engine = EngineProcess(
@@ -344,7 +332,7 @@ class Lane:
             raise
         except EngineFailed as error:
             raise EngineNotStarted(str(error)) from error
-        self._reports.started(model, self.name, time.monotonic() - began)
+        self._on_event(EngineUp(model, self.name, time.monotonic() - began))
 
     def _log_file(self, *about: str) -> Path:
         names = (*about, re.sub(r"[^A-Za-z0-9.]+", "-", self.name))
@@ -355,7 +343,7 @@ class Lane:
             self._engine.close()
         self._engine, self._loaded = None, None
 
-    def _remembered(self, checkpoint: Checkpoint) -> KnownWindows:
+    def _known_from_store(self, checkpoint: Checkpoint) -> KnownWindows:
         """What an earlier, interrupted run found out about this checkpoint."""
         known = KnownWindows()
         where = checkpoint.suite, checkpoint.model.name, checkpoint.step
@@ -386,8 +374,8 @@ class Lane:
         for start in range(0, len(windows), size):
             blocks.append(engine.evaluate(windows[start : start + size]))
             done = min(start + size, len(windows))
-            self._reports.advanced(checkpoint, span, sequences * done // len(windows), done)
-        self._reports.advanced(checkpoint, span, sequences, len(windows))
+            self._on_event(PartAdvanced(checkpoint, span, sequences * done // len(windows), done))
+        self._on_event(PartAdvanced(checkpoint, span, sequences, len(windows)))
         return concatenate(blocks) if blocks else None
 
 

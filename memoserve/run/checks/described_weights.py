@@ -20,6 +20,9 @@ from memoserve.engines.tensor_values import FLOATS, sampled, sampled_values
 from memoserve.engines.weights import ModelFolder, positions_of
 from memoserve.suites import Checkpoint, Model, Suite
 
+LONGEST = "longest sequence"
+"""The name of the check whether a model takes a context and its continuation."""
+
 TOLERANCE = 0.01
 """How far a suite's parameter counts may be off, as a share: budgets are then off by as much."""
 
@@ -238,7 +241,7 @@ def _vocabulary(suite: Suite, config: dict[str, Any], parameters: Parameters | N
 def _positions(suite: Suite, config: dict[str, Any], use: Use) -> Iterator[Finding]:
     positions = positions_of(config)
     if positions is None:
-        yield Finding("longest sequence", "not checked", "config.json says no maximum")
+        yield Finding(LONGEST, "not checked", "config.json says no maximum")
         return
     needed = use.context + CONTINUATION
     if positions < needed:
@@ -246,17 +249,15 @@ def _positions(suite: Suite, config: dict[str, Any], use: Use) -> Iterator[Findi
             f"the model takes {positions:,} tokens at most; a context of {use.context} tokens and its"
             f" continuation are {needed}: use a shorter --context"
         )
-        yield Finding("longest sequence", "failed", detail, positions)
+        yield Finding(LONGEST, "failed", detail, positions)
     elif positions < suite.sequence_length:
         detail = (
             f"the model takes {positions:,} tokens at most, and the suite says that it was trained on"
             f" sequences of {suite.sequence_length:,}"
         )
-        yield Finding("longest sequence", "warning", detail, positions)
+        yield Finding(LONGEST, "warning", detail, positions)
     else:
-        yield Finding(
-            "longest sequence", "passed", f"{positions:,} tokens, of which {needed} are needed", positions
-        )
+        yield Finding(LONGEST, "passed", f"{positions:,} tokens, of which {needed} are needed", positions)
 
 
 def _heads(config: dict[str, Any], use: Use) -> Iterator[Finding]:

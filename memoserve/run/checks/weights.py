@@ -16,12 +16,12 @@ from memoserve.engines.weight_contents import Contents
 from memoserve.engines.weight_files import listed
 from memoserve.engines.weights import LocalWeights, ModelFolder, identity_of, open_folder
 from memoserve.errors import EngineFailed
-from memoserve.run.configurations import check_configurations
-from memoserve.run.described_weights import Use, findings, of_size
-from memoserve.run.equal_weights import OWN, Held, compare
-from memoserve.run.hub_check import held_on_hub
-from memoserve.run.reported_defects import reported
-from memoserve.run.step_order import check_step_order
+from memoserve.run.checks.configurations import check_configurations
+from memoserve.run.checks.described_weights import Use, findings, of_size
+from memoserve.run.checks.equal_weights import OWN, Held, compare
+from memoserve.run.checks.hub import held_on_hub
+from memoserve.run.checks.reported_defects import reported
+from memoserve.run.checks.step_order import check_step_order
 from memoserve.suites import Checkpoint, Suite, Weights
 
 SMALL = 64 << 20
