@@ -157,7 +157,7 @@ def test_what_is_known_is_not_asked_again_and_memory_is_bounded(limit: int, bloc
     st.randoms(),
 )
 def test_every_part_is_handed_out_once_and_again_if_it_is_given_back(
-    shapes: list[tuple[str, int]], lanes: int, random: Random
+    shapes: list[tuple[str, int]], workers: int, random: Random
 ) -> None:
     suite = load_suite("mini")
     models = dict(zip("abc", suite.models, strict=False))
@@ -177,22 +177,22 @@ def test_every_part_is_handed_out_once_and_again_if_it_is_given_back(
     last: dict[str, CheckpointPlan] = {}
     losses = 0
     while not (schedule.empty and not held):
-        lane = str(random.randrange(lanes))
-        if random.random() < 0.5 and (given := schedule.next(lane)):
+        worker = str(random.randrange(workers))
+        if random.random() < 0.5 and (given := schedule.next(worker)):
             item, span = given
-            if lane in last and last[lane] != item:
-                handed_out = [s for i, s in made if i == last[lane]]
-                handed_out += [s for _, i, s in held if i == last[lane]]
-                assert len(handed_out) == len(last[lane].missing), "it left a checkpoint with parts to give"
-            last[lane] = item
-            held.append((lane, item, span))
+            if worker in last and last[worker] != item:
+                handed_out = [s for i, s in made if i == last[worker]]
+                handed_out += [s for _, i, s in held if i == last[worker]]
+                assert len(handed_out) == len(last[worker].missing), "it left a checkpoint with parts to give"
+            last[worker] = item
+            held.append((worker, item, span))
         elif held:
-            lane, item, span = held.pop(random.randrange(len(held)))
+            worker, item, span = held.pop(random.randrange(len(held)))
             if losses < 5 and random.random() < 0.2:
                 losses += 1
                 schedule.give_back(item, span)
-                schedule.leave(lane)
-                last.pop(lane, None)
+                schedule.leave(worker)
+                last.pop(worker, None)
                 continue
             made.append((item, span))
             if schedule.done(item):
@@ -201,24 +201,24 @@ def test_every_part_is_handed_out_once_and_again_if_it_is_given_back(
     assert Counter(whole) == Counter(todo)
 
 
-def test_sizes_run_side_by_side_and_lanes_share_what_is_left() -> None:
+def test_sizes_run_side_by_side_and_workers_share_what_is_left() -> None:
     suite = load_suite("mini")
     todo = make_plan(suite, select(suite, "116k@*,1.2m@1001"), Selection(0, 4000), None, 2000).todo
     schedule = Schedule(todo)
 
-    def take(lane: str) -> str:
-        given = schedule.next(lane)
+    def take(worker: str) -> str:
+        given = schedule.next(worker)
         return str(given[0].checkpoint) if given else ""
 
     assert [take("x") for _ in range(3)] == ["116k@161", "116k@161", "116k@301"]
     assert [take("y") for _ in range(3)] == ["1.2m@1001", "1.2m@1001", "116k@441"]
     assert take("z") == "116k@581"
-    rest = [take(lane) for lane in ["x", "y", "z"] * 4]
+    rest = [take(worker) for worker in ["x", "y", "z"] * 4]
     assert rest[:3] == ["116k@301", "116k@441", "116k@581"]
     assert Counter(rest)[""] == len(rest) - (2 * 8 - 7)
 
 
-def test_a_lane_that_can_start_no_engine_leaves_its_parts_to_others() -> None:
+def test_a_worker_that_can_start_no_engine_leaves_its_parts_to_others() -> None:
     suite = load_suite("mini")
     todo = make_plan(suite, select(suite, "116k@161,116k@301,281k@161"), Selection(0, 400), None, 200).todo
     first, second, other = todo
@@ -236,7 +236,7 @@ def test_a_lane_that_can_start_no_engine_leaves_its_parts_to_others() -> None:
     ]
     assert schedule.next("broken") is None
     assert [taken[0] for taken in (schedule.next("sound"), schedule.next("sound")) if taken] == [first, first]
-    # All lanes failed at the first checkpoint: then that is to blame, and the second may be tried.
+    # All workers failed at the first checkpoint: then that is to blame, and the second may be tried.
     schedule.refuse("sound", first)
     schedule.retry_refused(first)
     assert [taken[0] for taken in (schedule.next("broken"), schedule.next("sound")) if taken] == [

@@ -29,8 +29,8 @@ def execute(
     The caller holds the store's lock and has claimed the suite. A checkpoint that fails is reported and the
     others go on; those `refused`, with reasons, fail at once. `verbose` shows what the engines print.
 
-    Raises BadInput for sequences that are too short or have token ids beyond the vocabulary, before any engine
-    starts.
+    Raises BadInput for sequences that are too short or have token ids beyond the vocabulary, before an
+    engine starts.
     """
 
     def drive(dispatcher: Dispatcher) -> None:

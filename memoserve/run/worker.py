@@ -135,8 +135,8 @@ class Worker:
     def score(self, number: int, checkpoint: Checkpoint, span: Range) -> Done:
         """Make one part. Calls are numbered from 0; every number must come.
 
-        Raises EngineNotStarted if this worker can't have an engine for the checkpoint
-        (EngineStorageFailed, if no disk for it), EngineFailed, BadInput or StoreConflict if the checkpoint can't be gone on with,
+        Raises EngineNotStarted if this worker can't have an engine for the checkpoint (EngineStorageFailed,
+        if no disk for it), EngineFailed, BadInput or StoreConflict if the checkpoint can't be gone on with,
         StorageFailed if the store can't.
         """
         with self._engine_for(number) as wait:

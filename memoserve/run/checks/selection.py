@@ -42,6 +42,6 @@ def refuse_empty_selection(
             f"no sequence is left {chosen}: all have fewer than {length} tokens. Use a shorter --context"
         )
     raise BadInput(
-        f"--sample {selection.fraction:g} with --seed {selection.seed} selects none {chosen}: raise --sample, "
-        "widen --sequences, or take another --seed"
+        f"--sample {selection.fraction:g} with --seed {selection.seed} selects none {chosen}: raise "
+        "--sample, widen --sequences, or take another --seed"
     )
