@@ -7,13 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from memoserve.checks import Check, failures
-from memoserve.definitions import CONTINUATION
 from memoserve.engines import EngineSettings
 from memoserve.errors import BadInput
+from memoserve.run.checks.data import check_data
 from memoserve.run.checks.described_weights import LONGEST, Use
-from memoserve.run.checks.training_length import check_training_length
 from memoserve.run.checks.weights import WeightsReport
-from memoserve.sequences import SequenceSource, check_sequences
+from memoserve.sequences import SequenceSource
 from memoserve.store import Store
 from memoserve.suites import Checkpoint, Suite
 
@@ -59,7 +58,7 @@ def check_inputs(
 ) -> Inputs:
     """Check the weights of the chosen checkpoints and the sequences that they are to be evaluated on.
 
-    `store`: with what it holds, weights are compared too. `partial`, `skip_short`: see check_sequences.
+    `store`: with what it holds, weights are compared too. `partial`, `skip_short`: see check_data.
     Raises BadInput, naming all that is wrong, for what stops the whole run; what is wrong with one checkpoint
     is in the result.
     """
@@ -78,18 +77,9 @@ def check_inputs(
             weights.refused[checkpoint] = changed
             weights.same_as.pop(checkpoint, None)
             weights.say("weights as before", checkpoint, "failed", changed)
-    data = check_sequences(
-        source,
-        trained=suite.sequences.trained,
-        control=suite.sequences.control,
-        sequence_length=suite.sequence_length,
-        vocabulary_size=weights.vocabulary_size,
-        length=settings.context + CONTINUATION,
-        subject="sequences",
-        partial=partial,
-        skip_short=skip_short,
+    data = check_data(
+        suite, source, settings.context, weights.vocabulary_size, partial=partial, skip_short=skip_short
     )
-    data = (check_training_length(suite), *data)
     wrong = [
         *weights.stops,
         *_context_too_long(chosen, weights),

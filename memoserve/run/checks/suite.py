@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from memoserve.checks import Check
-from memoserve.definitions import CONTINUATION
 from memoserve.errors import BadInput, StorageFailed
+from memoserve.run.checks.data import check_data
 from memoserve.run.checks.described_weights import Use
 from memoserve.run.checks.hub import hub_revisions
 from memoserve.run.checks.training_length import check_training_length
-from memoserve.run.checks.weights import StoredIdentities, check_weights
-from memoserve.sequences import check_sequences, open_sequences
+from memoserve.run.checks.weights import StoredIdentities, WeightsReport, check_weights
+from memoserve.sequences import open_sequences
 from memoserve.suites import Checkpoint, Suite
 
 
@@ -58,33 +58,18 @@ def check_suite(
     report = check_weights(
         suite, checkpoints, use=use, allow_pickle=allow_pickle, all_steps=all_steps, stored=stored
     )
-    sequences = _check_data(
-        suite,
-        data or suite.sequences.path,
-        tokenizer or suite.sequences.tokenizer,
-        use,
-        report.vocabulary_size,
-    )
-    return (*report.checks, check_training_length(suite), *sequences)
-
-
-def _check_data(
-    suite: Suite, path: str | None, tokenizer: str | None, use: Use, vocabulary_size: int | None
-) -> tuple[Check, ...]:
+    path = data or suite.sequences.path
     if path is None:
         detail = "the suite doesn't say where its sequences are: give --data"
-        return (Check("sequences", suite.name, "not checked", detail),)
+        return _without_data(suite, report, Check("sequences", suite.name, "not checked", detail))
     try:
-        return check_sequences(
-            open_sequences(path, tokenizer, suite.sequences.column),
-            trained=suite.sequences.trained,
-            control=suite.sequences.control,
-            sequence_length=suite.sequence_length,
-            vocabulary_size=vocabulary_size,
-            length=use.context + CONTINUATION,
-            subject="sequences",
-        )
+        source = open_sequences(path, tokenizer or suite.sequences.tokenizer, suite.sequences.column)
+        return (*report.checks, *check_data(suite, source, use.context, report.vocabulary_size))
     except BadInput as error:
-        return (Check("sequences", path, "failed", str(error)),)
+        return _without_data(suite, report, Check("sequences", path, "failed", str(error)))
     except StorageFailed as error:
-        return (Check("sequences", path, "not checked", str(error)),)
+        return _without_data(suite, report, Check("sequences", path, "not checked", str(error)))
+
+
+def _without_data(suite: Suite, report: WeightsReport, why: Check) -> tuple[Check, ...]:
+    return (*report.checks, check_training_length(suite), why)
