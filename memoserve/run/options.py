@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 Engine = Literal["vllm", "transformers"]
@@ -50,3 +50,17 @@ class Options:
     allow_pickle_weights: bool = False
     dry_run: bool = False
     verbose: bool = False
+
+
+def arguments_of(options: Options) -> list[str]:
+    """What follows `memoserve run` for options, but for those that are left to their defaults.
+
+    Each as one --name=value, so that a value is never taken for an option.
+    """
+    arguments = []
+    for field in fields(options):
+        value = getattr(options, field.name)
+        name = "--" + field.name.replace("_", "-")
+        if value != field.default:
+            arguments.append(name if value is True else f"{name}={value}")
+    return arguments

@@ -15,12 +15,16 @@ from starlette.responses import JSONResponse, Response
 
 from memoserve import __version__
 from memoserve.errors import BadInput, EngineFailed, MemoserveError, StorageFailed, StoreConflict
-from memoserve.serve import pages, questions, reading, runs
-from memoserve.serve.queue import Queue
-from memoserve.serve.readers import Busy, Forbidden, NotThere, Readers, TooLong, TooMuch
-from memoserve.serve.remembered import Remembered
+from memoserve.serve.answers import endpoints as answers
+from memoserve.serve.answers import questions
+from memoserve.serve.answers.cache import AnswerCache
+from memoserve.serve.answers.pool import ReaderPool
+from memoserve.serve.errors import Busy, Forbidden, NotThere, TooLong, TooMuch
+from memoserve.serve.http import pages
+from memoserve.serve.jobs import endpoints as jobs
+from memoserve.serve.jobs.queue import Queue
+from memoserve.serve.jobs.watch import Watch
 from memoserve.serve.settings import Settings
-from memoserve.serve.watch import Watch
 
 _STATUS: tuple[tuple[type[MemoserveError], int], ...] = (
     (BadInput, 400),
@@ -35,7 +39,7 @@ _STATUS: tuple[tuple[type[MemoserveError], int], ...] = (
 )
 
 _BEGUN = 2
-"""Readers that are started with the server; the others when they are needed."""
+"""ReaderPool that are started with the server; the others when they are needed."""
 
 _PLANNED = 2
 """Submissions that are checked at once: each is a process, which may read two million sequences."""
@@ -54,8 +58,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        readers = app.state.readers = Readers(settings)
-        app.state.remembered = Remembered(readers, settings)
+        readers = app.state.readers = ReaderPool(settings)
+        app.state.cache = AnswerCache(readers, settings)
         app.state.planning = anyio.CapacityLimiter(_PLANNED)
         app.state.queue = None if settings.read_only else Queue(settings.folder)
         try:
@@ -80,18 +84,18 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.settings = settings
-    app.include_router(reading.router)
-    app.include_router(runs.router)
+    app.include_router(answers.router)
+    app.include_router(jobs.router)
     app.include_router(pages.router)
     app.mount("/static", StaticFiles(directory=pages.STATIC, check_dir=False), name="static")
-    app.add_exception_handler(MemoserveError, _said)
+    app.add_exception_handler(MemoserveError, _as_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _unexpected)
     return app
 
 
-async def _begin(readers: Readers) -> None:
+async def _begin(readers: ReaderPool) -> None:
     """Start a reader: whoever asks first should not have to wait for its imports."""
     with suppress(Exception):  # said to whoever asks
         await readers.ask(questions.plots)
@@ -102,7 +106,7 @@ def _error(status: int, message: str, headers: Any = None) -> Response:
     return JSONResponse({"error": message}, status, headers=headers)
 
 
-def _said(request: Request, error: Exception) -> Response:
+def _as_error(request: Request, error: Exception) -> Response:
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
     return _error(status, str(error), {"Retry-After": "2"} if isinstance(error, Busy) else None)
 

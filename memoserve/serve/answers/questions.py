@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from memoserve.errors import BadInput
+from memoserve.serve.answers.formats import MOST_ROWS, Format, names_and_rows, reply_json, value, write
+from memoserve.serve.answers.pool import Reply, Workspace, catalog
+from memoserve.serve.errors import NotThere
 from memoserve.serve.files import file_of_suite, suite_files
-from memoserve.serve.formats import MOST_ROWS, Format, names_and_rows, reply_json, value, write
-from memoserve.serve.readers import NotThere, Place, Reply, catalog
 
 Unit = Literal["sequences", "windows"]
 Cell = Literal["memorized", "hit", "miss", "false_alarm"]
@@ -25,13 +26,13 @@ _SEARCHED = 100_000
 """Windows that a search looks through at most."""
 
 
-def store(place: Place, read_only: bool) -> Reply:
+def store(workspace: Workspace, read_only: bool) -> Reply:
     """What the store holds."""
     from memoserve import __version__
     from memoserve.store import Store
 
-    opened = Store.open(place.store)
-    with catalog(place) as connection:
+    opened = Store.open(workspace.store)
+    with catalog(workspace) as connection:
         rows = connection.execute(
             "SELECT suite, count(*) FILTER (evaluated > 0), count(*), sum(evaluated)::BIGINT "
             "FROM checkpoints GROUP BY suite ORDER BY suite"
@@ -63,7 +64,9 @@ def store(place: Place, read_only: bool) -> Reply:
             }
         )
     synthetic = any(is_synthetic(suite["fingerprint"]) for suite in suites)
-    name = place.store.resolve().name if isinstance(place.store, Path) else place.store.rstrip("/")
+    name = (
+        workspace.store.resolve().name if isinstance(workspace.store, Path) else workspace.store.rstrip("/")
+    )
     return reply_json(
         {
             "name": name.rpartition("/")[2],
@@ -80,13 +83,13 @@ def is_synthetic(fingerprint: Mapping[str, Any]) -> bool:
     return bool(fingerprint.get("synthetic")) or "synthetic" in str(fingerprint.get("engine", "")).lower()
 
 
-def checkpoints(place: Place, suite: str | None) -> Reply:
+def checkpoints(workspace: Workspace, suite: str | None) -> Reply:
     """The view `checkpoints`, with the ids that each has seen and how many of them lack a score."""
     from memoserve.catalog import execute
     from memoserve.store import Store
 
-    Store.open(place.store)
-    with catalog(place) as connection:
+    Store.open(workspace.store)
+    with catalog(workspace) as connection:
         if suite is not None:
             names = connection.execute("SELECT DISTINCT suite FROM checkpoints ORDER BY 1").fetchall()
             if (suite,) not in names:
@@ -95,10 +98,12 @@ def checkpoints(place: Place, suite: str | None) -> Reply:
                     + (", ".join(name for (name,) in names) or "none")
                 )
             connection.execute("SET VARIABLE suite = ?", [suite])
-        result = execute(connection, CHECKPOINTS, place.store)
+        result = execute(connection, CHECKPOINTS, workspace.store)
         values = {} if suite is None else {"suite": suite}
         # Of all suites together at most some thousands.
-        return write(place, result, "json", MOST_ROWS, "checkpoints", sql=CHECKPOINTS.strip(), values=values)
+        return write(
+            workspace, result, "json", MOST_ROWS, "checkpoints", sql=CHECKPOINTS.strip(), values=values
+        )
 
 
 CHECKPOINTS = """
@@ -118,7 +123,7 @@ ORDER BY suite, model_order, step
 """
 
 
-def queries(place: Place) -> Reply:
+def queries(workspace: Workspace) -> Reply:
     """The named queries with their parameters, columns and SQL."""
     from memoserve.queries import list_queries
 
@@ -140,7 +145,7 @@ def queries(place: Place) -> Reply:
     )
 
 
-def query(place: Place, name: str, given: Values, form: Format, limit: int | None) -> Reply:
+def query(workspace: Workspace, name: str, given: Values, form: Format, limit: int | None) -> Reply:
     """The answer of a named query."""
     from memoserve.queries import find_query, run_query
 
@@ -149,21 +154,21 @@ def query(place: Place, name: str, given: Values, form: Format, limit: int | Non
     except BadInput as error:
         raise NotThere(str(error)) from None
     values = dict(given)
-    with catalog(place) as connection:
-        result = run_query(connection, found, values, place.store)
-        return write(place, result, form, limit, name, sql=found.sql, values=values)
+    with catalog(workspace) as connection:
+        result = run_query(connection, found, values, workspace.store)
+        return write(workspace, result, form, limit, name, sql=found.sql, values=values)
 
 
-def sql(place: Place, statement: str, form: Format, limit: int | None) -> Reply:
+def sql(workspace: Workspace, statement: str, form: Format, limit: int | None) -> Reply:
     """The answer to SQL of the asker's own, as `memoserve sql` gives it."""
     from memoserve.catalog import execute
 
-    with catalog(place) as connection:
-        result = execute(connection, statement, place.store)
-        return write(place, result, form, limit, "answer", sql=statement, values={})
+    with catalog(workspace) as connection:
+        result = execute(connection, statement, workspace.store)
+        return write(workspace, result, form, limit, "answer", sql=statement, values={})
 
 
-def plots(place: Place) -> Reply:
+def plots(workspace: Workspace) -> Reply:
     """The plots by name."""
     from memoserve.report import CHARTS
 
@@ -172,7 +177,7 @@ def plots(place: Place) -> Reply:
     )
 
 
-def plot(place: Place, name: str, given: Values) -> Reply:
+def plot(workspace: Workspace, name: str, given: Values) -> Reply:
     """A plot's Vega-Lite with its data inside; its parameters are those of its query."""
     from memoserve.report import Look, find_chart
     from memoserve.report.rows import ask, models_of
@@ -182,14 +187,14 @@ def plot(place: Place, name: str, given: Values) -> Reply:
     except BadInput as error:
         raise NotThere(str(error)) from None
     values = dict(given)
-    with catalog(place) as connection:
-        answer = ask(connection, chart.query, {**chart.values, **values}, place.store)
-        look = Look(models_of(connection, values.get("suite"), place.store))
+    with catalog(workspace) as connection:
+        answer = ask(connection, chart.query, {**chart.values, **values}, workspace.store)
+        look = Look(models_of(connection, values.get("suite"), workspace.store))
     return reply_json(chart.spec(answer.rows, look, chart.reading))
 
 
 def recommend(
-    place: Place,
+    workspace: Workspace,
     suite: str | None,
     target: str | None,
     budget: str | None,
@@ -203,10 +208,10 @@ def recommend(
     """Which cheap run to pay for, as `memoserve recommend` says."""
     from memoserve.recommend import advise
 
-    with catalog(place) as connection:
+    with catalog(workspace) as connection:
         advice = advise(
             connection,
-            place.store,
+            workspace.store,
             suite=suite,
             target=target,
             budget=budget,
@@ -221,7 +226,7 @@ def recommend(
 
 
 def text(
-    place: Place,
+    workspace: Workspace,
     suite: str | None,
     predictor: str | None,
     target: str | None,
@@ -245,9 +250,9 @@ def text(
     from memoserve.store import Store
 
     kind = "false-alarm" if cell == "false_alarm" else cell
-    opened = Store.open(place.store)
+    opened = Store.open(workspace.store)
     warnings: list[str] = []
-    with catalog(place) as connection:
+    with catalog(workspace) as connection:
         pair = choose(connection, opened, suite, target, predictor)
         name = pair.target.suite
         file = file_of_suite(None if folder is None else Path(folder), name)
@@ -294,7 +299,7 @@ def text(
     )
 
 
-def suites(place: Place, folder: str | None) -> Reply:
+def suites(workspace: Workspace, folder: str | None) -> Reply:
     """The shipped suites, those of the operator's folder, and those of the store that have no file."""
     from memoserve.store import Store
     from memoserve.suites import load_suite
@@ -314,8 +319,8 @@ def suites(place: Place, folder: str | None) -> Reply:
             }
         )
     known = {one["name"] for one in listed}
-    with catalog(place) as connection:
-        for name in islice(Store.open(place.store).suites(), 1000):
+    with catalog(workspace) as connection:
+        for name in islice(Store.open(workspace.store).suites(), 1000):
             if name in known:
                 continue
             rows = connection.execute(
@@ -334,7 +339,7 @@ def suites(place: Place, folder: str | None) -> Reply:
     return reply_json(listed)
 
 
-def suite(place: Place, name: str, folder: str | None) -> Reply:
+def suite(workspace: Workspace, name: str, folder: str | None) -> Reply:
     """One suite: models, steps, sequences."""
     from memoserve.suites import load_suite
 
@@ -365,7 +370,7 @@ def suite(place: Place, name: str, folder: str | None) -> Reply:
                 },
             }
         )
-    with catalog(place) as connection:
+    with catalog(workspace) as connection:
         rows = connection.execute(
             "SELECT model, step, parameters, parameters_without_embeddings, trained FROM checkpoints "
             "WHERE suite = ? ORDER BY model_order, step",

@@ -48,7 +48,7 @@ CREATE TABLE IF NOT EXISTS runs (
 
 
 @dataclass(frozen=True)
-class Run:
+class QueuedJob:
     """A row of the queue."""
 
     id: int
@@ -84,7 +84,7 @@ class Queue:
         with reporting(self.folder):
             self.folder.mkdir(exist_ok=True)
         with self._open() as connection:
-            # Readers and the one writer don't wait for each other.
+            # ReaderPool and the one writer don't wait for each other.
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(_TABLE)
 
@@ -92,7 +92,9 @@ class Queue:
         """The file that holds what a run printed, all its attempts."""
         return self.folder / f"run-{id_}.log"
 
-    def submit(self, request: Mapping[str, Any], arguments: list[str], estimate: Mapping[str, Any]) -> Run:
+    def submit(
+        self, request: Mapping[str, Any], arguments: list[str], estimate: Mapping[str, Any]
+    ) -> QueuedJob:
         """Add a run at the end."""
         with self._open() as connection:
             (id_,) = connection.execute(
@@ -101,19 +103,19 @@ class Queue:
             ).fetchone()
         return self.get(id_)
 
-    def find(self, id_: int) -> Run | None:
+    def find(self, id_: int) -> QueuedJob | None:
         """The run of that number."""
         with self._open() as connection:
             row = connection.execute("SELECT * FROM runs WHERE id = ?", (id_,)).fetchone()
         return None if row is None else _run(row)
 
-    def get(self, id_: int) -> Run:
+    def get(self, id_: int) -> QueuedJob:
         """The run of that number, which exists."""
         run = self.find(id_)
         assert run is not None, id_
         return run
 
-    def newest(self, limit: int, offset: int = 0) -> list[Run]:
+    def newest(self, limit: int, offset: int = 0) -> list[QueuedJob]:
         """Runs, the newest first."""
         with self._open() as connection:
             rows = connection.execute(
@@ -121,7 +123,7 @@ class Queue:
             ).fetchall()
         return [_run(row) for row in rows]
 
-    def unfinished(self) -> list[Run]:
+    def unfinished(self) -> list[QueuedJob]:
         """The running one, if there is one, then the queued ones in their order."""
         with self._open() as connection:
             rows = connection.execute(
@@ -220,9 +222,9 @@ class Queue:
             ) from error
 
 
-def _run(row: sqlite3.Row) -> Run:
+def _run(row: sqlite3.Row) -> QueuedJob:
     fields = dict(row)
     for name in ("request", "arguments", "estimate", "progress"):
         fields[name] = json.loads(fields[name])
     fields["cancel"] = bool(fields["cancel"])
-    return Run(**fields)
+    return QueuedJob(**fields)

@@ -12,11 +12,12 @@ from starlette.responses import FileResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from memoserve.errors import BadInput
-from memoserve.serve import contract, questions
-from memoserve.serve.formats import MEDIA, TRUNCATED
-from memoserve.serve.readers import Readers, Reply
-from memoserve.serve.remembered import Remembered
-from memoserve.serve.settings import Settings
+from memoserve.serve import contract
+from memoserve.serve.answers import questions
+from memoserve.serve.answers.cache import AnswerCache
+from memoserve.serve.answers.formats import MEDIA, TRUNCATED
+from memoserve.serve.answers.pool import ReaderPool, Reply
+from memoserve.serve.requests import errors, settings_of
 
 router = APIRouter(prefix="/api")
 
@@ -29,24 +30,6 @@ _CheckpointName = Annotated[str | None, Query(max_length=200, examples=["532k@10
 _FormatName = Annotated[contract.FormatName, Query(alias="format")]
 _Limit = Annotated[int | None, Query(ge=1, le=2**31 - 1, description="Rows at most.")]
 _Unit = Literal["sequences", "windows"]
-
-
-def errors(*codes: int) -> dict[int | str, dict[str, Any]]:
-    """Documented failures: those that every endpoint has, and these."""
-    said = {
-        400: "what was asked can't be answered; the error says why",
-        401: "no token, or a wrong one",
-        403: "not from this site, or not allowed",
-        404: "there is nothing of that name",
-        408: "the request came too slowly",
-        409: "it conflicts with what the store holds, or with the state of the run",
-        413: "the request or the answer is too large",
-        415: "not JSON",
-        422: "a parameter has the wrong type or is out of range",
-        503: "too busy, too long, or the machine can't do it",
-    }
-    chosen = {400, 401, 403, 409, 413, 422, 503, *codes}
-    return {code: {"model": contract.Error, "description": said[code]} for code in sorted(chosen)}
 
 
 def shaped(model: type | Any, **more: Any) -> dict[str, Any]:
@@ -93,22 +76,16 @@ def respond(reply: Reply) -> Response:
     return Response(reply.body, media_type=reply.media, headers=reply.headers)
 
 
-def readers_of(request: Request) -> Readers:
+def readers_of(request: Request) -> ReaderPool:
     """The readers of the application."""
-    readers: Readers = request.app.state.readers
+    readers: ReaderPool = request.app.state.readers
     return readers
 
 
-def remembered_of(request: Request) -> Remembered:
+def cache_of(request: Request) -> AnswerCache:
     """Its readers behind what was answered before."""
-    remembered: Remembered = request.app.state.remembered
-    return remembered
-
-
-def settings_of(request: Request) -> Settings:
-    """The settings of the application."""
-    settings: Settings = request.app.state.settings
-    return settings
+    cache: AnswerCache = request.app.state.cache
+    return cache
 
 
 def _folder(request: Request) -> str | None:
@@ -149,36 +126,36 @@ def parameters(about: str) -> dict[str, Any]:
 @router.get("/store", **shaped(contract.StoreOverview))
 async def store(request: Request) -> Response:
     """What the store holds, suite by suite."""
-    return respond(await remembered_of(request).ask(questions.store, settings_of(request).read_only))
+    return respond(await cache_of(request).ask(questions.store, settings_of(request).read_only))
 
 
 @router.get("/suites", **shaped(list[contract.SuiteLine]))
 async def suites(request: Request) -> Response:
     """The suites that can be run or were."""
-    return respond(await remembered_of(request).ask(questions.suites, _folder(request)))
+    return respond(await cache_of(request).ask(questions.suites, _folder(request)))
 
 
 @router.get("/suites/{name}", **shaped(contract.SuiteDetail, codes=(404,)))
 async def suite(request: Request, name: _Name) -> Response:
     """A suite's models, steps and sequences."""
-    return respond(await remembered_of(request).ask(questions.suite, name, _folder(request)))
+    return respond(await cache_of(request).ask(questions.suite, name, _folder(request)))
 
 
-@router.get("/checkpoints", **shaped(contract.Answer))
+@router.get("/checkpoints", **shaped(contract.QueryAnswer))
 async def checkpoints(request: Request, suite: _SuiteName = None) -> Response:
     """Every checkpoint of the store's suites: compute, what it has seen (wanted), what lacks a score."""
-    return respond(await remembered_of(request).ask(questions.checkpoints, suite))
+    return respond(await cache_of(request).ask(questions.checkpoints, suite))
 
 
 @router.get("/queries", **shaped(list[contract.QueryFile]))
 async def queries(request: Request) -> Response:
     """The named queries with their parameters, columns and SQL."""
-    return respond(await remembered_of(request).ask_once(questions.queries))
+    return respond(await cache_of(request).ask_once(questions.queries))
 
 
 @router.get(
     "/queries/{name}",
-    response_model=contract.Answer,
+    response_model=contract.QueryAnswer,
     responses=tables(404),
     openapi_extra=parameters("The parameters that the query declares, such as target=1.2m@1001."),
 )
@@ -187,26 +164,26 @@ async def query(request: Request, name: _Name, form: _FormatName = "json", limit
     values = _values(request, "format", "limit")
     if form != "json":
         return respond(await readers_of(request).ask(questions.query, name, values, form, limit))
-    return respond(await remembered_of(request).ask(questions.query, name, values, form, limit))
+    return respond(await cache_of(request).ask(questions.query, name, values, form, limit))
 
 
 # What gives another answer each time, though the store is the same. Too many words do no harm.
 _CHANGING = re.compile(r"rand|uuid|now|today|current|time|date|sample|shuffle|txid|stats", re.IGNORECASE)
 
 
-@router.post("/sql", response_model=contract.Answer, responses=tables(408, 415))
+@router.post("/sql", response_model=contract.QueryAnswer, responses=tables(408, 415))
 async def sql(request: Request, statement: contract.Statement) -> Response:
     """The answer to SQL of your own; it can only read, and only this store."""
     asked = (statement.sql, statement.format, statement.limit)
     if statement.format != "json" or _CHANGING.search(statement.sql):
         return respond(await readers_of(request).ask(questions.sql, *asked))
-    return respond(await remembered_of(request).ask(questions.sql, *asked))
+    return respond(await cache_of(request).ask(questions.sql, *asked))
 
 
 @router.get("/plots", **shaped(list[contract.Plot]))
 async def plots(request: Request) -> Response:
     """The plots by name."""
-    return respond(await remembered_of(request).ask_once(questions.plots))
+    return respond(await cache_of(request).ask_once(questions.plots))
 
 
 @router.get(
@@ -215,7 +192,7 @@ async def plots(request: Request) -> Response:
 )
 async def plot(request: Request, name: _Name) -> Response:
     """A plot as Vega-Lite, with its data inside."""
-    return respond(await remembered_of(request).ask(questions.plot, name, _values(request)))
+    return respond(await cache_of(request).ask(questions.plot, name, _values(request)))
 
 
 _Budget = Annotated[
@@ -242,7 +219,7 @@ async def recommend(
     if budget is None and recall is None:
         raise BadInput("say what may be spent (budget=10%) or what must be found (recall=0.9)")
     return respond(
-        await remembered_of(request).ask(
+        await cache_of(request).ask(
             questions.recommend,
             suite, target, budget, recall, min_precision, max_flagged, unit, forecast, False,
         )
@@ -261,7 +238,7 @@ async def grid(
 ) -> Response:
     """The best run for each of a grid of budgets."""
     return respond(
-        await remembered_of(request).ask(
+        await cache_of(request).ask(
             questions.recommend,
             suite, target, None, None, min_precision, max_flagged, unit, forecast, True,
         )
@@ -284,7 +261,7 @@ async def text(
     queue = request.app.state.queue
     data = () if queue is None else tuple(queue.last_with_data().items())
     return respond(
-        await remembered_of(request).ask(
+        await cache_of(request).ask(
             questions.text,
             suite, predictor, target, cell, search, redact, limit, offset, _folder(request),
             data,

@@ -13,8 +13,8 @@ from typing import Any, Concatenate, ParamSpec
 import anyio
 from cachetools import LRUCache
 
+from memoserve.serve.answers.pool import ReaderPool, Reply, Workspace
 from memoserve.serve.files import suite_files
-from memoserve.serve.readers import Place, Readers, Reply
 from memoserve.serve.settings import Settings
 from memoserve.store.files import Files, LocalFiles, open_files
 
@@ -26,10 +26,10 @@ _LOOK_REMOTE_SECONDS = 10.0
 """How old a look at the store may be."""
 
 
-class Remembered:
+class AnswerCache:
     """Asks `readers` what it doesn't know, and what several ask at once only once."""
 
-    def __init__(self, readers: Readers, settings: Settings) -> None:
+    def __init__(self, readers: ReaderPool, settings: Settings) -> None:
         self._readers, self._suites = readers, settings.suites
         self._files = open_files(settings.store)
         self._look_seconds = _LOOK_SECONDS if isinstance(self._files, LocalFiles) else _LOOK_REMOTE_SECONDS
@@ -40,21 +40,21 @@ class Remembered:
         self._looking = asyncio.Lock()
 
     async def ask(
-        self, task: Callable[Concatenate[Place, P], Reply], *args: P.args, **kwargs: P.kwargs
+        self, task: Callable[Concatenate[Workspace, P], Reply], *args: P.args, **kwargs: P.kwargs
     ) -> Reply:
-        """As Readers.ask, of a task that gives no file, and whose answer depends on its arguments, the store
-        and the folder of suites alone.
+        """As ReaderPool.ask, of a task that gives no file, and whose answer depends on its arguments, the
+        store and the folder of suites alone.
         """
         return await self._shared(await self._look(), task, *args, **kwargs)
 
-    async def ask_once(self, task: Callable[[Place], Reply]) -> Reply:
+    async def ask_once(self, task: Callable[[Workspace], Reply]) -> Reply:
         """The same of a task whose answer is always that."""
         return await self._shared(None, task)
 
     async def _shared(
         self,
         stamp: int | None,
-        task: Callable[Concatenate[Place, P], Reply],
+        task: Callable[Concatenate[Workspace, P], Reply],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Reply:
@@ -73,7 +73,7 @@ class Remembered:
         return await asyncio.shield(asking)
 
     async def _ask(
-        self, key: bytes, task: Callable[Concatenate[Place, P], Reply], *args: P.args, **kwargs: P.kwargs
+        self, key: bytes, task: Callable[Concatenate[Workspace, P], Reply], *args: P.args, **kwargs: P.kwargs
     ) -> Reply:
         reply = await self._readers.ask(task, *args, **kwargs)
         if len(reply.body) < _BYTES // 8:

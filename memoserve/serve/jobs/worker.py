@@ -22,8 +22,9 @@ from pathlib import Path
 import psutil
 
 from memoserve.errors import RunIncomplete, StoreConflict
-from memoserve.serve import progress
-from memoserve.serve.queue import Queue, Run
+from memoserve.serve.jobs import progress
+from memoserve.serve.jobs.process import command_of
+from memoserve.serve.jobs.queue import Queue, QueuedJob
 from memoserve.store.files import LOCK
 
 POLL_SECONDS = 0.2
@@ -61,7 +62,7 @@ def start_worker(store: Path) -> subprocess.Popen[bytes]:
     queue = Queue(store)
     with (queue.folder / "worker.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "memoserve.serve.worker", str(store.resolve())],
+            [sys.executable, "-m", "memoserve.serve.jobs.worker", str(store.resolve())],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -69,7 +70,7 @@ def start_worker(store: Path) -> subprocess.Popen[bytes]:
         )
 
 
-class Worker:
+class QueueWorker:
     """Works on the queue of one store, whose worker's lock the caller holds."""
 
     def __init__(self, store: Path) -> None:
@@ -87,7 +88,7 @@ class Worker:
             else:
                 time.sleep(POLL_SECONDS)
 
-    def _advance(self, run: Run) -> None:
+    def _advance(self, run: QueuedJob) -> None:
         if run.state == "running":
             process = _living(run)
             if process is None:
@@ -112,11 +113,11 @@ class Worker:
         finally:
             os.close(device)
 
-    def _start(self, run: Run, device: int) -> None:
+    def _start(self, run: QueuedJob, device: int) -> None:
         """Start the process of a run. It inherits the device's lock, which so is held as long as it lives."""
         with self._queue.log_of(run.id).open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "memoserve", "run", *run.arguments, "--progress=json"],
+                command_of(run.arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -127,7 +128,7 @@ class Worker:
         self._queue.work_on(run.id, process.pid, psutil.Process(process.pid).create_time())
         self._follow(run, process)
 
-    def _follow(self, run: Run, process: subprocess.Popen[bytes] | psutil.Process) -> None:
+    def _follow(self, run: QueuedJob, process: subprocess.Popen[bytes] | psutil.Process) -> None:
         """Watch a run's process to its end, and end it when that is asked for."""
         told: float | None = None
         while not _ended(process):
@@ -142,7 +143,7 @@ class Worker:
         code = process.returncode if isinstance(process, subprocess.Popen) else None
         self._decide(self._read(run), code)
 
-    def _read(self, run: Run) -> Run:
+    def _read(self, run: QueuedJob) -> QueuedJob:
         """Take what the run has printed since into its progress."""
         run = self._queue.get(run.id)
         events, _, offset = progress.read_events(self._queue.log_of(run.id), run.log_read)
@@ -154,7 +155,7 @@ class Worker:
         self._queue.progress(run.id, now, offset)
         return self._queue.get(run.id)
 
-    def _decide(self, run: Run, code: int | None) -> None:
+    def _decide(self, run: QueuedJob, code: int | None) -> None:
         """What becomes of a run whose process has ended, with `code` if that is known."""
         if code is None:
             # Of a process that another worker had started, only its own last event tells how it ended.
@@ -179,7 +180,7 @@ class Worker:
         else:
             queue.end(id_, "failed", code, said or self._tail(id_) or f"exit code {code}")
 
-    def _forget_end(self, run: Run) -> None:
+    def _forget_end(self, run: QueuedJob) -> None:
         """The end of this attempt is not that of the next."""
         self._queue.progress(run.id, {**run.progress, "exit_code": None, "said": ""}, run.log_read)
 
@@ -197,7 +198,7 @@ def _why(code: int | None) -> str:
     return "it was interrupted" if code == _INTERRUPTED else "some checkpoints failed"
 
 
-def _living(run: Run) -> psutil.Process | None:
+def _living(run: QueuedJob) -> psutil.Process | None:
     """The process that works on a run, if it still does."""
     if run.pid is None or run.pid_created is None:
         return None
@@ -247,7 +248,7 @@ def main(store: Path) -> None:
         if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
             raise
         return
-    Worker(store).work()
+    QueueWorker(store).work()
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 import psutil
 
 from memoserve.errors import MemoserveError, StorageFailed
+from memoserve.serve.errors import Busy, TooLong, TooMuch
 from memoserve.serve.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,28 +40,8 @@ _SPILL = "spill-"
 _REMADE_SECONDS = 60.0
 
 
-class TooLong(MemoserveError):
-    """An answer took longer than it may."""
-
-
-class TooMuch(MemoserveError):
-    """An answer is larger, or needs more memory, than it may."""
-
-
-class Forbidden(MemoserveError):
-    """What this service doesn't do."""
-
-
-class NotThere(MemoserveError):
-    """There is nothing of that name."""
-
-
-class Busy(MemoserveError):
-    """All readers were busy for too long."""
-
-
 @dataclass(frozen=True)
-class Place:
+class Workspace:
     """Where a reader works, and within which limits."""
 
     store: Path | str
@@ -80,10 +61,10 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-Task = Callable[Concatenate[Place, P], Reply]
+Task = Callable[Concatenate[Workspace, P], Reply]
 
 
-class Readers:
+class ReaderPool:
     """At most `settings.readers` processes; who comes later waits, for a while."""
 
     def __init__(self, settings: Settings) -> None:
@@ -100,7 +81,7 @@ class Readers:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     async def ask(
-        self, task: Callable[Concatenate[Place, P], Reply], *args: P.args, **kwargs: P.kwargs
+        self, task: Callable[Concatenate[Workspace, P], Reply], *args: P.args, **kwargs: P.kwargs
     ) -> Reply:
         """Run `task` in a reader. Raises what it raises, TooLong, TooMuch, and Busy.
 
@@ -109,7 +90,7 @@ class Readers:
         import anyio
         from anyio import to_process
 
-        place = Place(
+        workspace = Workspace(
             self._settings.store,
             self._scratch / uuid.uuid4().hex,
             self._settings.memory,
@@ -124,18 +105,18 @@ class Readers:
             raise Busy("too many questions at once: try again in a moment") from None
         reply = None
         try:
-            place.scratch.mkdir()
-            with anyio.fail_after(place.seconds):
+            workspace.scratch.mkdir()
+            with anyio.fail_after(workspace.seconds):
                 reply = await to_process.run_sync(
-                    functools.partial(_within, place, task, *args, **kwargs),
+                    functools.partial(_within, workspace, task, *args, **kwargs),
                     cancellable=True,
                     limiter=anyio.CapacityLimiter(1),
                 )
             return reply
         except TimeoutError:
             raise TooLong(
-                f"the answer took longer than {place.seconds:g} s and was stopped: ask for less, or ask the "
-                "store on the command line"
+                f"the answer took longer than {workspace.seconds:g} s and was stopped: ask for less, or ask "
+                "the store on the command line"
             ) from None
         except anyio.BrokenWorkerProcess:
             raise TooMuch(
@@ -144,7 +125,7 @@ class Readers:
         finally:
             self._limiter.release_on_behalf_of(borrower)
             if reply is None or reply.file is None:
-                shutil.rmtree(place.scratch, ignore_errors=True)
+                shutil.rmtree(workspace.scratch, ignore_errors=True)
             if reply is None:
                 _remove_abandoned(self._scratch, _SPILL)
 
@@ -157,15 +138,15 @@ def _remove_abandoned(within: Path, prefix: str) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _within(place: Place, task: Callable[..., Reply], *args: Any, **kwargs: Any) -> Reply:
+def _within(workspace: Workspace, task: Callable[..., Reply], *args: Any, **kwargs: Any) -> Reply:
     """In the reader: limits that hold even if the server is gone, and a scratch folder of its own."""
-    hard = place.memory + _BASE
+    hard = workspace.memory + _BASE
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
     # Of a whole second more, so that the server's own limit comes first.
-    signal.setitimer(signal.ITIMER_REAL, place.seconds + 1)
-    tempfile.tempdir = str(place.scratch)
+    signal.setitimer(signal.ITIMER_REAL, workspace.seconds + 1)
+    tempfile.tempdir = str(workspace.scratch)
     try:
-        return task(place, *args, **kwargs)
+        return task(workspace, *args, **kwargs)
     except MemoryError:
         raise TooMuch("the answer needs more memory than it may use: ask for less") from None
     except MemoserveError:
@@ -185,7 +166,7 @@ def _within(place: Place, task: Callable[..., Reply], *args: Any, **kwargs: Any)
 
 
 @contextmanager
-def catalog(place: Place) -> Iterator[duckdb.DuckDBPyConnection]:
+def catalog(workspace: Workspace) -> Iterator[duckdb.DuckDBPyConnection]:
     """The store's catalog, within the reader's limits, for one question.
 
     A database takes longer to make than most answers, so a reader makes one and gives each question a cursor:
@@ -195,11 +176,11 @@ def catalog(place: Place) -> Iterator[duckdb.DuckDBPyConnection]:
     from memoserve.catalog import explained, kinds_of_parts
     from memoserve.store.files import LocalFiles, open_files
 
-    files = open_files(place.store)
+    files = open_files(workspace.store)
     # What is looked up when it is made: of a remote store, where looking takes a while, now and then.
     as_of = kinds_of_parts(files) if isinstance(files, LocalFiles) else time.monotonic() // _REMADE_SECONDS
     try:
-        with explained(place.store), _database(place, as_of).cursor() as connection:
+        with explained(workspace.store), _database(workspace, as_of).cursor() as connection:
             yield connection
     except BaseException:
         _forget()
@@ -209,16 +190,19 @@ def catalog(place: Place) -> Iterator[duckdb.DuckDBPyConnection]:
 _made: dict[tuple[Any, ...], duckdb.DuckDBPyConnection] = {}
 
 
-def _database(place: Place, as_of: object) -> duckdb.DuckDBPyConnection:
+def _database(workspace: Workspace, as_of: object) -> duckdb.DuckDBPyConnection:
     from memoserve.catalog import connect
 
-    key = (place.store, place.memory, place.threads, as_of)
+    key = (workspace.store, workspace.memory, workspace.threads, as_of)
     if key not in _made:
         _forget()
-        spill = place.scratch.parent / f"{_SPILL}{os.getpid()}"
+        spill = workspace.scratch.parent / f"{_SPILL}{os.getpid()}"
         spill.mkdir(exist_ok=True)
         _made[key] = connect(
-            place.store, memory_limit=f"{place.memory // 2 >> 20}MiB", threads=place.threads, spill=spill
+            workspace.store,
+            memory_limit=f"{workspace.memory // 2 >> 20}MiB",
+            threads=workspace.threads,
+            spill=spill,
         )
     return _made[key]
 

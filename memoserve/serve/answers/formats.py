@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from memoserve.catalog import explained
 from memoserve.errors import BadInput
 from memoserve.queries.output import exact, jsonable
-from memoserve.serve.readers import Place, Reply, TooMuch
+from memoserve.serve.answers.pool import Reply, Workspace
+from memoserve.serve.errors import TooMuch
 
 if TYPE_CHECKING:
     import duckdb
@@ -71,7 +72,7 @@ def value(cell: Any) -> Any:
 
 
 def write(
-    place: Place,
+    workspace: Workspace,
     result: duckdb.DuckDBPyConnection,
     form: Format,
     limit: int | None,
@@ -83,22 +84,24 @@ def write(
     Raises TooMuch for an answer that is too large to send, BadInput for a type that the format lacks.
     """
     if form == "json":
-        return _json(place, result, min(limit or ROWS, MOST_ROWS), about)
-    file = place.scratch / f"answer.{form}"
+        return _json(workspace, result, min(limit or ROWS, MOST_ROWS), about)
+    file = workspace.scratch / f"answer.{form}"
     if form == "csv":
-        truncated = _csv(place, result, limit, file)
+        truncated = _csv(workspace, result, limit, file)
     else:
-        truncated = _arrow(place, result, limit, file, form)
+        truncated = _arrow(workspace, result, limit, file, form)
     headers = {"Content-Disposition": f'attachment; filename="{name}.{form}"'}
     if truncated:
         headers[TRUNCATED] = "true"
     return Reply(MEDIA[form], file=file, headers=headers)
 
 
-def _json(place: Place, result: duckdb.DuckDBPyConnection, limit: int, about: Mapping[str, Any]) -> Reply:
+def _json(
+    workspace: Workspace, result: duckdb.DuckDBPyConnection, limit: int, about: Mapping[str, Any]
+) -> Reply:
     columns = [{"name": column[0], "type": str(column[1])} for column in result.description or ()]
     rows = []
-    for batch in _rows(place, result, limit + 1):
+    for batch in _rows(workspace, result, limit + 1):
         rows += [[value(cell) for cell in row] for row in batch]
     return reply_json(
         {"columns": columns, "rows": rows[:limit], "truncated": len(rows) > limit} | dict(about)
@@ -106,11 +109,11 @@ def _json(place: Place, result: duckdb.DuckDBPyConnection, limit: int, about: Ma
 
 
 def _rows(
-    place: Place, result: duckdb.DuckDBPyConnection, limit: int | None
+    workspace: Workspace, result: duckdb.DuckDBPyConnection, limit: int | None
 ) -> Iterator[list[tuple[Any, ...]]]:
     """Rows in batches, `limit` of them at most."""
     left = limit
-    with explained(place.store):
+    with explained(workspace.store):
         while left is None or left > 0:
             try:
                 batch = result.fetchmany(_BATCH if left is None else min(_BATCH, left))
@@ -124,12 +127,12 @@ def _rows(
             left = None if left is None else left - len(batch)
 
 
-def _csv(place: Place, result: duckdb.DuckDBPyConnection, limit: int | None, file: Path) -> bool:
+def _csv(workspace: Workspace, result: duckdb.DuckDBPyConnection, limit: int | None, file: Path) -> bool:
     count = 0
     with file.open("w", encoding="utf-8", errors="replace", newline="") as out:
         rows = csv.writer(out, lineterminator="\n")
         rows.writerow([column[0] for column in result.description or ()])
-        for batch in _rows(place, result, None if limit is None else limit + 1):
+        for batch in _rows(workspace, result, None if limit is None else limit + 1):
             kept = batch if limit is None else batch[: limit - count]
             rows.writerows([["" if cell is None else exact(cell) for cell in row] for row in kept])
             _check_size(out.tell())
@@ -138,7 +141,7 @@ def _csv(place: Place, result: duckdb.DuckDBPyConnection, limit: int | None, fil
 
 
 def _arrow(
-    place: Place,
+    workspace: Workspace,
     result: duckdb.DuckDBPyConnection,
     limit: int | None,
     file: Path,
@@ -151,7 +154,7 @@ def _arrow(
     reader_of: Any = getattr(result, "to_arrow_reader", None) or getattr(result, "fetch_record_batch", None)
     left = limit
     try:
-        with explained(place.store), warnings.catch_warnings():
+        with explained(workspace.store), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             reader: pa.RecordBatchReader = reader_of(_BATCH)
         with (
@@ -160,7 +163,7 @@ def _arrow(
             if form == "parquet"
             else pa.ipc.new_stream(out, reader.schema) as writer,
         ):
-            for batch in _batches(place, reader):
+            for batch in _batches(workspace, reader):
                 if left is not None and batch.num_rows > left:
                     writer.write_batch(batch.slice(0, left))
                     return True
@@ -172,8 +175,8 @@ def _arrow(
     return False
 
 
-def _batches(place: Place, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-    with explained(place.store):
+def _batches(workspace: Workspace, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    with explained(workspace.store):
         yield from reader
 
 
@@ -188,8 +191,8 @@ def _check_size(size: int) -> None:
 def names_and_rows(columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> dict[str, Any]:
     """A table that memoserve made, with the types of its values."""
     kinds = []
-    for place in range(len(columns)):
-        values = [row[place] for row in rows if row[place] is not None]
+    for index in range(len(columns)):
+        values = [row[index] for row in rows if row[index] is not None]
         whole = all(isinstance(v, int) for v in values)
         number = all(isinstance(v, int | float) for v in values)
         kinds.append("BIGINT" if values and whole else "DOUBLE" if values and number else "VARCHAR")

@@ -10,9 +10,9 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
-from memoserve.serve.guard import COOKIE, is_token, session
+from memoserve.serve.http.guard import COOKIE, is_token, session
 
-STATIC = Path(__file__).parent / "static"
+STATIC = Path(__file__).parents[1] / "static"
 
 router = APIRouter(include_in_schema=False)
 

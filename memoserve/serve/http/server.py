@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from memoserve.errors import BadInput
-from memoserve.serve.queue import Queue
+from memoserve.serve.jobs.queue import Queue
 from memoserve.serve.settings import Settings
 
 _CONNECTIONS = 512
@@ -17,9 +17,9 @@ def serve(settings: Settings, say: Callable[[str], None]) -> None:
     """Serve until interrupted; `say` is told the address. Raises BadInput if it can't be listened on."""
     import uvicorn
 
-    from memoserve.serve.app import create_app
-    from memoserve.serve.guard import Guard
-    from memoserve.serve.protocol import ImpatientProtocol
+    from memoserve.serve.http.app import create_app
+    from memoserve.serve.http.guard import Guard
+    from memoserve.serve.http.protocol import ImpatientProtocol
 
     if not settings.read_only:
         Queue(settings.folder)  # what can't be written is said before anybody is told an address

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
@@ -16,13 +16,16 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from memoserve.engines import require
 from memoserve.errors import BadInput, EngineFailed, MemoserveError, StorageFailed, StoreConflict
-from memoserve.serve import contract, progress
+from memoserve.run.options import Options, arguments_of
+from memoserve.serve import contract
+from memoserve.serve.errors import Forbidden, NotThere, TooLong
 from memoserve.serve.files import data_file, suite_files
-from memoserve.serve.queue import Queue, Run
-from memoserve.serve.readers import Forbidden, NotThere, TooLong
-from memoserve.serve.reading import errors, settings_of
+from memoserve.serve.jobs import progress
+from memoserve.serve.jobs.process import command_of
+from memoserve.serve.jobs.queue import Queue, QueuedJob
+from memoserve.serve.jobs.watch import Watch
+from memoserve.serve.requests import errors, settings_of
 from memoserve.serve.settings import Settings
-from memoserve.serve.watch import Watch
 
 router = APIRouter(prefix="/api/runs")
 
@@ -32,7 +35,7 @@ _LOG_BYTES = 256 << 10
 
 _Id = Annotated[int, Path(ge=1, le=2**53)]
 
-_SAYS: dict[int, type[MemoserveError]] = {
+_ERRORS: dict[int, type[MemoserveError]] = {
     StoreConflict.exit_code: StoreConflict,
     EngineFailed.exit_code: EngineFailed,
     StorageFailed.exit_code: StorageFailed,
@@ -46,14 +49,14 @@ def _queue_of(request: Request) -> Queue:
     return queue
 
 
-def _found(queue: Queue, id_: int) -> Run:
+def _found(queue: Queue, id_: int) -> QueuedJob:
     run = queue.find(id_)
     if run is None:
         raise NotThere(f"there is no run {id_}")
     return run
 
 
-def progress_of(run: Run) -> dict[str, Any]:
+def progress_of(run: QueuedJob) -> dict[str, Any]:
     """Where a run is, as it is told."""
     now = progress.start() | run.progress
     del now["exit_code"], now["said"], now["began"]
@@ -62,7 +65,7 @@ def progress_of(run: Run) -> dict[str, Any]:
     return {"state": run.state, **now, "message": run.message}
 
 
-def _told(run: Run, unfinished: list[Run]) -> dict[str, Any]:
+def _as_json(run: QueuedJob, unfinished: list[QueuedJob]) -> dict[str, Any]:
     places = {one.id: place for place, one in enumerate(unfinished)}
     return {
         "id": run.id,
@@ -81,20 +84,20 @@ def _told(run: Run, unfinished: list[Run]) -> dict[str, Any]:
     }
 
 
-@router.post("", status_code=201, response_model=contract.Run, responses=errors(408, 415))
+@router.post("", status_code=201, response_model=contract.SubmittedRun, responses=errors(408, 415))
 async def submit(request: Request, submission: contract.Submission) -> Any:
     """Submit a run. What `memoserve run` would refuse is refused; what is there already is not done again."""
     queue = _queue_of(request)
     settings = settings_of(request)
     await anyio.to_thread.run_sync(require, submission.engine)
-    arguments = arguments_of(submission, settings)
+    options = options_of(submission, settings)
     async with request.app.state.planning:
-        estimate = await _plan(arguments)
-    submitted = queue.submit(submission.model_dump(), arguments, estimate)
-    return _told(submitted, queue.unfinished())
+        estimate = await _plan(options)
+    submitted = queue.submit(submission.model_dump(), arguments_of(options), estimate)
+    return _as_json(submitted, queue.unfinished())
 
 
-@router.get("", response_model=list[contract.Run], responses=errors())
+@router.get("", response_model=list[contract.SubmittedRun], responses=errors())
 def listed(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
@@ -105,17 +108,17 @@ def listed(
         return []
     queue = _queue_of(request)
     unfinished = queue.unfinished()
-    return [_told(run, unfinished) for run in queue.newest(limit, offset)]
+    return [_as_json(run, unfinished) for run in queue.newest(limit, offset)]
 
 
-@router.get("/{id}", response_model=contract.Run, responses=errors(404))
+@router.get("/{id}", response_model=contract.SubmittedRun, responses=errors(404))
 def run(request: Request, id: _Id) -> Any:
     """One run."""
     queue = _queue_of(request)
-    return _told(_found(queue, id), queue.unfinished())
+    return _as_json(_found(queue, id), queue.unfinished())
 
 
-@router.post("/{id}/cancel", response_model=contract.Run, responses=errors(404, 408, 415))
+@router.post("/{id}/cancel", response_model=contract.SubmittedRun, responses=errors(404, 408, 415))
 def cancel(request: Request, id: _Id) -> Any:
     """Cancel a run: a waiting one at once, a running one as soon as it has ended; whole parts are kept."""
     queue = _queue_of(request)
@@ -123,7 +126,7 @@ def cancel(request: Request, id: _Id) -> Any:
     after = queue.get(id)
     if after.state in {"done", "failed"}:
         raise StoreConflict(f"run {id} has ended: it is {after.state}")
-    return _told(after, queue.unfinished())
+    return _as_json(after, queue.unfinished())
 
 
 @router.get(
@@ -196,43 +199,43 @@ async def _stream(queue: Queue, watch: Watch, id_: int, seen: int) -> AsyncItera
             yield ": still here\n\n"
 
 
-def arguments_of(submission: contract.Submission, settings: Settings) -> list[str]:
-    """What follows `memoserve run` for a submission.
-
-    Each as one --name=value, so that a value is never taken for an option. Raises BadInput for a suite or
-    data that this service doesn't offer.
-    """
+def options_of(submission: contract.Submission, settings: Settings) -> Options:
+    """What a submission asks for. Raises BadInput for a suite or data that this service doesn't offer."""
     files = suite_files(settings.suites)
     if submission.suite not in files:
         raise BadInput(f"there is no suite {submission.suite!r} here; there are {', '.join(sorted(files))}")
-    arguments = [f"--suite={files[submission.suite].resolve()}", f"--out={settings.folder.resolve()}"]
-    for name in ("checkpoints", "sequences", "sample", "seed", "mode", "engine"):
-        value = getattr(submission, name)
-        if value is not None:
-            arguments.append(f"--{name}={value}")
-    if submission.loglik:
-        arguments.append("--loglik")
-    if submission.data is not None:
-        arguments.append(f"--data={data_file(settings.data, submission.data)}")
-    return arguments
+    return Options(
+        suite=str(files[submission.suite].resolve()),
+        out=str(settings.folder.resolve()),
+        checkpoints=submission.checkpoints,
+        sequences=submission.sequences,
+        sample=submission.sample,
+        seed=submission.seed,
+        mode=submission.mode,
+        engine=submission.engine,
+        loglik=submission.loglik,
+        data=None if submission.data is None else str(data_file(settings.data, submission.data)),
+    )
 
 
-async def _plan(arguments: list[str]) -> dict[str, Any]:
+async def _plan(options: Options) -> dict[str, Any]:
     """The dry run: the checks of `memoserve run` itself, and what it would cost. Raises what it says."""
-    command = [sys.executable, "-m", "memoserve", "run", *arguments, "--dry-run", "--progress=json"]
     try:
         with anyio.fail_after(_PLANNING_SECONDS):
             result = await anyio.run_process(
-                command, check=False, stdin=subprocess.DEVNULL, cwd=FilePath("/")
+                command_of(replace(options, dry_run=True)),
+                check=False,
+                stdin=subprocess.DEVNULL,
+                cwd=FilePath("/"),
             )
     except TimeoutError:
         raise TooLong(f"planning this run took longer than {_PLANNING_SECONDS:g} s") from None
     events = [event for line in result.stdout.decode().splitlines() if (event := progress.parse(line))]
     if result.returncode:
-        said = result.stderr.decode("utf-8", "replace").strip()
+        printed = result.stderr.decode("utf-8", "replace").strip()
         ended = [event["message"] for event in events if event["event"] == "end" and "message" in event]
-        kind = _SAYS.get(result.returncode, BadInput)
-        raise kind(ended[-1] if ended else said.removeprefix("error: "))
+        kind = _ERRORS.get(result.returncode, BadInput)
+        raise kind(ended[-1] if ended else printed.removeprefix("error: "))
     (plan,) = [event for event in events if event["event"] == "plan"]
     return {
         "sequences": plan["sequences"],

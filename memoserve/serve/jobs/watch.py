@@ -9,8 +9,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from memoserve.serve.queue import Queue
-from memoserve.serve.worker import is_held, lock_file, start_worker
+from memoserve.serve.jobs.queue import Queue
+from memoserve.serve.jobs.worker import is_held, lock_file, start_worker
 
 _POLL_SECONDS = 0.2
 _RESTART_SECONDS = 3.0
