@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from memoserve.catalog import explained
 from memoserve.errors import BadInput
-from memoserve.report.charts import CHARTS, RECOMMENDED, Chart
+from memoserve.report.charts.all import CHARTS
+from memoserve.report.charts.base import Chart
+from memoserve.report.charts.compute import RECOMMENDED
 from memoserve.report.grammar import Look
 from memoserve.report.page import answer_of, drawing, figure, page, table
 from memoserve.report.rows import Table, ask, models_of, parameters_for
