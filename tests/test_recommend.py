@@ -249,7 +249,7 @@ def test_no_choice_breaks_the_budget_or_the_bounds(
             assert best.choosing.flagged + best.judging.flagged <= bounds.max_flagged
         better = [
             r for r in rules
-            if r.is_papers and r.training_flops <= share * whole
+            if r.is_paper_rule and r.training_flops <= share * whole
             and (r.choosing.recall or 0) > (best.choosing.recall or 0)
         ]  # fmt: skip
         # Of the paper's rules none that was allowed would have found more.
@@ -372,7 +372,7 @@ def test_forecasts_of_every_kind_of_line_are_checked_against_what_they_did(rehea
         # No score of the target's own model enters, so no union with its earlier checkpoints either.
         assert rule.line.operation == "alone" or "l@" not in rule.predictors
         assert 0 <= rule.recall.low <= rule.recall.value <= rule.recall.high <= 1
-        assert 0 <= rule.precision.low <= rule.sure_precision <= rule.precision.value <= 1
+        assert 0 <= rule.precision.low <= rule.precision_lower_bound <= rule.precision.value <= 1
 
 
 def test_a_lower_line_is_forecast_to_find_more_of_what_is_there(rehearsed: Any) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from memoserve.memorized import Piece
-    from memoserve.recommend.recommendation import Recommended
+    from memoserve.recommend.advisor import Recommended
     from memoserve.recommend.rules import Share
 
 _ROWS = 5000
@@ -260,7 +260,14 @@ def _recommendation(
 
     Without a `look` nothing is drawn.
     """
-    from memoserve.recommend import Advisor, Bounds, find_target, grid_answers, rehearse_largest, said_of
+    from memoserve.recommend import (
+        Advisor,
+        Bounds,
+        backtest_sentence,
+        find_target,
+        grid_answers,
+        rehearse_largest,
+    )
 
     parts = ['<section id="recommendation"><h2>The recommendation</h2>']
     drawn: list[dict[str, Any]] = []
@@ -274,7 +281,7 @@ def _recommendation(
             break
         answers, said = grid_answers(advisor)
         shares = [(one.budget_share or 0.0) for one in answers]
-        papers = [advisor.papers(share * chosen.training_flops) for share in shares]
+        papers = [advisor.paper_rule(share * chosen.training_flops) for share in shares]
         rows = []
         for one, paper in zip(answers, papers, strict=True):
             rows.append(
@@ -326,7 +333,7 @@ def _recommendation(
             "<h3>Before anything is known of the target</h3><p>What smaller models alone recommend, "
             "beside what was then measured (in sequences, at a precision of at least 0.8):</p><ul>"
             + "".join(
-                f"<li>{escape(said_of(rehearsal.choose(share, Bounds(0.8, None))))}</li>"
+                f"<li>{escape(backtest_sentence(rehearsal.choose(share, Bounds(0.8, None))))}</li>"
                 for share in (0.1, 0.2, 0.5)
             )
             + "</ul>"

@@ -222,7 +222,7 @@ def recommend(
             unit=unit,
             forecast=forecast,
         )
-    return reply_json(names_and_rows(*advice.table()) | {"said": advice.said})
+    return reply_json(names_and_rows(*advice.table()) | {"said": advice.sentences})
 
 
 def text(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from memoserve.errors import BadInput
 from memoserve.recommend.law import Observation
 from memoserve.recommend.rules import Counts, Rule, Unit, read_rules
+from memoserve.recommend.target import Target
 
 if TYPE_CHECKING:
     import duckdb
@@ -40,37 +41,24 @@ class Line:
         return "memorized by either" if self.operation == UNION else "memorized"
 
     @property
-    def is_papers(self) -> bool:
+    def is_paper_rule(self) -> bool:
         """Whether this is the paper's rule."""
         return self.operation == "alone" and self.tau is None
 
 
-PAPERS = Line("alone", "memorized", None)
-TOGETHER = Line(UNION, "memorized", None)
+PAPER_RULE = Line("alone", "memorized", None)
+EITHER = Line(UNION, "memorized", None)
 
 
 @dataclass(frozen=True)
-class Run:
-    """A checkpoint of the suite, evaluated or not."""
-
-    name: str
-    model: str
-    order: int
-    step: int
-    parameters: int
-    training_flops: float
-    evaluated: int
-
-
-@dataclass(frozen=True)
-class Played:
+class RuleResult:
     """A line of a run (of two, the costlier first) that predicted a target with scores.
 
     Trials are effective numbers, equal windows as one cluster; None: unknown.
     """
 
-    target: Run
-    runs: tuple[Run, ...]
+    target: Target
+    runs: tuple[Target, ...]
     line: Line
     counts: Counts
     flagged_trials: float | None
@@ -82,47 +70,48 @@ class Played:
         return sum(run.training_flops for run in self.runs)
 
 
-def read_runs(connection: duckdb.DuckDBPyConnection, suite: str) -> dict[str, Run]:
+def read_runs(connection: duckdb.DuckDBPyConnection, suite: str) -> dict[str, Target]:
     """Every checkpoint of the suite that took compute and has weights of its own, by name."""
     rows = connection.execute(
-        "SELECT checkpoint, model, model_order, step, parameters, training_flops, evaluated FROM checkpoints "
+        "SELECT suite, checkpoint, model, step, model_order, parameters, training_flops, evaluated "
+        "FROM checkpoints "
         "WHERE suite = ? AND training_flops > 0 AND same_weights_as IS NULL ORDER BY model_order, step",
         [suite],
     ).fetchall()
-    return {row[0]: Run(*row) for row in rows}
+    return {row[1]: Target(*row) for row in rows}
 
 
-def read_played(
+def read_rule_results(
     connection: duckdb.DuckDBPyConnection,
     store: str | Path,
     suite: str,
-    runs: Mapping[str, Run],
+    runs: Mapping[str, Target],
     unit: Unit,
     *,
     below: int,
     step: int,
-) -> list[Played]:
+) -> list[RuleResult]:
     """Each model of an order below `below` as target, at its last evaluated step up to `step`.
 
     By the query recommend_candidates, of everything up to the target's size that costs less than it.
     """
-    last: dict[str, Run] = {}
+    last: dict[str, Target] = {}
     for run in runs.values():
         if run.evaluated and run.order < below and run.step <= step:
             last[run.model] = run
     found = []
     for target in last.values():
         try:
-            rules = read_rules(connection, store, suite, target.name, unit, blocks=1)
+            rules = read_rules(connection, store, suite, target.checkpoint, unit, blocks=1)
         except BadInput:
             # No windows of this suite: asked of each target, said by whoever finds nothing.
             continue
-        found += list(_played(target, rules, runs))
+        found += list(_results_of(target, rules, runs))
     return found
 
 
-def _played(target: Run, rules: Iterable[Rule], runs: Mapping[str, Run]) -> Iterable[Played]:
-    lines: dict[tuple[Run, str], dict[float, Rule]] = {}
+def _results_of(target: Target, rules: Iterable[Rule], runs: Mapping[str, Target]) -> Iterable[RuleResult]:
+    lines: dict[tuple[Target, str], dict[float, Rule]] = {}
     for rule in rules:
         its = [runs[name] for name in rule.predictors.split(" + ") if name in runs]
         if len(its) != rule.predictors.count(" + ") + 1 or any(run.order > target.order for run in its):
@@ -130,10 +119,10 @@ def _played(target: Run, rules: Iterable[Rule], runs: Mapping[str, Run]) -> Iter
         if rule.tau is not None:
             lines.setdefault((its[0], rule.signal), {})[rule.tau] = rule
         elif len(its) == 1:
-            yield _one(target, (its[0],), PAPERS, rule)
+            yield _one(target, (its[0],), PAPER_RULE, rule)
         elif len({run.model for run in its}) == len(its):
             dear_first = sorted(its, key=lambda run: (-run.training_flops, run.order, run.step))
-            yield _one(target, tuple(dear_first), TOGETHER, rule)
+            yield _one(target, tuple(dear_first), EITHER, rule)
     for (run, signal), by_tau in lines.items():
         for tau in TAUS[signal]:
             # Of a value that no sequence has, the next above flags the same.
@@ -141,23 +130,23 @@ def _played(target: Run, rules: Iterable[Rule], runs: Mapping[str, Run]) -> Iter
                 yield _one(target, (run,), Line("alone", signal, tau), by_tau[min(above)])
 
 
-def _one(target: Run, runs: tuple[Run, ...], line: Line, rule: Rule) -> Played:
-    return Played(
+def _one(target: Target, runs: tuple[Target, ...], line: Line, rule: Rule) -> RuleResult:
+    return RuleResult(
         target, runs, line, rule.choosing, rule.choosing_effective, rule.choosing_memorized_effective
     )
 
 
-def observed(played: Played) -> Observation:
+def observed(result: RuleResult) -> Observation:
     """A line of one run as an observation of the law."""
-    run, target, counts = played.runs[0], played.target, played.counts
+    run, target, counts = result.runs[0], result.target, result.counts
     return Observation(
-        target.name, target.model, target.order, target.training_flops, run.name, run.model,
+        target.checkpoint, target.model, target.order, target.training_flops, run.checkpoint, run.model,
         run.training_flops / target.training_flops, run.parameters / target.parameters,
-        counts.recall, played.memorized_trials or 0.0, counts.precision, played.flagged_trials or 0.0,
+        counts.recall, result.memorized_trials or 0.0, counts.precision, result.flagged_trials or 0.0,
     )  # fmt: skip
 
 
-def gained(both: Played, alone: Mapping[tuple[str, str], Played]) -> Observation | None:
+def union_gain(both: RuleResult, alone: Mapping[tuple[str, str], RuleResult]) -> Observation | None:
     """What the cheaper run of a union adds to the costlier, as an observation of a law.
 
     In place of recall, the share that it finds of what the costlier missed; in place of precision, the share
@@ -166,7 +155,7 @@ def gained(both: Played, alone: Mapping[tuple[str, str], Played]) -> Observation
     names of target and run.
     """
     dear, cheap = both.runs
-    first, second = (alone.get((both.target.name, run.name)) for run in (dear, cheap))
+    first, second = (alone.get((both.target.checkpoint, run.checkpoint)) for run in (dear, cheap))
     if first is None or second is None or first.counts.memorized != both.counts.memorized:
         return None
     missed = first.counts.memorized - first.counts.hits
@@ -179,8 +168,8 @@ def gained(both: Played, alone: Mapping[tuple[str, str], Played]) -> Observation
     per_flag = (second.flagged_trials or 0.0) / second.counts.flagged if second.counts.flagged else 0.0
     target = both.target
     return Observation(
-        target.name, target.model, target.order, target.training_flops, f"{dear.name} + {cheap.name}",
-        f"{dear.model} + {cheap.model}", cheap.training_flops / dear.training_flops,
+        target.checkpoint, target.model, target.order, target.training_flops,
+        f"{dear.checkpoint} + {cheap.checkpoint}", f"{dear.model} + {cheap.model}", cheap.training_flops / dear.training_flops,
         cheap.parameters / dear.parameters, hits / missed, missed * per_miss,
         hits / added if added else None, added * per_flag,
     )  # fmt: skip
