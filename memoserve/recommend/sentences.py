@@ -114,7 +114,8 @@ def backtest_sentence(test: Backtest) -> str:
     return (
         f"{start}{test.chosen.predictors} ({test.chosen.line}) would have been recommended, forecast recall "
         f"{share_text(test.chosen.recall)}, precision {share_text(test.chosen.precision)}; it had "
-        f"{share_text(recall)} and {share_text(precision)}. The best in hindsight had a recall of {test.best:.3f}."
+        f"{share_text(recall)} and {share_text(precision)}. "
+        f"The best in hindsight had a recall of {test.best:.3f}."
     )
 
 

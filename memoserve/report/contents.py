@@ -9,11 +9,11 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memoserve.catalog import explained
 from memoserve.errors import BadInput
 from memoserve.report.charts.all import CHARTS
 from memoserve.report.charts.base import Chart
 from memoserve.report.charts.compute import RECOMMENDED
+from memoserve.report.coverage import coverage
 from memoserve.report.grammar import Look
 from memoserve.report.page import answer_of, drawing, figure, page, table
 from memoserve.report.rows import Table, ask, models_of, parameters_for
@@ -69,7 +69,7 @@ def report(
     """
     from memoserve import __version__
 
-    cells = _coverage(connection, suite, store.path)
+    cells = coverage(connection, suite, store.path)
     if not cells:
         raise BadInput(f"{store.path} holds no scores yet: run memoserve run, or memoserve import, first")
     suite = str(cells[0]["suite"])
@@ -136,26 +136,6 @@ def parameters_for_name(name: str, suite: str, target: str | None) -> dict[str, 
 
     # The paper's table is about Pythia's suites alone, and finds them itself.
     return {} if name == "predictors_vs_paper" else parameters_for(find_query(name), suite, target)
-
-
-def _coverage(
-    connection: duckdb.DuckDBPyConnection, suite: str | None, store: str | Path
-) -> list[dict[str, Any]]:
-    """The checkpoints of the suite (the first evaluated one), evaluated or not."""
-    columns = (
-        "suite", "model", "step", "checkpoint", "seen", "evaluated", "trained", "training_flops",
-        "same_weights_as",
-    )  # fmt: skip
-    with explained(store):
-        rows = connection.execute(
-            "SELECT suite, model, step, checkpoint, least(sequences_seen, trained) AS seen, evaluated, "
-            "trained, "
-            "training_flops, same_weights_as FROM checkpoints "
-            "WHERE suite = coalesce(?, (SELECT min(suite) FROM checkpoints "
-            "WHERE evaluated > 0)) ORDER BY model_order, step",
-            [suite],
-        ).fetchall()
-    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def _last(cells: Sequence[Mapping[str, Any]]) -> str:

@@ -217,7 +217,7 @@ async def recommend(
 ) -> Response:
     """Which cheap run to pay for, to know what the target will memorize."""
     if budget is None and recall is None:
-        raise BadInput("say what may be spent (budget=10%) or what must be found (recall=0.9)")
+        raise BadInput("specify budget (such as 10%) or recall (such as 0.9)")
     return respond(
         await cache_of(request).ask(
             questions.recommend,

@@ -29,6 +29,7 @@ _SEARCHED = 100_000
 def store(workspace: Workspace, read_only: bool) -> Reply:
     """What the store holds."""
     from memoserve import __version__
+    from memoserve.report.coverage import checks_by_suite
     from memoserve.store import Store
 
     opened = Store.open(workspace.store)
@@ -37,13 +38,7 @@ def store(workspace: Workspace, read_only: bool) -> Reply:
             "SELECT suite, count(*) FILTER (evaluated > 0), count(*), sum(evaluated)::BIGINT "
             "FROM checkpoints GROUP BY suite ORDER BY suite"
         ).fetchall()
-        checked = connection.execute(
-            "SELECT suite, result, count(*) FROM checks GROUP BY ALL ORDER BY suite, result"
-        ).fetchall()
-        failed = connection.execute(
-            "SELECT suite, name, subject, detail FROM checks WHERE result = 'failed' ORDER BY ALL LIMIT ?",
-            [_FAILED_SHOWN],
-        ).fetchall()
+        checks = checks_by_suite(connection, _FAILED_SHOWN)
     counted = {row[0]: row[1:] for row in rows}
     suites = []
     for name in opened.suites():
@@ -55,12 +50,8 @@ def store(workspace: Workspace, read_only: bool) -> Reply:
                 "evaluated_checkpoints": evaluated,
                 "checkpoints": checkpoints,
                 "scores": scores,
-                "checks": {result: n for suite, result, n in checked if suite == name},
-                "failed_checks": [
-                    {"name": check, "subject": subject, "detail": detail}
-                    for suite, check, subject, detail in failed
-                    if suite == name
-                ],
+                "checks": dict(sorted(checks[name].counts.items())),
+                "failed_checks": checks[name].failed,
             }
         )
     synthetic = any(is_synthetic(suite["fingerprint"]) for suite in suites)
@@ -241,11 +232,9 @@ def text(
     """Windows of a cell as text. `folder`: of suite files; `data`: the sequences of suites' last runs."""
     from memoserve.memorized import (
         choose,
-        containing,
         count_rows,
-        open_text_of,
+        open_texts,
         rows_of,
-        shown_texts,
     )
     from memoserve.store import Store
 
@@ -256,20 +245,26 @@ def text(
         pair = choose(connection, opened, suite, target, predictor)
         name = pair.target.suite
         file = file_of_suite(None if folder is None else Path(folder), name)
-        source, decoder = open_text_of(opened, name, file, dict(data).get(name), None, warnings.append)
-        if decoder is None and (search is not None or redact):
+        reader = open_texts(
+            connection,
+            opened,
+            pair,
+            suite=file,
+            data=dict(data).get(name),
+            tokenizer=None,
+            warn=warnings.append,
+        )
+        if reader.decoder is None and (search is not None or redact):
             raise BadInput(
                 f"suite {pair.target.suite} has no tokenizer, and without text there is nothing to search or "
                 "to redact: ask with redact=false for token ids"
             )
-        context = int(opened.fingerprint(pair.target.suite).get("context") or 32)
         windows = total = count_rows(connection, opened, pair, kind)
         if search is None:
             rows = list(rows_of(connection, opened, pair, kind, limit, offset))
         else:
-            assert decoder is not None
             looked = rows_of(connection, opened, pair, kind, _SEARCHED)
-            found = list(containing(looked, source, decoder, context, search))
+            found = list(reader.containing(looked, search))
             total, rows = len(found), found[offset : offset + limit]
         shown = [
             {
@@ -283,7 +278,7 @@ def text(
                 "matches": one.matches,
                 "matched_prefix": one.matched_prefix,
             }
-            for one in shown_texts(connection, opened, pair, kind, rows, source, decoder, context, redact)
+            for one in reader.shown(kind, rows, redact)
         ]
     return reply_json(
         {
