@@ -749,7 +749,7 @@ def engines(harness: Harness, run: subprocess.Popen[bytes]) -> list[psutil.Proce
 
 
 def workers(harness: Harness, run: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """Ray's workers that have a lane."""
+    """Ray's workers that have an engine."""
     return [process for process in below(harness, run) if "ray::Worker" in line_of(process)]
 
 

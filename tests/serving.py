@@ -110,7 +110,9 @@ def workers(store: Path | str) -> list[psutil.Process]:
     store = Path(store)
     for process in psutil.process_iter(["cmdline"]):
         line = " ".join(process.info["cmdline"] or [])
-        if str(store.resolve()) in line and ("memoserve.serve.worker" in line or "memoserve run" in line):
+        if str(store.resolve()) in line and (
+            "memoserve.serve.jobs.worker" in line or "memoserve run" in line
+        ):
             found.append(process)
     return found
 

@@ -21,7 +21,7 @@ from conftest import command
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from memoserve.sequences import open_sequences
-from memoserve.serve.queue import Queue
+from memoserve.serve.jobs.queue import Queue
 from memoserve.store import Store
 from memoserve.suites import Suite, load_suite
 

@@ -64,6 +64,27 @@ def test_short_sequences_are_refused_or_left_out_and_counted(
     assert counted.split() == ["figure", "3.0"]
 
 
+def test_a_sample_or_a_context_that_leaves_nothing_to_evaluate_is_refused(
+    mini: Suite, tokens: NDArray[np.uint16], tmp_path: Path, cli: Cli
+) -> None:
+    suite_of(mini, tmp_path, "116k", "281k", steps=(161, 1001))
+    for dry in ((), ("--dry-run",)):
+        empty = cli(*RUN, "--sequences", "0:20", "--sample", "0.0001", *dry, code=3)
+        assert "--sample 0.0001 with --seed 0 selects none of sequences 0:20" in empty.stderr
+        assert "raise --sample" in empty.stderr
+        long = cli(*RUN, "--sequences", "0:20", "--context", "65", *dry, code=3)
+        assert "takes 96 tokens at most" in long.stderr
+        assert "use a shorter --context" in long.stderr
+    np.save(tmp_path / "short.npy", tokens[:50, :60])
+    short = cli(*RUN, "--data", "short.npy", "--partial-data", "--skip-short", code=3)
+    assert "all have fewer than 64 tokens" in short.stderr
+    assert not (tmp_path / "out").exists()
+    # One that is longer, with shorter ones.
+    config = tmp_path / "w/281k/step1001/config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "max_position_embeddings": 128}))
+    assert "takes 96 tokens at most" in cli(*RUN, "--context", "65", "--dry-run").stdout
+
+
 @pytest.mark.engine
 def test_a_part_of_the_data_is_taken_if_it_is_said_to_be_one(
     mini: Suite, tokens: NDArray[np.uint16], tmp_path: Path, cli: Cli

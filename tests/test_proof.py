@@ -22,7 +22,7 @@ from memoserve.cli import app
 from memoserve.domain import Checkpoint
 from memoserve.engines import EngineProcess, EngineSettings, Forward, agreement, fetch_weights
 from memoserve.errors import RunIncomplete
-from memoserve.run import proof
+from memoserve.run.checks import proof
 from memoserve.suites import Suite, select
 
 SETTINGS = EngineSettings(

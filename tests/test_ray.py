@@ -44,9 +44,9 @@ def test_a_cluster_makes_the_same_parts_and_loses_nothing_with_a_node(
     arguments = (*SMALL, *PARTS, "--executor", "ray", "--address", nodes.address, "--out", "over-ray")
     process = start(*arguments, cwd=tmp_path)
     before = events_until(process, "part_done", 3)
-    lanes = {event["lane"] for event in before if event["event"] == "engine_starting"}
-    assert len(lanes) == 2
-    assert {lane.split()[1] for lane in lanes} == {node[:6] for node in nodes.nodes}
+    workers = {event["worker"] for event in before if event["event"] == "engine_starting"}
+    assert len(workers) == 2
+    assert {worker.split()[1] for worker in workers} == {node[:6] for node in nodes.nodes}
     nodes.kill(nodes.nodes[0])
     after = events_until(process, "part_done", 4)
     assert len(after) > 3
@@ -82,8 +82,8 @@ def test_deterministic_parts_are_equal_byte_by_byte(nodes: Nodes, cli: Cli, tmp_
     nodes.add()
     output, _ = process.communicate()
     assert process.returncode == 0
-    lanes = [json.loads(line) for line in output.splitlines()]
-    assert any(event["event"] == "engine_starting" for event in lanes), "the new node got no work"
+    events = [json.loads(line) for line in output.splitlines()]
+    assert any(event["event"] == "engine_starting" for event in events), "the new node got no work"
     cli(*same, "--out", "local")
     assert files(tmp_path / "over-ray") == files(tmp_path / "local")
 

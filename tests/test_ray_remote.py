@@ -75,8 +75,8 @@ def test_a_cluster_makes_the_same_parts_and_loses_nothing_with_a_node(
     arguments += ("--data", f"{here}/data/train.idx", "--out", f"{here}/store")
     process = start(*arguments, cwd=tmp_path)
     before = events_until(process, "part_done", 3)
-    lanes = {event["lane"] for event in before if event["event"] == "engine_starting"}
-    assert {lane.split()[1] for lane in lanes} == {node[:6] for node in nodes.nodes}
+    workers = {event["worker"] for event in before if event["event"] == "engine_starting"}
+    assert {worker.split()[1] for worker in workers} == {node[:6] for node in nodes.nodes}
     nodes.kill(nodes.nodes[0])
     after = events_until(process, "part_done", 4)
     assert len(after) > 3
@@ -124,7 +124,7 @@ def test_a_node_whose_engine_never_starts_leaves_its_parts_to_others(nodes: Node
     events = [json.loads(line) for line in output.splitlines()]
     assert (process.returncode, events[-1]["status"], events[-1]["failures"]) == (0, "done", [])
     (told,) = [event for event in events if event["event"] == "engine_not_started"]
-    assert told["lane"].split()[1] == broken[:6]
+    assert told["worker"].split()[1] == broken[:6]
     assert "ImportError: the disk of this node is broken" in told["reason"]
     assert "Traceback" not in told["reason"]
     assert len(files(tmp_path / "out")) == 12

@@ -249,7 +249,7 @@ def test_no_choice_breaks_the_budget_or_the_bounds(
             assert best.choosing.flagged + best.judging.flagged <= bounds.max_flagged
         better = [
             r for r in rules
-            if r.is_papers and r.training_flops <= share * whole
+            if r.is_paper_rule and r.training_flops <= share * whole
             and (r.choosing.recall or 0) > (best.choosing.recall or 0)
         ]  # fmt: skip
         # Of the paper's rules none that was allowed would have found more.
@@ -372,7 +372,7 @@ def test_forecasts_of_every_kind_of_line_are_checked_against_what_they_did(rehea
         # No score of the target's own model enters, so no union with its earlier checkpoints either.
         assert rule.line.operation == "alone" or "l@" not in rule.predictors
         assert 0 <= rule.recall.low <= rule.recall.value <= rule.recall.high <= 1
-        assert 0 <= rule.precision.low <= rule.sure_precision <= rule.precision.value <= 1
+        assert 0 <= rule.precision.low <= rule.precision_lower_bound <= rule.precision.value <= 1
 
 
 def test_a_lower_line_is_forecast_to_find_more_of_what_is_there(rehearsed: Any) -> None:
@@ -451,7 +451,7 @@ def test_recommend_for_a_target_without_scores(cli: Cli, untrained: Path, synthe
     rows = json.loads(cli("recommend", untrained, *arguments, "-f", "json").stdout)
     assert {row["basis"] for row in rows} == {"forecast"}
     said = cli("recommend", untrained, *arguments).stdout
-    for words in ("This is a forecast", "How well this procedure chooses is unknown", "hang together"):
+    for words in ("This is a forecast", "How well this procedure chooses is unknown", "are linked"):
         assert words in said
     assert {row["answer"] for row in rows} >= {"recommended", "runner-up", "paper's rule"}
     assert any(">=" in row["rule"] for row in rows)
@@ -464,7 +464,7 @@ def test_scaling(cli: Cli, synthetic: Path) -> None:
     result = cli("scaling", synthetic)
     for words in (
         "log10 compute ratio", "held out l@8", "held out l@8: matched_prefix >= 8", "mean absolute error",
-        "Tested on l@8 with its scores hidden", "Rule of support",
+        "Tested on l@8 with its scores hidden", "Extrapolation limits",
     ):  # fmt: skip
         assert words in result.stdout
 
@@ -478,7 +478,7 @@ def test_scaling(cli: Cli, synthetic: Path) -> None:
         (["--budget", "lots"], "takes FLOPs"),
         (["--budget", "-3"], "takes FLOPs"),
         (["--budget", "nan"], "takes FLOPs"),
-        ([], "say what may be spent"),
+        ([], "specify --budget"),
         (["--budget", "50%", "--max-flagged", "1"], "keeps to at most 1 flagged"),
         (["--budget", "10%", "--target", "xs@2"], "costs less"),
         (["--budget", "10%", "--target", "s@8", "--forecast"], "1 sizes"),

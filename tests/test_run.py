@@ -26,12 +26,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from memoserve.domain import Matches
-from memoserve.run import Events, make_plan, part_size_for
-from memoserve.run.execute import Run
-from memoserve.run.lane import Done
-from memoserve.run.plan import CheckpointPlan, wanted_ranges
+from memoserve.run.checks.inputs import Inputs
+from memoserve.run.checks.weights import WeightsReport
+from memoserve.run.dispatch import Dispatcher
+from memoserve.run.event_lines import EventLines
+from memoserve.run.events import PartAdvanced, PlanEvent, Setting, WeightsLoaded
+from memoserve.run.plan import CheckpointPlan, make_plan, part_size_for, wanted_ranges
 from memoserve.run.schedule import Schedule
 from memoserve.run.windows import KnownWindows, distinct, window_ids
+from memoserve.run.worker import Done
 from memoserve.sequences import Selection
 from memoserve.store import Store
 from memoserve.suites import Suite, load_suite, select
@@ -155,7 +158,7 @@ def test_what_is_known_is_not_asked_again_and_memory_is_bounded(limit: int, bloc
     st.randoms(),
 )
 def test_every_part_is_handed_out_once_and_again_if_it_is_given_back(
-    shapes: list[tuple[str, int]], lanes: int, random: Random
+    shapes: list[tuple[str, int]], workers: int, random: Random
 ) -> None:
     suite = load_suite("mini")
     models = dict(zip("abc", suite.models, strict=False))
@@ -175,22 +178,22 @@ def test_every_part_is_handed_out_once_and_again_if_it_is_given_back(
     last: dict[str, CheckpointPlan] = {}
     losses = 0
     while not (schedule.empty and not held):
-        lane = str(random.randrange(lanes))
-        if random.random() < 0.5 and (given := schedule.next(lane)):
+        worker = str(random.randrange(workers))
+        if random.random() < 0.5 and (given := schedule.next(worker)):
             item, span = given
-            if lane in last and last[lane] != item:
-                handed_out = [s for i, s in made if i == last[lane]]
-                handed_out += [s for _, i, s in held if i == last[lane]]
-                assert len(handed_out) == len(last[lane].missing), "it left a checkpoint with parts to give"
-            last[lane] = item
-            held.append((lane, item, span))
+            if worker in last and last[worker] != item:
+                handed_out = [s for i, s in made if i == last[worker]]
+                handed_out += [s for _, i, s in held if i == last[worker]]
+                assert len(handed_out) == len(last[worker].missing), "it left a checkpoint with parts to give"
+            last[worker] = item
+            held.append((worker, item, span))
         elif held:
-            lane, item, span = held.pop(random.randrange(len(held)))
+            worker, item, span = held.pop(random.randrange(len(held)))
             if losses < 5 and random.random() < 0.2:
                 losses += 1
                 schedule.give_back(item, span)
-                schedule.leave(lane)
-                last.pop(lane, None)
+                schedule.leave(worker)
+                last.pop(worker, None)
                 continue
             made.append((item, span))
             if schedule.done(item):
@@ -199,24 +202,24 @@ def test_every_part_is_handed_out_once_and_again_if_it_is_given_back(
     assert Counter(whole) == Counter(todo)
 
 
-def test_sizes_run_side_by_side_and_lanes_share_what_is_left() -> None:
+def test_sizes_run_side_by_side_and_workers_share_what_is_left() -> None:
     suite = load_suite("mini")
     todo = make_plan(suite, select(suite, "116k@*,1.2m@1001"), Selection(0, 4000), None, 2000).todo
     schedule = Schedule(todo)
 
-    def take(lane: str) -> str:
-        given = schedule.next(lane)
+    def take(worker: str) -> str:
+        given = schedule.next(worker)
         return str(given[0].checkpoint) if given else ""
 
     assert [take("x") for _ in range(3)] == ["116k@161", "116k@161", "116k@301"]
     assert [take("y") for _ in range(3)] == ["1.2m@1001", "1.2m@1001", "116k@441"]
     assert take("z") == "116k@581"
-    rest = [take(lane) for lane in ["x", "y", "z"] * 4]
+    rest = [take(worker) for worker in ["x", "y", "z"] * 4]
     assert rest[:3] == ["116k@301", "116k@441", "116k@581"]
     assert Counter(rest)[""] == len(rest) - (2 * 8 - 7)
 
 
-def test_a_lane_that_can_start_no_engine_leaves_its_parts_to_others() -> None:
+def test_a_worker_that_can_start_no_engine_leaves_its_parts_to_others() -> None:
     suite = load_suite("mini")
     todo = make_plan(suite, select(suite, "116k@161,116k@301,281k@161"), Selection(0, 400), None, 200).todo
     first, second, other = todo
@@ -234,9 +237,9 @@ def test_a_lane_that_can_start_no_engine_leaves_its_parts_to_others() -> None:
     ]
     assert schedule.next("broken") is None
     assert [taken[0] for taken in (schedule.next("sound"), schedule.next("sound")) if taken] == [first, first]
-    # All lanes failed at the first checkpoint: then that is to blame, and the second may be tried.
+    # All workers failed at the first checkpoint: then that is to blame, and the second may be tried.
     schedule.refuse("sound", first)
-    schedule.relent(first)
+    schedule.retry_refused(first)
     assert [taken[0] for taken in (schedule.next("broken"), schedule.next("sound")) if taken] == [
         second,
         second,
@@ -250,18 +253,19 @@ def test_what_a_lost_worker_had_done_counts_once(tmp_path: Path) -> None:
     plan = make_plan(suite, select(suite, "116k@161"), Selection(0, 400), None, 200)
     (item,) = plan.todo
     stream = io.StringIO()
-    events = Events(stream)
-    events.plan(plan)
-    run = Run(plan, Store.create(tmp_path / "store"), events)
+    lines = EventLines(stream)
+    setting = Setting("store", "score", "vllm", "1", "cpu", "float32", "local")
+    lines(PlanEvent(plan, Inputs(WeightsReport(), (), ()), setting))
+    run = Dispatcher(plan, Store.create(tmp_path / "store"), lines)
     checkpoint, first = item.checkpoint, (0, 200)
-    run.begun(checkpoint)
-    run.advanced(checkpoint, first, 100, 50)
-    run.advanced(checkpoint, first, 50, 20)  # another one begins again
-    run.advanced(checkpoint, first, 120, 60)
+    run.receive(WeightsLoaded(checkpoint))
+    run.receive(PartAdvanced(checkpoint, first, 100, 50))
+    run.receive(PartAdvanced(checkpoint, first, 50, 20))  # another one begins again
+    run.receive(PartAdvanced(checkpoint, first, 120, 60))
     run._count(item, first, Done(200, 90, 3))
-    run.advanced(checkpoint, first, 200, 90)  # late
+    run.receive(PartAdvanced(checkpoint, first, 200, 90))  # late
     run._count(item, (200, 400), Done(200, 0, 0))
-    run.advanced(checkpoint, (200, 400), 200, 80)
+    run.receive(PartAdvanced(checkpoint, (200, 400), 200, 80))
     told = [json.loads(line) for line in stream.getvalue().splitlines()]
     done = [event["all_done"] for event in told if event["event"] == "part_done"]
     assert done == [200, 400]
@@ -719,7 +723,10 @@ class TestTwoEngines:
         self, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         both = self.run(cli, "--out", "both")
-        assert {event["lane"] for event in both if event["event"] == "engine_up"} == {"device 0", "device 1"}
+        assert {event["worker"] for event in both if event["event"] == "engine_up"} == {
+            "device 0",
+            "device 1",
+        }
         last = [event for event in both if event["event"] == "part_done"][-1]
         assert last["all_done"] == last["all_total"] == 1800
         shutil.copytree(tmp_path / "both", tmp_path / "one")
@@ -727,9 +734,9 @@ class TestTwoEngines:
             monkeypatch.setenv(name, value)
         shutil.rmtree(tmp_path / "one" / "scores")
         one = self.run(cli, "--out", "one")
-        assert {event["lane"] for event in one if event["event"] == "engine_up"} == {"device 0"}
+        assert {event["worker"] for event in one if event["event"] == "engine_up"} == {"device 0"}
         told = [event for event in one if event["event"] == "engine_not_started"]
-        assert {event["lane"] for event in told} == {"device 1"}
+        assert {event["worker"] for event in told} == {"device 1"}
         assert len(told) == len({event["model"] for event in told}), "it went on trying"
         assert "exit code 1" in told[0]["reason"]
         assert one[-1]["failures"] == []

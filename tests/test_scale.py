@@ -21,7 +21,8 @@ from random_stores import toy_suite
 
 from memoserve.catalog import connect, write_catalog
 from memoserve.queries import find_query, list_queries, run_query
-from memoserve.run import make_lists, make_plan
+from memoserve.run.indexing import make_lists
+from memoserve.run.plan import make_plan
 from memoserve.sequences import Selection
 from memoserve.store import Store
 from memoserve.store.verify import verify

@@ -30,7 +30,7 @@ from test_catalog import LOADS_OR_SETS, READS_ELSEWHERE, WRITES, fingerprints
 from memoserve.catalog import connect, execute
 from memoserve.queries import list_queries
 from memoserve.report import CHARTS
-from memoserve.serve.readers import Place, Readers, Reply
+from memoserve.serve.answers.pool import ReaderPool, Reply, Workspace
 from memoserve.serve.settings import Settings
 from memoserve.store import Store
 from memoserve.suites import load_suite
@@ -286,14 +286,14 @@ def test_a_store_that_is_damaged_or_gone_is_said_and_mended_is_answered(tmp_path
         assert server.stderr().count("Traceback") <= 4 * len(DAMAGES)
 
 
-def fails(place: Place) -> Reply:
-    raise ZeroDivisionError(f"in {place.threads}")
+def fails(workspace: Workspace) -> Reply:
+    raise ZeroDivisionError(f"in {workspace.threads}")
 
 
 def test_what_is_unexpected_in_a_reader_brings_its_traceback(tmp_path: Path) -> None:
     """A traceback doesn't cross to another process by itself; the server's log has to have it."""
     Store.create(tmp_path / "store")
-    readers = Readers(Settings(tmp_path / "store"))
+    readers = ReaderPool(Settings(tmp_path / "store"))
 
     async def ask() -> None:
         with pytest.raises(ZeroDivisionError) as raised:

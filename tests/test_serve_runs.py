@@ -20,8 +20,8 @@ import psutil
 import pytest
 from serving import Server, mini_store, serving, until, workers
 
-from memoserve.serve.queue import Queue
-from memoserve.serve.worker import lock_file
+from memoserve.serve.jobs.queue import Queue
+from memoserve.serve.jobs.worker import lock_file
 
 
 def events_of(server: Server, id_: int, last: str | None = None) -> Iterator[dict[str, Any]]:
@@ -67,12 +67,12 @@ def begun(server: Server, id_: int, least: int = 1) -> dict[str, Any]:
 
 
 def the_run(store: Path) -> psutil.Process:
-    (found,) = [p for p in workers(store) if "memoserve.serve.worker" not in " ".join(p.cmdline())]
+    (found,) = [p for p in workers(store) if "memoserve.serve.jobs.worker" not in " ".join(p.cmdline())]
     return found
 
 
 def the_worker(store: Path) -> psutil.Process:
-    (found,) = [p for p in workers(store) if "memoserve.serve.worker" in " ".join(p.cmdline())]
+    (found,) = [p for p in workers(store) if "memoserve.serve.jobs.worker" in " ".join(p.cmdline())]
     return found
 
 
@@ -242,7 +242,7 @@ def test_a_run_that_is_killed_is_begun_again_three_times(server: Server) -> None
 
 
 def _is_there(server: Server) -> bool:
-    return any("memoserve.serve.worker" not in " ".join(p.cmdline()) for p in workers(server.store))
+    return any("memoserve.serve.jobs.worker" not in " ".join(p.cmdline()) for p in workers(server.store))
 
 
 @pytest.mark.engine

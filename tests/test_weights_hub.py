@@ -302,7 +302,7 @@ def test_sizes_that_no_precision_explains_fail(hub: Hub, file: Path) -> None:
 def test_what_was_downloaded_is_held_against_the_suite(hub: Hub, file: Path) -> None:
     code = (
         "import sys; from memoserve.suites import *; from memoserve.engines import fetch_weights;"
-        "from memoserve.run.weights_check import *; s = load_suite(sys.argv[1]);"
+        "from memoserve.run.checks.weights import *; s = load_suite(sys.argv[1]);"
         "c = select(s, '116k@161')[0];"
         "r = check_fetched(s, c, fetch_weights(c), use=Use('vllm', 'cpu', 32));"
         "print([(x.name, x.model, x.step) for x in r.checks if x.result == 'failed'], [*r.refused] == [c])"

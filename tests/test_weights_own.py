@@ -20,8 +20,8 @@ from weight_folders import Tensors, own_suite, reshard, save, tensors_of
 from memoserve.checks import Check
 from memoserve.engines import fetch_weights
 from memoserve.engines.vllm.heads import CPU_HEAD_SIZES, unsupported_head_size
-from memoserve.run.described_weights import Use
-from memoserve.run.weights_check import WeightsReport, check_weights
+from memoserve.run.checks.described_weights import Use
+from memoserve.run.checks.weights import WeightsReport, check_weights
 from memoserve.suites import Suite, load_suite, select
 
 STEPS = [161, 441, 721, 1001]
@@ -216,8 +216,8 @@ def test_gigabytes_are_not_read_to_tell_weights_apart(file: Path, monkeypatch: p
 
     for read in ("equal_values", "values_digest", "file_digest"):
         monkeypatch.setattr(f"memoserve.engines.weights.contents.{read}", never)
-    monkeypatch.setattr("memoserve.run.weights_check.identity_of", never)
-    monkeypatch.setattr("memoserve.run.weights_check.SMALL", 0)
+    monkeypatch.setattr("memoserve.run.checks.weights.identity_of", never)
+    monkeypatch.setattr("memoserve.run.checks.weights.SMALL", 0)
     report = checked(file)
     assert same(report) == {}
     copy(file, 1001, 161)

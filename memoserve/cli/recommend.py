@@ -12,7 +12,7 @@ from memoserve.errors import BadInput
 
 if TYPE_CHECKING:
     from memoserve.queries import Answer
-    from memoserve.recommend.recommendation import Recommended
+    from memoserve.recommend.advisor import Recommended
 
 _Format = Literal["table", "csv", "json", "markdown"]
 _Unit = Literal["sequences", "windows"]
@@ -96,7 +96,7 @@ def recommend(
     from memoserve.recommend import advise
 
     if budget is None and recall is None and not grid:
-        raise BadInput("say what may be spent (--budget 10%), what must be found (--recall 0.9), or --grid")
+        raise BadInput("specify --budget (such as 10%), --recall (such as 0.9) or --grid")
     with connect(directory) as connection:
         advice = advise(
             connection,
@@ -112,11 +112,14 @@ def recommend(
             forecast=forecast,
             seed=seed,
         )
-    said = advice.said
+    sentences = advice.sentences
     if budget is not None and advice.answers[0].flagged is not None:
-        said = [*said, f"To list what it flags: memoserve export {_export_of(advice.answers[0], directory)}"]
+        sentences = [
+            *sentences,
+            f"To list what it flags: memoserve export {_export_of(advice.answers[0], directory)}",
+        ]
     title = f"What to run to know what {advice.target.checkpoint} memorizes"
-    _write(Answer(*advice.table()), form, output, title, said)
+    _write(Answer(*advice.table()), form, output, title, sentences)
 
 
 def _export_of(answer: Recommended, directory: str) -> str:
@@ -152,70 +155,12 @@ def scaling(
     """
     from memoserve.catalog import connect
     from memoserve.queries import Answer
-    from memoserve.recommend import (
-        MEASURES,
-        RULE,
-        Bounds,
-        find_target,
-        fit,
-        hold_out,
-        read_observations,
-        rehearse_largest,
-        said_of,
-    )
+    from memoserve.recommend.scaling import scaling as fit_scaling
 
     with connect(directory) as connection:
-        name = find_target(connection, suite, None).suite
-        observations = read_observations(connection, directory, name, unit, step=step)
-        rehearsal = rehearse_largest(connection, directory, name, unit, step)
-    rows: list[tuple[object, ...]] = []
-    said = []
-    for measure in MEASURES:
-        law = fit(observations, measure)
-        for place, coefficient in enumerate(law.terms):
-            rows.append((
-                unit, measure, "fit", coefficient, float(law.coefficients[place]), *law.interval(place),
-                law.observations, law.pairs, law.sizes,
-            ))  # fmt: skip
-        held = hold_out(observations, measure)
-        for one in held:
-            for error, value in (
-                ("mean absolute error", one.mean_absolute_error),
-                ("mean error", one.bias),
-                ("largest error", one.worst),
-                ("share within 95% interval", one.covered),
-            ):
-                rows.append((
-                    unit, measure, f"held out {one.target}", error, value, None, None, one.checked, None,
-                    len(one.fitted_to),
-                ))  # fmt: skip
-            said.append(
-                f"Fitted to {', '.join(one.fitted_to)} as targets, the law forecasts {measure} for "
-                f"{one.target} with a mean absolute error of {one.mean_absolute_error:.3f} over "
-                f"{one.checked} checkpoints (largest {one.worst:.3f}, mean {one.bias:+.3f}); "
-                f"{one.covered:.0%} lie in its interval."
-            )
-        if not held:
-            said.append(
-                f"Too few sizes to hold one out for {measure}: how well the law forecasts is unknown."
-            )
-        low, high = law.compute_range
-        said.append(f"{measure} is fitted to compute ratios from {low:.2g} to {high:.2g}.")
-    if rehearsal is not None:
-        for line in rehearsal.errors():
-            part = f"held out {rehearsal.target.name}: {line.line}"
-            for measure, off in zip(MEASURES, (line.recall, line.precision), strict=True):
-                rows.append(
-                    (unit, measure, part, "mean absolute error", off, None, None, line.checked, None, None)
-                )
-        said += [said_of(rehearsal.choose(share, Bounds())) for share in (0.1, 0.2, 0.5)]
-        said.append(f"Those recommendations keep to {Bounds()}, as far as the forecast can tell.")
-    said.append(f"Rule of support: {RULE}.")
-    columns = (
-        "unit", "measure", "part", "name", "value", "value_low", "value_high", "observations", "pairs",
-        "sizes",
-    )  # fmt: skip
-    _write(Answer(columns, rows), form, output, "How predictors scale with compute and size", said)
+        fitted = fit_scaling(connection, directory, suite=suite, step=step, unit=unit)
+    title = "How predictors scale with compute and size"
+    _write(Answer(fitted.columns, fitted.rows), form, output, title, fitted.sentences)
 
 
 def _write(answer: Answer, form: _Format, output: Path | None, title: str, said: list[str]) -> None:

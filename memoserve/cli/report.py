@@ -145,23 +145,22 @@ def _texts(
 ) -> Texts:  # fmt: skip
     """Memorized texts as memoserve show finds them. Without the sequences or a tokenizer, says so."""
     from memoserve.cli.show import warn
-    from memoserve.memorized import choose, open_text_of, rows_of, shown_texts, suite_name
+    from memoserve.memorized import choose, open_texts, rows_of, suite_name
     from memoserve.report.contents import Text, Texts
 
     named = data is not None or tokenizer is not None
     pair = choose(connection, store, suite_name(suite), target, None)
     try:
-        source, decoder = open_text_of(store, pair.target.suite, suite, data, tokenizer, warn)
+        reader = open_texts(connection, store, pair, suite=suite, data=data, tokenizer=tokenizer, warn=warn)
     except BadInput as error:
         if named:
             raise
         return Texts((), redact, str(error))
-    if decoder is None:
+    if reader.decoder is None:
         return Texts((), redact, "without a tokenizer, the sequences are numbers; name one with --tokenizer")
-    context = int(store.fingerprint(pair.target.suite).get("context") or 32)
     rows = list(rows_of(connection, store, pair, "memorized", limit))
-    found = shown_texts(connection, store, pair, "memorized", rows, source, decoder, context, redact)
-    return Texts(
-        [Text(one.row.sequence_id, one.row.occurrences, one.context, one.continuation) for one in found],
-        redact,
-    )
+    shown = [
+        Text(one.row.sequence_id, one.row.occurrences, one.context, one.continuation)
+        for one in reader.shown("memorized", rows, redact)
+    ]
+    return Texts(shown, redact)

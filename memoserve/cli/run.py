@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import typer
 
-from memoserve.errors import BadInput, MemoserveError, RunIncomplete, StoreConflict, in_words
+from memoserve.errors import MemoserveError, RunIncomplete, in_words
+from memoserve.run.options import Dtype, Executor, Mode, Options, Verify
 from memoserve.terminal import harmless, harmless_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from memoserve.checks import Check
-    from memoserve.run import Estimate, Events, Inputs, Outcome, Plan
-    from memoserve.store import Store
+    from memoserve.run.checks.inputs import Inputs
+    from memoserve.run.estimate import Estimate
+    from memoserve.run.event_lines import EventLines
+    from memoserve.run.job import Job
+    from memoserve.run.outcome import Outcome
+    from memoserve.run.plan import Plan
 
 _WHAT = "What to evaluate"
 _HOW = "How"
@@ -35,13 +38,13 @@ def run(
             rich_help_panel=_WHAT,
             show_default=False,
         ),
-    ] = None,
+    ] = Options.checkpoints,
     suite: Annotated[
         str,
         typer.Option(
             envvar="MEMOSERVE_SUITE", help="A shipped suite or a suite file.", rich_help_panel=_WHAT
         ),
-    ] = "mini",
+    ] = Options.suite,
     out: Annotated[
         str,
         typer.Option(
@@ -51,7 +54,7 @@ def run(
             help="The score store: a directory, or a URL such as s3://bucket/store.",
             rich_help_panel=_WHAT,
         ),
-    ] = "memoserve-out",
+    ] = Options.out,
     data: Annotated[
         str | None,
         typer.Option(
@@ -59,13 +62,13 @@ def run(
             rich_help_panel=_WHAT,
             show_default=False,
         ),
-    ] = None,
+    ] = Options.data,
     tokenizer: Annotated[
         str | None,
         typer.Option(
             help="tokenizer.json, for sequences given as text.", rich_help_panel=_WHAT, show_default=False
         ),
-    ] = None,
+    ] = Options.tokenizer,
     tokens_column: Annotated[
         str | None,
         typer.Option(
@@ -73,7 +76,7 @@ def run(
             rich_help_panel=_WHAT,
             show_default=False,
         ),
-    ] = None,
+    ] = Options.tokens_column,
     partial_data: Annotated[
         bool,
         typer.Option(
@@ -81,58 +84,60 @@ def run(
             help="The data are a part of the training data: its first sequences, or their first tokens.",
             rich_help_panel=_WHAT,
         ),
-    ] = False,
+    ] = Options.partial_data,
     skip_short: Annotated[
         bool,
         typer.Option(
             "--skip-short", help="Leave out sequences shorter than a window.", rich_help_panel=_WHAT
         ),
-    ] = False,
+    ] = Options.skip_short,
     sequences: Annotated[
         str | None,
         typer.Option(
             help="Range of sequence ids, such as 0:1000000.", rich_help_panel=_WHAT, show_default=False
         ),
-    ] = None,
+    ] = Options.sequences,
     sample: Annotated[
         float | None,
         typer.Option(
             help="Share of them, drawn at random, such as 0.01.", rich_help_panel=_WHAT, show_default=False
         ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of --sample.", rich_help_panel=_WHAT)] = 0,
+    ] = Options.sample,
+    seed: Annotated[int, typer.Option(help="Seed of --sample.", rich_help_panel=_WHAT)] = Options.seed,
     unseen: Annotated[
         bool,
         typer.Option(
             "--unseen", help="Also sequences that a checkpoint has not seen yet.", rich_help_panel=_WHAT
         ),
-    ] = False,
+    ] = Options.unseen,
     engine: Annotated[
         str,
         typer.Option(
             help="vllm, transformers (the reference), or another package's: memoserve doctor lists them.",
             rich_help_panel=_HOW,
         ),
-    ] = "vllm",
+    ] = Options.engine,
     mode: Annotated[
-        Literal["score", "extract"],
+        Mode,
         typer.Option(
             help="score: generate, and keep which of the 32 tokens match. extract: decide memorized and the"
             " matched prefix in one forward pass, exactly, at a fraction of the cost.",
             rich_help_panel=_HOW,
         ),
-    ] = "score",
+    ] = Options.mode,
     loglik: Annotated[
         bool,
         typer.Option(
             "--loglik", help="With extract: also the continuation's log-likelihood.", rich_help_panel=_HOW
         ),
-    ] = False,
+    ] = Options.loglik,
     dtype: Annotated[
-        Literal["auto", "float32", "float16", "bfloat16"],
+        Dtype,
         typer.Option(help="auto: float32 on a CPU, the weights' own on a GPU.", rich_help_panel=_HOW),
-    ] = "auto",
-    context: Annotated[int, typer.Option(min=1, help="Tokens of context.", rich_help_panel=_HOW)] = 32,
+    ] = Options.dtype,
+    context: Annotated[
+        int, typer.Option(min=1, help="Tokens of context.", rich_help_panel=_HOW)
+    ] = Options.context,
     deterministic: Annotated[
         bool,
         typer.Option(
@@ -140,15 +145,15 @@ def run(
             help="Results that don't depend on parts, batches, restarts: slower; equal parts byte by byte.",
             rich_help_panel=_HOW,
         ),
-    ] = False,
+    ] = Options.deterministic,
     verify: Annotated[
-        Literal["start", "every"],
+        Verify,
         typer.Option(
             help="When a few windows also go through Transformers' own forward, which must agree: at an"
             " engine's start and its first switch of weights, or at every switch.",
             rich_help_panel=_HOW,
         ),
-    ] = "start",
+    ] = Options.verify,
     allow_implausible: Annotated[
         bool,
         typer.Option(
@@ -156,10 +161,10 @@ def run(
             help="Exit with 0 although a checkpoint knows its training data worse than it should.",
             rich_help_panel=_HOW,
         ),
-    ] = False,
+    ] = Options.allow_implausible,
     tensor_parallel: Annotated[
         int, typer.Option(min=1, help="GPUs that share one model.", rich_help_panel=_HOW)
-    ] = 1,
+    ] = Options.tensor_parallel,
     devices: Annotated[
         str | None,
         typer.Option(
@@ -168,19 +173,19 @@ def run(
             rich_help_panel=_HOW,
             show_default=False,
         ),
-    ] = None,
+    ] = Options.devices,
     executor: Annotated[
-        Literal["local", "ray"],
+        Executor,
         typer.Option(help="ray: on all nodes of a Ray cluster.", rich_help_panel=_HOW),
-    ] = "local",
+    ] = Options.executor,
     address: Annotated[
         str,
         typer.Option(help="The Ray cluster's, if not this machine's.", rich_help_panel=_HOW),
-    ] = "auto",
+    ] = Options.address,
     part_size: Annotated[
         int | None,
         typer.Option(min=1, help="Sequence ids in a part.", rich_help_panel=_HOW, show_default=False),
-    ] = None,
+    ] = Options.part_size,
     allow_pickle_weights: Annotated[
         bool,
         typer.Option(
@@ -188,11 +193,11 @@ def run(
             help="Also load pytorch_model.bin, which can run code of its author.",
             rich_help_panel=_HOW,
         ),
-    ] = False,
+    ] = Options.allow_pickle_weights,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Print the plan and its cost; start nothing.", rich_help_panel=_HOW),
-    ] = False,
+    ] = Options.dry_run,
     progress: Annotated[
         Literal["auto", "json"],
         typer.Option(
@@ -202,7 +207,7 @@ def run(
     ] = "auto",
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show what the engine prints.", rich_help_panel=_HOW)
-    ] = False,
+    ] = Options.verbose,
 ) -> None:
     """Evaluate checkpoints of a suite and write one score per sequence and checkpoint.
 
@@ -211,218 +216,77 @@ def run(
     suite. Exit code 6 says that a checkpoint failed, or that its scores are in doubt, and the others are
     whole.
     """
+    options = Options(
+        checkpoints=checkpoints,
+        suite=suite,
+        out=out,
+        data=data,
+        tokenizer=tokenizer,
+        tokens_column=tokens_column,
+        partial_data=partial_data,
+        skip_short=skip_short,
+        sequences=sequences,
+        sample=sample,
+        seed=seed,
+        unseen=unseen,
+        engine=engine,
+        mode=mode,
+        loglik=loglik,
+        dtype=dtype,
+        context=context,
+        deterministic=deterministic,
+        verify=verify,
+        allow_implausible=allow_implausible,
+        tensor_parallel=tensor_parallel,
+        devices=devices,
+        executor=executor,
+        address=address,
+        part_size=part_size,
+        allow_pickle_weights=allow_pickle_weights,
+        dry_run=dry_run,
+        verbose=verbose,
+    )
+    _run(options, progress)
+
+
+def _run(options: Options, progress: Literal["auto", "json"]) -> None:
     from rich.console import Console
 
-    from memoserve.engines import EngineSettings, diagnose, fetch_weights, known_engine, require
-    from memoserve.run import (
-        Cluster,
-        Events,
-        Failure,
-        Outcome,
-        Work,
-        check_inputs,
-        check_weights,
-        devices_for,
-        doubtful,
-        estimate,
-        execute,
-        execute_on,
-        fingerprint_of,
-        make_lists,
-        make_plan,
-        on_every_node,
-        part_size_for,
-        reporting,
-        skipped,
-    )
-    from memoserve.sequences import Selection, open_sequences, parse_range
-    from memoserve.store import Store
-    from memoserve.store.verify import mend
-    from memoserve.suites import load_suite, select
+    from memoserve.run.display import reporting
+    from memoserve.run.event_lines import EventLines
+    from memoserve.run.events import End, PlanEvent
+    from memoserve.run.job import prepare
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C
-    events = Events(_standard_output_alone()) if progress == "json" else None
-    console = Console(soft_wrap=True, quiet=events is not None)
-    with _ending(events, console):
-        if loglik and mode != "extract":
-            raise BadInput(
-                "--loglik needs --mode extract: generation gives no likelihood of the true continuation"
-            )
-        engine = known_engine(engine)
-        chosen_suite = load_suite(suite)
-        chosen = select(chosen_suite, checkpoints)
-        cluster = Cluster(address) if executor == "ray" and not dry_run else None
-        if cluster is not None:
-            diagnosis = cluster.diagnose(engine)
-        else:
-            diagnosis = diagnose(engine) if dry_run else require(engine)
-        console.print(
-            f"suite {harmless(chosen_suite.name)}: {len(chosen)} checkpoints -> {out}"
-            f"  ({mode} mode, {engine} {diagnosis.version} on {diagnosis.device}"
-            + (", over Ray)" if cluster is not None else ")"),
-            markup=False,
-            highlight=False,
-        )
-        path = data or chosen_suite.sequences.path
-        column = tokens_column or chosen_suite.sequences.column
-        if path is None:
-            raise BadInput(
-                f"suite {chosen_suite.name} doesn't say where its sequences are: give --data,"
-                " such as the document.idx of the training data"
-            )
-        source = open_sequences(path, tokenizer or chosen_suite.sequences.tokenizer, column)
-        control = chosen_suite.sequences.control
-        last = max(chosen_suite.sequences.trained, control[1] if control else 0)
-        span = parse_range(sequences, source.count) if sequences else (0, min(source.count, last))
-        fraction = 1.0 if sample is None else sample
-        selection = Selection(*span, fraction=fraction, seed=seed, skip_short=skip_short)
-        on_cpu = diagnosis.device == "cpu"
-        settings = EngineSettings(
-            engine=engine,
-            mode=mode,
-            context=context,
-            dtype="float32" if dtype == "auto" else dtype,
-            banned_token_id=chosen_suite.banned_token_id,
-            device=diagnosis.device,
-            loglik=loglik,
-            deterministic=deterministic,
-            tensor_parallel=tensor_parallel,
-            allow_pickle=allow_pickle_weights,
-            verify=verify,
-        )
-        chosen_devices = devices_for(settings, devices) if cluster is None else []
-        existing = _existing(out)
-        known_dtype = on_cpu or dtype != "auto"
-        if existing is not None and known_dtype and _is_whole(existing, chosen_suite.name):
-            existing.refuse_unlike(
-                chosen_suite.name,
-                fingerprint_of(chosen_suite, source, selection, settings, diagnosis.version),
-            )
-        inputs = check_inputs(
-            chosen_suite,
-            chosen,
-            source,
-            settings,
-            existing,
-            check_weights=check_weights if cluster is None else cluster.check_weights,
-            partial=partial_data,
-            skip_short=skip_short,
-        )
-        _tell_inputs(console, inputs, dry_run)
-        if dtype == "auto" and not on_cpu and inputs.chosen:
-            fetch = cluster.fetch if cluster is not None else fetch_weights
-            settings = replace(settings, dtype=fetch(inputs.chosen[-1], allow_pickle_weights).dtype)
-        fingerprint = fingerprint_of(chosen_suite, source, selection, settings, diagnosis.version)
-        cells = part_size or part_size_for(selection)
-        about = {
-            "out": out,
-            "mode": mode,
-            "engine": engine,
-            "engine_version": diagnosis.version,
-            "device": diagnosis.device,
-            "dtype": settings.dtype,
-            "executor": executor,
-        }
-        if dry_run:
-            existing = Store.open(out) if Store.is_at(out) else None
-            if existing is not None:
-                existing.refuse_unlike(chosen_suite.name, fingerprint)
-            plan = make_plan(chosen_suite, inputs.chosen, selection, existing, cells, unseen)
-            cost = estimate(plan, source, settings)
-            _print_estimate(console, cost, plan)
-            if events is not None:
-                events.plan(plan, inputs, **about, flops=cost.flops, bytes=cost.bytes, seconds=cost.seconds)
-                events.end("dry_run", 0)
+    lines = EventLines(_standard_output_alone()) if progress == "json" else None
+    console = Console(soft_wrap=True, quiet=lines is not None)
+    with _ending(lines, console):
+        job = prepare(options)
+        _print_job(console, job)
+        _print_inputs(console, job.inputs, options.dry_run)
+        if options.dry_run:
+            plan, cost = job.estimate()
+            _print_estimate(console, plan, cost)
+            if lines is not None:
+                lines(PlanEvent(plan, job.inputs, job.setting, cost))
+                lines(End("dry_run", 0))
             return
-        store = Store.create(out)
-        with store.lock():
-            for damage in mend(store, chosen_suite.name, [(c.model.name, c.step) for c in chosen]):
-                console.print(
-                    harmless(f"{damage.name} is damaged ({damage.problem}): moved aside and made again"),
-                    markup=False,
-                    highlight=False,
-                )
-            store.claim(chosen_suite, fingerprint)
-            store.note_weights(chosen_suite.name, inputs.notes)
-            store.write_checks(chosen_suite.name, inputs.checks)
-            plan = make_plan(chosen_suite, inputs.chosen, selection, store, cells, unseen)
-            make_lists(plan, store)
-            if events is not None:
-                events.plan(plan, inputs, **about)
-            if not plan.todo and not plan.index:
-                console.print("nothing is missing")
-                outcome = Outcome()
-            else:
-                with nullcontext(events) if events is not None else reporting(plan, console) as told:
-                    if cluster is None:
-                        outcome = execute(
-                            plan,
-                            source,
-                            store,
-                            settings,
-                            told,
-                            chosen_devices,
-                            verbose,
-                            inputs.weights.refused,
-                        )
-                    else:
-                        work = Work(
-                            suite=chosen_suite,
-                            fingerprint=fingerprint,
-                            data=on_every_node(path),
-                            tokenizer=on_every_node(tokenizer or chosen_suite.sequences.tokenizer),
-                            column=column,
-                            selection=selection,
-                            store=on_every_node(out),
-                            settings=settings,
-                            engine_version=diagnosis.version,
-                        )
-                        outcome = execute_on(cluster, work, plan, source, store, told, inputs.weights.refused)
-                if plan.todo:
-                    _print_outcome(console, outcome)
-                else:
-                    console.print(f"no score is missing; {plan.unindexed:,} window ids were", highlight=False)
-            told_of = {failure.checkpoint for failure in outcome.failures}
-            for checkpoint, reason in inputs.weights.refused.items():
-                if checkpoint not in told_of:  # its scores are whole, and are not of what is there now
-                    console.print(harmless_lines(reason), markup=False, highlight=False)
-                    outcome.failures.append(Failure(checkpoint, reason))
-            doubts = doubtful(plan, store)
-            _say_skipped(console, inputs)
-            wrong = _incomplete(outcome, inputs, doubts, store, allow_implausible)
-            if events is not None:
-                events.end(
-                    "incomplete" if wrong else "done",
-                    RunIncomplete.exit_code if wrong else 0,
-                    sequences=outcome.sequences,
-                    windows=outcome.windows,
-                    seconds=round(outcome.seconds, 3),
-                    failures=[
-                        {"model": f.checkpoint.model.name, "step": f.checkpoint.step, "reason": f.reason}
-                        for f in outcome.failures
-                    ],
-                    skipped=skipped(inputs),
-                    doubtful=[{"model": c.model, "step": c.step, "reason": c.detail} for c in doubts],
-                )
-            if wrong:
-                raise RunIncomplete(wrong)
+        with nullcontext(lines) if lines is not None else reporting(console) as on_event:
+            outcome = job.run(on_event)
+        _print_outcome(console, outcome)
+    if outcome.incomplete:
+        raise RunIncomplete("\n".join(outcome.incomplete))
 
 
-def _existing(out: str) -> Store | None:
-    """The store that is there already. What is there instead is told when one is made."""
-    from memoserve.store import Store
-
-    with suppress(StoreConflict):
-        return Store.open(out)
-    return None
-
-
-def _is_whole(store: Store, suite: str) -> bool:
-    """Whether a suite's fingerprint can be read; a damaged one is mended before it is compared."""
-    with suppress(StoreConflict):
-        store.fingerprint(suite)
-        return True
-    return False
+def _print_job(console: Console, job: Job) -> None:
+    options, diagnosis = job.options, job.diagnosis
+    console.print(
+        f"suite {harmless(job.suite.name)}: {len(job.checkpoints)} checkpoints -> {options.out}"
+        f"  ({options.mode} mode, {options.engine} {diagnosis.version} on {diagnosis.device}"
+        + (", over Ray)" if job.cluster is not None else ")"),
+        markup=False,
+        highlight=False,
+    )
 
 
 def _standard_output_alone() -> TextIO:
@@ -433,40 +297,33 @@ def _standard_output_alone() -> TextIO:
 
 
 @contextmanager
-def _ending(events: Events | None, console: Console) -> Iterator[None]:
+def _ending(lines: EventLines | None, console: Console) -> Iterator[None]:
     """Say how a run ended that did not come to its end."""
+    from memoserve.run.events import End
+
     try:
         yield
     except KeyboardInterrupt:
         console.print("interrupted: whole parts are kept, the same command goes on from here")
-        if events is not None:
-            events.end("interrupted", _INTERRUPTED)
+        if lines is not None:
+            lines(End("interrupted", _INTERRUPTED))
         raise typer.Exit(_INTERRUPTED) from None
     except Exception as raised:
         error = in_words(raised)
-        if events is not None:
+        if lines is not None:
             code = error.exit_code if isinstance(error, MemoserveError) else 1
             with suppress(OSError):  # they may go to the disk that is full
-                events.end("error", code, message=str(error))
+                lines(End("error", code, message=str(error)))
         raise
 
 
-def _print_outcome(console: Console, outcome: Outcome) -> None:
-    rate = outcome.windows / outcome.seconds if outcome.seconds else 0.0
-    console.print(
-        f"{outcome.sequences:,} scores written ({outcome.windows:,} windows evaluated)"
-        f" in {outcome.seconds:.0f} s, {rate:,.0f} windows/s start-up included",
-        highlight=False,
-    )
-
-
-def _tell_inputs(console: Console, inputs: Inputs, dry_run: bool) -> None:
+def _print_inputs(console: Console, inputs: Inputs, dry_run: bool) -> None:
     """What of the checks a person should read before the run goes on."""
     from collections import Counter
     from typing import get_args
 
     from memoserve.checks import CheckResult
-    from memoserve.run import checked_line
+    from memoserve.run.display import checked_line
 
     told = {(one.model.name, one.step) for one in (*inputs.weights.refused, *inputs.weights.same_as)}
     for check in inputs.checks:
@@ -483,47 +340,34 @@ def _tell_inputs(console: Console, inputs: Inputs, dry_run: bool) -> None:
     console.print(f"checks of weights and sequences: {counted}", highlight=False)
 
 
-def _say_skipped(console: Console, inputs: Inputs) -> None:
-    if inputs.weights.same_as:
-        names = "; ".join(f"{one} has those of {other}" for one, other in inputs.weights.same_as.items())
+def _print_outcome(console: Console, outcome: Outcome) -> None:
+    plan, same_as = outcome.plan, outcome.inputs.weights.same_as
+    if plan.todo:
+        rate = outcome.windows / outcome.seconds if outcome.seconds else 0.0
         console.print(
-            harmless(f"{len(inputs.weights.same_as)} skipped for the weights of another checkpoint: {names}"),
-            markup=False,
+            f"{outcome.sequences:,} scores written ({outcome.windows:,} windows evaluated)"
+            f" in {outcome.seconds:.0f} s, {rate:,.0f} windows/s start-up included",
             highlight=False,
         )
+    elif plan.index:
+        console.print(f"no score is missing; {plan.unindexed:,} window ids were", highlight=False)
+    else:
+        console.print("nothing is missing")
+    planned = {item.checkpoint for item in plan.todo}
+    for failure in outcome.failures:
+        if failure.checkpoint not in planned:  # not told of during the run: it had nothing to do there
+            console.print(harmless_lines(failure.reason), markup=False, highlight=False)
+    if same_as:
+        names = "; ".join(f"{one} has those of {other}" for one, other in same_as.items())
+        line = harmless(f"{len(same_as)} skipped for the weights of another checkpoint: {names}")
+        console.print(line, markup=False, highlight=False)
 
 
-def _incomplete(
-    outcome: Outcome, inputs: Inputs, doubts: Sequence[Check], store: Store, allow_implausible: bool
-) -> str:
-    """Why a run that came to its end ends with RunIncomplete all the same; empty if it doesn't."""
-    reasons = []
-    if outcome.failures:
-        names = ", ".join(str(failure.checkpoint) for failure in outcome.failures)
-        whole = len(inputs.chosen) - len(outcome.failures)
-        reasons.append(
-            f"{len(outcome.failures)} of the checkpoints failed and are not whole: {names}.\n"
-            + ("The others are. " if whole else "")
-            + f"What the engines said is in {store.logs}; run again to try these again."
-        )
-    elif not inputs.chosen:
-        reasons.append(
-            "every checkpoint that was asked for has the weights of another one: nothing to evaluate"
-        )
-    doubted = sorted({check.subject for check in doubts})
-    if doubted and not allow_implausible:
-        reasons.append(
-            f"the scores of {', '.join(doubted)} are in doubt: `memoserve status --checks` says why. If all "
-            "is as it should be, say --allow-implausible"
-        )
-    return "\n".join(reasons)
-
-
-def _print_estimate(console: Console, cost: Estimate, plan: Plan) -> None:
+def _print_estimate(console: Console, plan: Plan, cost: Estimate) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from memoserve.run import duration
+    from memoserve.run.display import duration
 
     if not plan.todo:
         console.print(

@@ -82,8 +82,8 @@ def serve(
     environment or from a file, so that it doesn't stand in a list of processes.
     """
     try:
-        from memoserve.serve import Settings, serve
-        from memoserve.serve.settings import read_token
+        from memoserve.serve.http.server import serve
+        from memoserve.serve.settings import Settings, read_token
     except ImportError as error:
         raise BadInput(f"{error.name} is not installed: pip install 'memoserve[serve]'") from None
     from memoserve.store import Store

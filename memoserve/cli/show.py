@@ -79,11 +79,9 @@ def show(
     from memoserve.catalog import connect
     from memoserve.memorized import (
         choose,
-        containing,
         emergent_rows,
-        open_text_of,
+        open_texts,
         rows_of,
-        shown_texts,
         suite_name,
     )
     from memoserve.store import Store
@@ -91,22 +89,17 @@ def show(
     store = Store.open(directory)
     with connect(directory) as connection:
         pair = choose(connection, store, suite_name(suite), target, predictor)
-        source, decoder = open_text_of(store, pair.target.suite, suite, data, tokenizer, warn)
-        if decoder is None and (search is not None or redact):
+        reader = open_texts(connection, store, pair, suite=suite, data=data, tokenizer=tokenizer, warn=warn)
+        if reader.decoder is None and (search is not None or redact):
             raise BadInput(f"--{'search' if search is not None else 'redact'} needs text: name a --tokenizer")
-        context = int(store.fingerprint(pair.target.suite).get("context") or 32)
         if cell == "emergent":
             few = limit if search is None else _EVERY
             every = iter(emergent_rows(connection, store, pair.target, below, few))
         else:
             every = rows_of(connection, store, pair, cell, limit if search is None else None)
-        if search is None:
-            rows = list(every)
-        else:
-            assert decoder is not None
-            rows = list(islice(containing(every, source, decoder, context, search), limit))
+        found = every if search is None else islice(reader.containing(every, search), limit)
         drawn_from: Cell = "memorized" if cell == "emergent" else cell
-        shown = shown_texts(connection, store, pair, drawn_from, rows, source, decoder, context, redact)
+        shown = reader.shown(drawn_from, list(found), redact)
         if form == "table":
             _print_all(shown, _heading(pair, cell, below))
         else:

@@ -89,6 +89,7 @@ def store_status(directory: str) -> dict[str, Any]:
     Raises StoreConflict if there is no store, BadInput for a damaged part.
     """
     from memoserve.catalog import connect, explained
+    from memoserve.report.coverage import checks_by_suite
     from memoserve.store import Store
     from memoserve.store.fingerprint import differences
     from memoserve.store.parts import part_metadata
@@ -111,12 +112,7 @@ def store_status(directory: str) -> dict[str, Any]:
             "SELECT suite, checkpoint, same_weights_as FROM checkpoints WHERE same_weights_as IS NOT NULL "
             "ORDER BY suite, model_order, step"
         ).fetchall()
-        counted = connection.execute(
-            "SELECT suite, result, count(*) FROM checks GROUP BY ALL ORDER BY count(*) DESC, result"
-        ).fetchall()
-        failed = connection.execute(
-            "SELECT suite, name, subject, detail FROM checks WHERE result = 'failed' ORDER BY ALL"
-        ).fetchall()
+        checks = checks_by_suite(connection)
     suites = []
     for suite in store.suites():
         fingerprint = store.fingerprint(suite)
@@ -157,12 +153,8 @@ def store_status(directory: str) -> dict[str, Any]:
                     for its, name, other in twins
                     if its == suite
                 ],
-                "checks": {result: n for its, result, n in counted if its == suite},
-                "failed_checks": [
-                    {"name": name, "subject": subject, "detail": detail}
-                    for its, name, subject, detail in failed
-                    if its == suite
-                ],
+                "checks": checks[suite].counts,
+                "failed_checks": checks[suite].failed,
             }
         )
     return {"store": str(directory), "suites": suites}

@@ -120,8 +120,8 @@ def check(
     """
     from memoserve.checks import failures
     from memoserve.errors import BadInput
-    from memoserve.run.described_weights import Use
-    from memoserve.run.suite_check import check_suite, what_is_read
+    from memoserve.run.checks.described_weights import Use
+    from memoserve.run.checks.suite import check_suite, what_is_read
     from memoserve.suites import load_suite, select
     from memoserve.terminal import harmless
 

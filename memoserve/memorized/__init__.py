@@ -16,7 +16,7 @@ from memoserve.memorized.cells import (
 )
 from memoserve.memorized.export import Export, export
 from memoserve.memorized.redaction import Redaction, find_private
-from memoserve.memorized.shown import Shown, containing, open_text_of, shown_texts, suite_name
+from memoserve.memorized.shown import Shown, TextReader, open_text_of, open_texts, suite_name
 from memoserve.memorized.text import Piece, Words, mismatches, pieces, words
 
 __all__ = [
@@ -28,9 +28,9 @@ __all__ = [
     "Redaction",
     "Row",
     "Shown",
+    "TextReader",
     "Words",
     "choose",
-    "containing",
     "count_rows",
     "emergent_rows",
     "export",
@@ -38,9 +38,9 @@ __all__ = [
     "matches_of",
     "mismatches",
     "open_text_of",
+    "open_texts",
     "pieces",
     "rows_of",
-    "shown_texts",
     "suite_name",
     "words",
 ]

@@ -95,42 +95,67 @@ def open_text_of(
     return source, None if tokenizer is None else load_tokenizer(tokenizer)
 
 
-def shown_texts(
-    connection: duckdb.DuckDBPyConnection, store: Store, pair: Pair, cell: Cell, rows: Sequence[Row],
-    source: SequenceSource, decoder: Tokenizer | None, context: int, redact: bool,
-) -> Iterator[Shown]:  # fmt: skip
-    """The rows of a cell as text, in their order; without a tokenizer, as token ids."""
-    length = context + CONTINUATION
-    ids = [row.sequence_id for row in rows]
-    # A hit matches for both; the target's own memorized ones only against a predictor.
-    compared = pair.target if cell == "false-alarm" else None if cell == "hit" else pair.predictor
-    known = matches_of(connection, store, compared, ids) if compared is not None else {}
-    for first in range(0, len(rows), _SEARCHED):
-        block = rows[first : first + _SEARCHED]
-        for row, tokens in zip(block, _windows(source, block, length), strict=True):
-            said: Words = words(tokens, context, decoder)
-            matches, prefix, mask = known.get(row.sequence_id, (None, None, None))
-            marked = mismatches(said, context, mask)
-            yield Shown(
-                row,
-                pieces(said, 0, said.border, marked, redact),
-                pieces(said, said.border, len(said.text), marked, redact),
-                str(compared) if row.sequence_id in known else None,
-                matches,
-                prefix,
-                None if mask is None else [bit for bit in range(CONTINUATION) if not mask >> bit & 1],
-            )
+@dataclass(frozen=True)
+class TextReader:
+    """Windows of a pair's suite as text. decoder: None without a tokenizer, then they are token ids."""
+
+    connection: duckdb.DuckDBPyConnection
+    store: Store
+    pair: Pair
+    source: SequenceSource
+    decoder: Tokenizer | None
+    context: int
+
+    def shown(self, cell: Cell, rows: Sequence[Row], redact: bool) -> Iterator[Shown]:
+        """The rows of a cell as text, in their order; `redact`: what looks private is masked."""
+        ids = [row.sequence_id for row in rows]
+        # A hit matches for both; the target's own memorized ones only against a predictor.
+        pair = self.pair
+        compared = pair.target if cell == "false-alarm" else None if cell == "hit" else pair.predictor
+        known = matches_of(self.connection, self.store, compared, ids) if compared is not None else {}
+        for first in range(0, len(rows), _SEARCHED):
+            block = rows[first : first + _SEARCHED]
+            windows = _windows(self.source, block, self.context + CONTINUATION)
+            for row, tokens in zip(block, windows, strict=True):
+                text: Words = words(tokens, self.context, self.decoder)
+                matches, prefix, mask = known.get(row.sequence_id, (None, None, None))
+                marked = mismatches(text, self.context, mask)
+                yield Shown(
+                    row,
+                    pieces(text, 0, text.border, marked, redact),
+                    pieces(text, text.border, len(text.text), marked, redact),
+                    str(compared) if row.sequence_id in known else None,
+                    matches,
+                    prefix,
+                    None if mask is None else [bit for bit in range(CONTINUATION) if not mask >> bit & 1],
+                )
+
+    def containing(self, rows: Iterator[Row], search: str) -> Iterator[Row]:
+        """Those of the rows whose windows hold the text `search`, in any case. Takes a decoder."""
+        assert self.decoder is not None
+        wanted = search.casefold()
+        while block := list(islice(rows, _SEARCHED)):
+            windows = _windows(self.source, block, self.context + CONTINUATION)
+            texts = self.decoder.decode_batch(windows, skip_special_tokens=False)
+            yield from (row for row, text in zip(block, texts, strict=True) if wanted in text.casefold())
 
 
-def containing(
-    rows: Iterator[Row], source: SequenceSource, decoder: Tokenizer, context: int, search: str
-) -> Iterator[Row]:
-    """Those of the rows whose windows hold the text `search`, in any case."""
-    wanted = search.casefold()
-    while block := list(islice(rows, _SEARCHED)):
-        windows = _windows(source, block, context + CONTINUATION)
-        texts = decoder.decode_batch(windows, skip_special_tokens=False)
-        yield from (row for row, text in zip(block, texts, strict=True) if wanted in text.casefold())
+def open_texts(
+    connection: duckdb.DuckDBPyConnection,
+    store: Store,
+    pair: Pair,
+    *,
+    suite: str | None,
+    data: str | None,
+    tokenizer: str | None,
+    warn: Callable[[str], None],
+) -> TextReader:
+    """What reads the texts of a pair; `suite`, `data`, `tokenizer`, `warn` and errors: see open_text_of."""
+    name = pair.target.suite
+    source, decoder = open_text_of(store, name, suite, data, tokenizer, warn)
+    return TextReader(
+        connection, store, pair, source, decoder, int(store.fingerprint(name).get("context") or 32)
+    )
 
 
 def _windows(source: SequenceSource, rows: Sequence[Row], length: int) -> list[list[int]]:

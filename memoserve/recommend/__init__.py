@@ -1,15 +1,12 @@
 """Which cheap run to pay for, to know what an expensive one will memorize."""
 
-from memoserve.recommend.forecast import Rehearsal, rehearse_largest
+from memoserve.recommend.advisor import Advisor
 from memoserve.recommend.law import MEASURES, RULE, Law, fit, hold_out, read_observations
-from memoserve.recommend.recommendation import (
-    Advisor,
-    advise,
-    find_target,
-    grid_answers,
-    said_of,
-)
+from memoserve.recommend.recommendation import advise, grid_answers
+from memoserve.recommend.rehearsal import Rehearsal, rehearse_largest
 from memoserve.recommend.rules import Bounds, Unit
+from memoserve.recommend.sentences import backtest_sentence
+from memoserve.recommend.target import find_target
 
 __all__ = [
     "MEASURES",
@@ -20,11 +17,11 @@ __all__ = [
     "Rehearsal",
     "Unit",
     "advise",
+    "backtest_sentence",
     "find_target",
     "fit",
     "grid_answers",
     "hold_out",
     "read_observations",
     "rehearse_largest",
-    "said_of",
 ]

@@ -95,7 +95,7 @@ class Law:
         half = self.t * error
         return Share(*(_expit(value) for value in (center, center - half, center + half)))
 
-    def sure(self, compute_ratio: float, size_ratio: float, target_flops: float) -> float:
+    def lower_bound(self, compute_ratio: float, size_ratio: float, target_flops: float) -> float:
         """The one-sided 90% lower limit of that forecast."""
         center, error = self._at(compute_ratio, size_ratio, target_flops)
         return _expit(center - self.t90 * error)

@@ -74,12 +74,12 @@ class Rule:
     blocks: NDArray[np.int64] | None = None
 
     @property
-    def is_papers(self) -> bool:
+    def is_paper_rule(self) -> bool:
         """Whether this is the paper's rule: one checkpoint, what it memorized."""
         return self.operation == "alone" and self.tau is None
 
     @property
-    def sure_precision(self) -> float:
+    def precision_lower_bound(self) -> float:
         """What the bound is held against: the choosing half's precision; for a line, which was fitted to it,
         Wilson's lower limit (one-sided 90%), else the best of many lines would tend to fall short.
         """
@@ -171,7 +171,7 @@ def choose(
     """
     return max(
         (r for r in _allowed(rules, budget, bounds) if r.predictors not in without),
-        key=lambda r: (r.choosing.recall or 0.0, -r.training_flops, r.is_papers, -r.choosing.flagged),
+        key=lambda r: (r.choosing.recall or 0.0, -r.training_flops, r.is_paper_rule, -r.choosing.flagged),
         default=None,
     )
 
@@ -180,7 +180,12 @@ def cheapest(rules: Sequence[Rule], recall: float, bounds: Bounds) -> Rule | Non
     """The cheapest rule that reaches `recall` on the choosing half within the bounds; of equals the best."""
     return min(
         (r for r in _allowed(rules, math.inf, bounds) if (r.choosing.recall or 0.0) >= recall),
-        key=lambda r: (r.training_flops, -(r.choosing.recall or 0.0), not r.is_papers, r.choosing.flagged),
+        key=lambda r: (
+            r.training_flops,
+            -(r.choosing.recall or 0.0),
+            not r.is_paper_rule,
+            r.choosing.flagged,
+        ),
         default=None,
     )
 
@@ -191,7 +196,7 @@ def _allowed(rules: Sequence[Rule], budget: float, bounds: Bounds) -> list[Rule]
         for rule in rules
         if rule.training_flops <= budget
         and rule.choosing.hits > 0
-        and (bounds.min_precision is None or rule.sure_precision >= bounds.min_precision)
+        and (bounds.min_precision is None or rule.precision_lower_bound >= bounds.min_precision)
         and (bounds.max_flagged is None or rule.flagged <= bounds.max_flagged)
     ]
 
@@ -204,7 +209,7 @@ def judge(rule: Rule, seed: int) -> tuple[Share, Share]:
     would, it is Wilson's with a block as one trial.
     """
     counts = rule.judging
-    if rule.is_papers:
+    if rule.is_paper_rule:
         return (
             wilson(counts.precision, rule.flagged_effective or 0),
             wilson(counts.recall, rule.memorized_effective or 0),

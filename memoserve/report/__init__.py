@@ -1,6 +1,7 @@
 """Pictures of the queries' answers, and the report that puts them on one page."""
 
-from memoserve.report.charts import CHARTS, Chart, find_chart
+from memoserve.report.charts.all import CHARTS, find_chart
+from memoserve.report.charts.base import Chart
 from memoserve.report.grammar import Look
 from memoserve.report.render import FORMATS, write_picture
 

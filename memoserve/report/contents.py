@@ -9,9 +9,11 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memoserve.catalog import explained
 from memoserve.errors import BadInput
-from memoserve.report.charts import CHARTS, RECOMMENDED, Chart
+from memoserve.report.charts.all import CHARTS
+from memoserve.report.charts.base import Chart
+from memoserve.report.charts.compute import RECOMMENDED
+from memoserve.report.coverage import coverage
 from memoserve.report.grammar import Look
 from memoserve.report.page import answer_of, drawing, figure, page, table
 from memoserve.report.rows import Table, ask, models_of, parameters_for
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from memoserve.memorized import Piece
-    from memoserve.recommend.recommendation import Recommended
+    from memoserve.recommend.advisor import Recommended
     from memoserve.recommend.rules import Share
 
 _ROWS = 5000
@@ -67,7 +69,7 @@ def report(
     """
     from memoserve import __version__
 
-    cells = _coverage(connection, suite, store.path)
+    cells = coverage(connection, suite, store.path)
     if not cells:
         raise BadInput(f"{store.path} holds no scores yet: run memoserve run, or memoserve import, first")
     suite = str(cells[0]["suite"])
@@ -134,26 +136,6 @@ def parameters_for_name(name: str, suite: str, target: str | None) -> dict[str, 
 
     # The paper's table is about Pythia's suites alone, and finds them itself.
     return {} if name == "predictors_vs_paper" else parameters_for(find_query(name), suite, target)
-
-
-def _coverage(
-    connection: duckdb.DuckDBPyConnection, suite: str | None, store: str | Path
-) -> list[dict[str, Any]]:
-    """The checkpoints of the suite (the first evaluated one), evaluated or not."""
-    columns = (
-        "suite", "model", "step", "checkpoint", "seen", "evaluated", "trained", "training_flops",
-        "same_weights_as",
-    )  # fmt: skip
-    with explained(store):
-        rows = connection.execute(
-            "SELECT suite, model, step, checkpoint, least(sequences_seen, trained) AS seen, evaluated, "
-            "trained, "
-            "training_flops, same_weights_as FROM checkpoints "
-            "WHERE suite = coalesce(?, (SELECT min(suite) FROM checkpoints "
-            "WHERE evaluated > 0)) ORDER BY model_order, step",
-            [suite],
-        ).fetchall()
-    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def _last(cells: Sequence[Mapping[str, Any]]) -> str:
@@ -258,7 +240,14 @@ def _recommendation(
 
     Without a `look` nothing is drawn.
     """
-    from memoserve.recommend import Advisor, Bounds, find_target, grid_answers, rehearse_largest, said_of
+    from memoserve.recommend import (
+        Advisor,
+        Bounds,
+        backtest_sentence,
+        find_target,
+        grid_answers,
+        rehearse_largest,
+    )
 
     parts = ['<section id="recommendation"><h2>The recommendation</h2>']
     drawn: list[dict[str, Any]] = []
@@ -272,7 +261,7 @@ def _recommendation(
             break
         answers, said = grid_answers(advisor)
         shares = [(one.budget_share or 0.0) for one in answers]
-        papers = [advisor.papers(share * chosen.training_flops) for share in shares]
+        papers = [advisor.paper_rule(share * chosen.training_flops) for share in shares]
         rows = []
         for one, paper in zip(answers, papers, strict=True):
             rows.append(
@@ -324,7 +313,7 @@ def _recommendation(
             "<h3>Before anything is known of the target</h3><p>What smaller models alone recommend, "
             "beside what was then measured (in sequences, at a precision of at least 0.8):</p><ul>"
             + "".join(
-                f"<li>{escape(said_of(rehearsal.choose(share, Bounds(0.8, None))))}</li>"
+                f"<li>{escape(backtest_sentence(rehearsal.choose(share, Bounds(0.8, None))))}</li>"
                 for share in (0.1, 0.2, 0.5)
             )
             + "</ul>"

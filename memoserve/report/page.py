@@ -17,7 +17,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from memoserve.report.charts import Chart
+from memoserve.report.charts.base import Chart
 from memoserve.report.grammar import Look, narrow
 from memoserve.report.render import to_svg
 from memoserve.report.rows import Table

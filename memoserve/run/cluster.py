@@ -1,8 +1,8 @@
-"""The Ray executor: a lane for each group of GPUs of a Ray cluster, or for each node of one without GPUs.
+"""The Ray executor: a worker for each group of GPUs of a Ray cluster, or for each node of one without GPUs.
 
 Workers read sequences and weights and write parts themselves, so nothing but numbers passes the driver. Ray
-says when a worker or node is lost: its parts go to others, and a node that joins gets a lane. A driver that
-dies takes its lanes with it; started again, it plans what the store lacks.
+says when a worker or node is lost: its parts go to others, and a node that joins gets a worker. A driver that
+dies takes its workers with it; started again, it plans what the store lacks.
 
 Imports Ray only inside functions.
 """
@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from memoserve import __version__
-from memoserve.checks import Check
 from memoserve.domain import Checkpoint
 from memoserve.engines import Diagnosis, EngineSettings, LocalWeights, diagnose, fetch_weights
 from memoserve.errors import BadInput, EngineFailed, EngineNotStarted, MemoserveError, StoreConflict
-from memoserve.run.lane import AT_ONCE, Done, Lane, Reports
+from memoserve.run.checks.weights import WeightsReport, check_weights
+from memoserve.run.events import OnWorkerEvent, WorkerEvent
 from memoserve.run.plan import Range
-from memoserve.run.weights_check import WeightsReport, check_weights
+from memoserve.run.worker import AT_ONCE, Done, Worker, WorkerSetup
 from memoserve.sequences import Selection, open_sequences
 from memoserve.store import Store
 from memoserve.suites import Suite
@@ -48,7 +48,7 @@ others asked for in place of those that were lost before any was ready.
 """
 
 _END_WITHIN = 10.0
-"""Seconds that a lane has to end its engine before Ray ends the lane."""
+"""Seconds that a worker has to end its engine before Ray ends the worker."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,14 @@ class Work:
     version: str = __version__
 
 
-class Worker:
-    """The actor: a lane on its node."""
+class WorkerActor:
+    """The actor: a worker on its node."""
 
-    def __init__(self, work: Work, name: str, desk: Any) -> None:
+    def __init__(self, work: Work, name: str, relay: Any) -> None:
         self._work = work
         self._name = name
-        self._desk = desk
-        self._lane: Lane | None = None
+        self._relay = relay
+        self._worker: Worker | None = None
 
     def ready(self) -> str:
         """Open what is needed and check that it is what the driver has: what is wrong, or nothing."""
@@ -94,29 +94,21 @@ class Worker:
             store = Store.open(work.store)
             if store.fingerprint(work.suite.name) != work.fingerprint:
                 return f"what it has at {work.store} is another store than the driver's"
-            self._lane = Lane(
-                source,
-                work.selection,
-                store,
-                work.suite,
-                work.settings,
-                _ToDesk(self._desk),
-                self._name,
-                fetch=self._fetch,
-            )
+            setup = WorkerSetup(source, work.selection, store, work.suite, work.settings, self._fetch)
+            self._worker = Worker(setup, self._tell, self._name)
         except MemoserveError as error:
             return str(error)
         return ""
 
     def score(self, number: int, checkpoint: Checkpoint, span: Range) -> Done:
-        """See Lane.score."""
-        assert self._lane is not None, "work before ready"
-        return self._lane.score(number, checkpoint, span)
+        """See Worker.score."""
+        assert self._worker is not None, "work before ready"
+        return self._worker.score(number, checkpoint, span)
 
     def close(self) -> None:
         """End the engine."""
-        if self._lane is not None:
-            self._lane.close(at_once=True)
+        if self._worker is not None:
+            self._worker.close(at_once=True)
 
     def _fetch(self, checkpoint: Checkpoint) -> LocalWeights:
         import ray
@@ -127,60 +119,40 @@ class Worker:
             raise
         except EngineFailed as error:  # another node may have them
             raise EngineNotStarted(str(error)) from error
-        agreed = ray.get(self._desk.agree.remote(checkpoint, weights.identity))
+        agreed = ray.get(self._relay.agree.remote(checkpoint, weights.identity))
         if agreed != weights.identity:
             raise StoreConflict(
                 f"{checkpoint}: {self._name} has the weights {weights.identity}, another node {agreed}"
             )
         return weights
 
+    def _tell(self, event: WorkerEvent) -> None:
+        self._relay.tell.remote(event)
 
-class Desk:
-    """The actor beside the driver: takes the workers' reports, and holds them to the same weights."""
+
+class EventRelay:
+    """The actor beside the driver: takes the workers' events, and holds them to the same weights."""
 
     def __init__(self) -> None:
-        self._reports: deque[tuple[str, tuple[Any, ...]]] = deque()
+        self._events: deque[WorkerEvent] = deque()
         self._weights: dict[Checkpoint, str] = {}
 
     def agree(self, checkpoint: Checkpoint, identity: str) -> str:
         """The identity of the weights that the first worker had."""
         return self._weights.setdefault(checkpoint, identity)
 
-    def tell(self, method: str, arguments: tuple[Any, ...]) -> None:
-        """Put a report down."""
-        self._reports.append((method, arguments))
+    def tell(self, event: WorkerEvent) -> None:
+        """Put an event down."""
+        self._events.append(event)
 
-    def take(self) -> list[tuple[str, tuple[Any, ...]]]:
+    def take(self) -> list[WorkerEvent]:
         """Take what has been put down."""
-        reports = list(self._reports)
-        self._reports.clear()
-        return reports
+        events = list(self._events)
+        self._events.clear()
+        return events
 
 
-class _ToDesk(Reports):
-    def __init__(self, desk: Any) -> None:
-        self._desk = desk
-
-    def starting(self, model: str, lane: str) -> None:
-        self._desk.tell.remote("starting", (model, lane))
-
-    def started(self, model: str, lane: str, seconds: float) -> None:
-        self._desk.tell.remote("started", (model, lane, seconds))
-
-    def begun(self, checkpoint: Checkpoint) -> None:
-        self._desk.tell.remote("begun", (checkpoint,))
-
-    def advanced(self, checkpoint: Checkpoint, span: Range, sequences: int, windows: int) -> None:
-        self._desk.tell.remote("advanced", (checkpoint, span, sequences, windows))
-
-    def checked(self, suite: str, checks: tuple[Check, ...]) -> None:
-        self._desk.tell.remote("checked", (suite, checks))
-
-    def notice(self, text: str) -> None:
-        self._desk.tell.remote("notice", (text,))
-
-
-class RayLane:
+class RayWorker:
     """The driver's end of a worker."""
 
     def __init__(self, name: str, node: str, actor: Any) -> None:
@@ -207,7 +179,7 @@ class RayLane:
 
 
 class Cluster:
-    """A connection to a Ray cluster. `connect` first, `start` the lanes, `refresh` while they work."""
+    """A connection to a Ray cluster. `connect` first, `start` the workers, `refresh` while they work."""
 
     def __init__(self, address: str) -> None:
         try:
@@ -237,10 +209,10 @@ class Cluster:
         self._head = host.strip("[]"), int(port)
         self._silent_since = math.inf
         self._looked = 0.0
-        self._coming: dict[Any, RayLane] = {}
+        self._coming: dict[Any, RayWorker] = {}
         self._started: dict[str, int] = {}
         self._refused: dict[str, str] = {}
-        self.lanes: list[RayLane] = []
+        self.workers: list[RayWorker] = []
 
     @property
     def lost(self) -> tuple[type[BaseException], ...]:
@@ -249,8 +221,8 @@ class Cluster:
 
     @property
     def expecting(self) -> bool:
-        """Whether another lane will be there soon."""
-        return any(time.monotonic() - lane.asked_for < _COMES_WITHIN for lane in self._coming.values())
+        """Whether another worker will be there soon."""
+        return any(time.monotonic() - worker.asked_for < _COMES_WITHIN for worker in self._coming.values())
 
     def diagnose(self, engine: str) -> Diagnosis:
         """What a node can run. Raises EngineFailed if that is nothing."""
@@ -275,45 +247,46 @@ class Cluster:
     def start(self, work: Work) -> None:
         """Start a worker wherever there is room. Raises EngineFailed if none can work."""
         here = self._ray.get_runtime_context().get_node_id()
-        self._desk = self._actor(Desk, here, num_cpus=0).remote()
+        self._relay = self._actor(EventRelay, here, num_cpus=0).remote()
         self._work = work
         began = time.monotonic()
         self._look()
-        while self._coming and not self.lanes:
-            self._welcome(timeout=1.0)
+        while self._coming and not self.workers:
+            self._admit(timeout=1.0)
             if not self._coming and time.monotonic() - began < _COMES_WITHIN:
                 self._look()  # all that came were lost on the way
-        if not self.lanes:
+        if not self.workers:
             reasons = "\n".join(f"  {name}: {reason}" for name, reason in self._refused.items())
             raise EngineFailed(
-                "no node of the cluster can work:\n" + (reasons or "  none has a CPU or GPU to give")
+                "no node of the cluster can run the engine:\n"
+                + (reasons or "  none has a CPU or GPU to give")
             )
 
-    def refresh(self, reports: Reports) -> None:
-        """Pass on what workers told, and give lanes to nodes that joined or lost theirs.
+    def refresh(self, on_event: OnWorkerEvent) -> None:
+        """Pass on what workers told, and give workers to nodes that joined or lost theirs.
 
         Raises EngineFailed if the driver's node or the cluster's head is lost.
         """
-        self._welcome(timeout=0.0)
+        self._admit(timeout=0.0)
         if time.monotonic() - self._looked > _LOOK_FOR_NODES:
             if self._head_answers():
                 self._look()
             elif time.monotonic() - self._silent_since > _HEAD_AWAY:
                 raise _lost(f"the cluster's head at {self._head[0]}:{self._head[1]} answers no more")
         try:
-            reported = self._ray.get(self._desk.take.remote())
+            events = self._ray.get(self._relay.take.remote())
         except self.lost:
             raise _lost("the node that the driver runs on is lost to the cluster") from None
-        for method, arguments in reported:
-            getattr(reports, method)(*arguments)
+        for event in events:
+            on_event(event)
 
     def drop(self, name: str) -> None:
-        """A lane is lost; its node gets another one if it is still there."""
-        for lane in [lane for lane in self.lanes if lane.name == name]:
-            self.lanes.remove(lane)
-            self._started[lane.node] -= 1
+        """A worker is lost; its node gets another one if it is still there."""
+        for worker in [worker for worker in self.workers if worker.name == name]:
+            self.workers.remove(worker)
+            self._started[worker.node] -= 1
             with contextlib.suppress(Exception):
-                self._ray.kill(lane.actor)
+                self._ray.kill(worker.actor)
 
     def _head_answers(self) -> bool:
         """Whether anybody listens there: Ray would wait for it in calls that nothing can interrupt."""
@@ -334,7 +307,7 @@ class Cluster:
                 continue
             resources = node["Resources"]
             if settings.device == "cpu":
-                # All of the node's cores, so that no other run gets a lane there.
+                # All of the node's cores, so that no other run gets a worker there.
                 room, needs = int(resources.get("CPU", 0) >= 1), {"num_cpus": resources.get("CPU", 0)}
             else:
                 room = int(resources.get("GPU", 0)) // settings.tensor_parallel
@@ -346,28 +319,28 @@ class Cluster:
                 )
                 if name in self._refused:
                     continue
-                worker = self._actor(Worker, node["NodeID"], max_concurrency=AT_ONCE + 1, **needs)
-                lane = RayLane(name, node["NodeID"], worker.remote(self._work, name, self._desk))
-                self._coming[lane.actor.ready.remote()] = lane
+                actor = self._actor(WorkerActor, node["NodeID"], max_concurrency=AT_ONCE + 1, **needs)
+                worker = RayWorker(name, node["NodeID"], actor.remote(self._work, name, self._relay))
+                self._coming[worker.actor.ready.remote()] = worker
 
-    def _welcome(self, timeout: float) -> None:
+    def _admit(self, timeout: float) -> None:
         """Workers that are ready get work, others are left out for good."""
         if not self._coming:
             return
         for ready in self._ray.wait(list(self._coming), timeout=timeout)[0]:
-            lane = self._coming.pop(ready)
+            worker = self._coming.pop(ready)
             try:
                 wrong = self._ray.get(ready)
             except self._ray.exceptions.RayError as error:
-                self._started[lane.node] -= 1  # gone before it was there: the next look tries again
+                self._started[worker.node] -= 1  # gone before it was there: the next look tries again
                 if not isinstance(error, self.lost):
-                    self._refused[lane.name] = str(error)
+                    self._refused[worker.name] = str(error)
                 continue
             if wrong:
-                self._refused[lane.name] = wrong
-                self._ray.kill(lane.actor)
+                self._refused[worker.name] = wrong
+                self._ray.kill(worker.actor)
             else:
-                self.lanes.append(lane)
+                self.workers.append(worker)
 
     def _ask(self, function: Any, *arguments: Any) -> Any:
         """Call a function where there is room for an engine; raises what it raises."""

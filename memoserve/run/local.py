@@ -1,4 +1,4 @@
-"""The local executor: lanes in threads of the driver, one engine process per device."""
+"""The local executor: workers in threads of the driver, one engine process per device."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from itertools import groupby
 from memoserve.domain import Checkpoint
 from memoserve.engines import EngineSettings, cores_of, gpus
 from memoserve.errors import BadInput
-from memoserve.run.lane import AT_ONCE, Done, Lane
 from memoserve.run.plan import Range
+from memoserve.run.worker import AT_ONCE, Done, Worker
 
 
-class LocalLane:
-    """A lane and its threads."""
+class LocalWorker:
+    """A worker and its threads."""
 
-    def __init__(self, lane: Lane) -> None:
-        self.name = lane.name
-        self._lane = lane
-        self._threads = ThreadPoolExecutor(AT_ONCE, f"lane {lane.name}")
+    def __init__(self, worker: Worker) -> None:
+        self.name = worker.name
+        self._worker = worker
+        self._threads = ThreadPoolExecutor(AT_ONCE, f"worker {worker.name}")
         self._number = 0
 
     def submit(self, checkpoint: Checkpoint, span: Range) -> Future[Done]:
         """Start making a part."""
         number, self._number = self._number, self._number + 1
-        return self._threads.submit(self._lane.score, number, checkpoint, span)
+        return self._threads.submit(self._worker.score, number, checkpoint, span)
 
     def close(self, at_once: bool = False) -> None:
         """End the engine; `at_once` in mid-evaluation."""
-        self._lane.close(at_once)
+        self._worker.close(at_once)
         self._threads.shutdown(wait=True, cancel_futures=True)
-        self._lane.close()
+        self._worker.close()
 
 
 def devices_for(settings: EngineSettings, asked: str | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Who does what next: parts that are missing, handed out to lanes, each of which is one engine."""
+"""Who does what next: parts that are missing, handed out to workers, each of which is one engine."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Assignment = tuple[CheckpointPlan, Range]
 class Schedule:
     """The parts of a plan that nobody has been given yet.
 
-    A lane stays with its checkpoint while that has parts to give, then with its model, so that weights are
-    replaced seldom and engines started seldom; and it takes what no other lane is at, so that sizes run side
-    by side. When nothing else is left, lanes share the parts of one checkpoint.
+    A worker stays with its checkpoint while that has parts to give, then with its model, so that weights are
+    replaced seldom and engines started seldom; and it takes what no other worker is at, so that sizes run
+    side by side. When nothing else is left, workers share the parts of one checkpoint.
 
-    A lane that could not start an engine for a checkpoint gets none of its parts, and none of its model's
-    while other lanes do better: what is wrong may be the lane or the checkpoint.
+    A worker that could not start an engine for a checkpoint gets none of its parts, and none of its model's
+    while other workers do better: what is wrong may be the worker or the checkpoint.
     """
 
     def __init__(self, todo: tuple[CheckpointPlan, ...]) -> None:
@@ -37,12 +37,12 @@ class Schedule:
         """Whether nothing is left to give."""
         return not any(self._left.values())
 
-    def next(self, lane: str) -> Assignment | None:
-        """The next part for a lane, None if nothing is left."""
-        item = self._choose(lane)
+    def next(self, worker: str) -> Assignment | None:
+        """The next part for a worker, None if nothing is left."""
+        item = self._choose(worker)
         if item is None:
             return None
-        self._at[lane] = item
+        self._at[worker] = item
         return item, self._left[item].popleft()
 
     def done(self, item: CheckpointPlan) -> bool:
@@ -59,39 +59,39 @@ class Schedule:
         """Hand out nothing more of a checkpoint."""
         self._left.pop(item, None)
 
-    def leave(self, lane: str) -> None:
-        """A lane is no more."""
-        self._at.pop(lane, None)
+    def leave(self, worker: str) -> None:
+        """A worker is no more."""
+        self._at.pop(worker, None)
 
-    def refuse(self, lane: str, item: CheckpointPlan) -> None:
-        """A lane could not start an engine for a checkpoint."""
-        self._refused.setdefault(item, set()).add(lane)
-        self._without.setdefault(lane, set()).add(item.checkpoint.model.name)
+    def refuse(self, worker: str, item: CheckpointPlan) -> None:
+        """A worker could not start an engine for a checkpoint."""
+        self._refused.setdefault(item, set()).add(worker)
+        self._without.setdefault(worker, set()).add(item.checkpoint.model.name)
 
-    def refused(self, lane: str, item: CheckpointPlan) -> bool:
-        """Whether a lane could not start an engine for a checkpoint."""
-        return lane in self._refused.get(item, ())
+    def refused(self, worker: str, item: CheckpointPlan) -> bool:
+        """Whether a worker could not start an engine for a checkpoint."""
+        return worker in self._refused.get(item, ())
 
-    def relent(self, item: CheckpointPlan | None = None) -> None:
-        """Let lanes try other checkpoints of the models that they could not start an engine for: all of
+    def retry_refused(self, item: CheckpointPlan | None = None) -> None:
+        """Let workers try other checkpoints of the models that they could not start an engine for: all of
         them, or those that failed at one checkpoint, which is to blame.
         """
-        lanes = set(self._without) if item is None else self._refused.get(item, set())
-        for lane in lanes:
+        workers = set(self._without) if item is None else self._refused.get(item, set())
+        for worker in workers:
             if item is None:
-                self._without[lane].clear()
+                self._without[worker].clear()
             else:
-                self._without[lane].discard(item.checkpoint.model.name)
+                self._without[worker].discard(item.checkpoint.model.name)
 
-    def _choose(self, lane: str) -> CheckpointPlan | None:
-        mine = self._at.get(lane)
-        if mine is not None and self._left.get(mine) and not self.refused(lane, mine):
+    def _choose(self, worker: str) -> CheckpointPlan | None:
+        mine = self._at.get(worker)
+        if mine is not None and self._left.get(mine) and not self.refused(worker, mine):
             return mine
-        others = [item for name, item in self._at.items() if name != lane]
+        others = [item for name, item in self._at.items() if name != worker]
         models = {item.checkpoint.model.name for item in others}
         model = mine.checkpoint.model.name if mine is not None else None
 
-        def reluctance(item: CheckpointPlan) -> tuple[bool, bool, bool, float]:
+        def cost(item: CheckpointPlan) -> tuple[bool, bool, bool, float]:
             shared = others.count(item)
             return (
                 shared > 0,
@@ -100,10 +100,10 @@ class Schedule:
                 -len(self._left[item]) / (shared + 1) if shared else 0.0,
             )
 
-        without = self._without.get(lane, ())
+        without = self._without.get(worker, ())
         mine_to_take = (
             item
             for item in self.left
-            if not self.refused(lane, item) and item.checkpoint.model.name not in without
+            if not self.refused(worker, item) and item.checkpoint.model.name not in without
         )
-        return min(mine_to_take, key=reluctance, default=None)
+        return min(mine_to_take, key=cost, default=None)

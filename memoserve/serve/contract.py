@@ -83,7 +83,7 @@ class Column(BaseModel):
     type: str
 
 
-class Table(BaseModel):
+class AnswerRows(BaseModel):
     """A table. Whole numbers beyond 2^53 are text, since a browser would round them."""
 
     columns: list[Column]
@@ -91,7 +91,7 @@ class Table(BaseModel):
     truncated: bool
 
 
-class Answer(Table):
+class QueryAnswer(AnswerRows):
     """A table with the SQL that gave it and the parameters that were set."""
 
     sql: str
@@ -219,12 +219,12 @@ class Submission(BaseModel):
     )
 
 
-class Failure(BaseModel):
+class CheckpointFailure(BaseModel):
     checkpoint: str
     reason: str
 
 
-class Progress(BaseModel):
+class RunProgress(BaseModel):
     """Where a run is. `done` of `total` sequences of the checkpoint, `all_done` of `all_total` of all;
     `seconds_left`: what the rest takes if it goes on as it went, null before it has gone on.
     """
@@ -240,7 +240,7 @@ class Progress(BaseModel):
     seconds_left: float | None
     checkpoints_done: int
     checkpoints_total: int
-    failures: list[Failure]
+    failures: list[CheckpointFailure]
     message: str
 
 
@@ -254,7 +254,7 @@ class Estimate(BaseModel):
     seconds: float | None
 
 
-class Run(BaseModel):
+class SubmittedRun(BaseModel):
     """A submitted run. Times are seconds since 1970. `ahead`: how many runs come before a queued one."""
 
     id: int
@@ -269,4 +269,4 @@ class Run(BaseModel):
     cancel_requested: bool
     exit_code: int | None
     message: str
-    progress: Progress
+    progress: RunProgress

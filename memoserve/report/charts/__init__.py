@@ -1,0 +1,1 @@
+"""The charts, by family: each a query's rows as Vega-Lite."""

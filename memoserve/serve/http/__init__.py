@@ -1,0 +1,1 @@
+"""HTTP itself: the application, who may ask, the dashboard's files, listening."""

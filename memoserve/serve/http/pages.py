@@ -1,0 +1,93 @@
+"""The dashboard's files, and the page that asks for the token."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, Request
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+
+from memoserve.serve.http.guard import COOKIE, is_token, session
+
+STATIC = Path(__file__).parents[1] / "static"
+
+router = APIRouter(include_in_schema=False)
+
+_LOGIN = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>memoserve: log in</title>
+<link rel="icon" href="/static/icon.svg" type="image/svg+xml">
+<link rel="stylesheet" href="/static/style.css">
+<script type="module" src="/static/login.js"></script>
+</head>
+<body class="login">
+<main>
+<h1>memoserve</h1>
+<p>This service wants its token. Whoever started it has it.</p>
+{said}<form method="post" action="/login">
+<div class="field grow"><label for="token">Token</label>
+<input type="password" id="token" name="token" autocomplete="current-password" required autofocus></div>
+<button class="main">Log in</button>
+</form>
+</main>
+</body>
+</html>
+"""
+
+_WRONG_SECONDS = 1.0
+_LONGEST_LOGIN = 4096
+
+
+@router.get("/")
+async def dashboard() -> Response:
+    """The dashboard."""
+    return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+
+
+@router.get("/login")
+async def login_page() -> Response:
+    """The page that asks for the token."""
+    return HTMLResponse(_LOGIN.format(said=""))
+
+
+@router.post("/login")
+async def login(request: Request) -> Response:
+    """Take the token from the form, or from JSON {"token": ...}, and set the cookie."""
+    token = request.app.state.settings.token
+    given = _given(await request.body(), request.headers.get("content-type", ""))
+    if token is not None and not is_token(given, token):
+        await asyncio.sleep(_WRONG_SECONDS)
+        return HTMLResponse(
+            _LOGIN.format(said='<p role="alert" class="error">That is not the token.</p>\n'), 401
+        )
+    response = RedirectResponse("/", 303)
+    if token is not None:
+        response.set_cookie(
+            COOKIE,
+            session(token),
+            httponly=True,
+            samesite="strict",
+            secure=request.url.scheme == "https",
+            path="/",
+        )
+    return response
+
+
+def _given(body: bytes, kind: str) -> str:
+    """The token in a form or in JSON, or nothing. Anybody may send it, so what is long isn't looked at."""
+    if len(body) > _LONGEST_LOGIN:
+        return ""
+    if not kind.lower().startswith("application/json"):
+        return parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0]
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    return str(said.get("token", "")) if isinstance(said, dict) else ""
