@@ -20,17 +20,8 @@
 -- column: pearson_matched_prefix: Pearson's r of the matched prefixes; empty if not measured or constant
 -- column: phi: Pearson's r of memorized or not; empty if constant
 
-WITH asked AS MATERIALIZED (
-    SELECT suite, model, getvariable('checkpoints')::VARCHAR[] AS names FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND CASE WHEN getvariable('model') IS NOT NULL THEN model = getvariable('model')::VARCHAR
-               ELSE coalesce(list_contains(names, checkpoint), true) END
-    ORDER BY model_order DESC LIMIT 1
-),
-chosen AS MATERIALIZED (
-    SELECT checkpoint FROM checkpoints JOIN asked USING (suite, model)
-    WHERE evaluated > 0 AND sequences_seen > 0 AND (names IS NULL OR list_contains(names, checkpoint))
+WITH chosen AS MATERIALIZED (
+    SELECT suite, checkpoint FROM the_model(getvariable('checkpoints')::VARCHAR[]) WHERE sequences_seen > 0
 ),
 pair AS (
     SELECT unit, first_place, second_place, any_value(first) AS first, any_value(second) AS second, any_value(below) AS common_below,
@@ -38,7 +29,7 @@ pair AS (
            any_value(pearson(n, x, y, xx, yy, xy)) FILTER (measure = 'matches') AS pearson_matches,
            any_value(pearson(n, x, y, xx, yy, xy)) FILTER (measure = 'matched_prefix') AS pearson_matched_prefix,
            any_value(pearson(n, x, y, xx, yy, xy)) FILTER (measure = 'memorized') AS phi
-    FROM pair_sums((SELECT suite FROM asked), (SELECT list(checkpoint) FROM chosen), true)
+    FROM pair_sums((SELECT any_value(suite) FROM chosen), (SELECT list(checkpoint) FROM chosen), true)
     GROUP BY ALL
 )
 SELECT unit, first, second, common_below, memorized.n::BIGINT AS n, memorized.x::BIGINT AS first_memorized,

@@ -19,14 +19,9 @@
 -- column: pearson_matched_prefix: Pearson's r of the matched prefixes; empty if not measured or constant
 -- column: phi: Pearson's r of memorized or not; empty if constant
 
-WITH asked AS MATERIALIZED (
-    SELECT coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0)) AS suite,
-           getvariable('checkpoints')::VARCHAR[] AS names
-),
+WITH asked AS MATERIALIZED (SELECT the_suite() AS suite),
 chosen AS MATERIALIZED (
-    SELECT checkpoint FROM checkpoints JOIN asked USING (suite)
-    WHERE evaluated > 0 AND (names IS NULL OR list_contains(names, checkpoint))
-    QUALIFY names IS NOT NULL OR row_number() OVER (PARTITION BY model ORDER BY step DESC) = 1
+    SELECT checkpoint FROM the_last_checkpoints(getvariable('checkpoints')::VARCHAR[])
 ),
 pair AS (
     SELECT unit, first_place, second_place, any_value(first) AS first, any_value(second) AS second,

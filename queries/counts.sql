@@ -19,9 +19,7 @@
 -- column: control: evaluated held-out sequences
 -- column: control_memorized: those among them that look memorized all the same
 
-WITH asked AS MATERIALIZED (
-    SELECT coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0)) AS suite
-),
+WITH asked AS MATERIALIZED (SELECT the_suite() AS suite),
 chosen AS MATERIALIZED (
     SELECT suite, model, step, checkpoint, model_order, parameters, trained, least(sequences_seen, trained) AS seen
     FROM checkpoints JOIN asked USING (suite) WHERE evaluated > 0 LIMIT 100000
@@ -91,8 +89,8 @@ counted AS (
 )
 SELECT checkpoint, step, parameters, sequences, sequences_memorized,
        sequences_memorized / nullif(sequences, 0) AS sequences_share,
-       wilson_low(sequences_memorized / nullif(sequences, 0) * effective, effective) AS sequences_share_low,
-       wilson_high(sequences_memorized / nullif(sequences, 0) * effective, effective) AS sequences_share_high,
+       share_interval(sequences_memorized, sequences, effective).low AS sequences_share_low,
+       share_interval(sequences_memorized, sequences, effective).high AS sequences_share_high,
        windows, windows_memorized, windows_memorized / nullif(windows, 0) AS windows_share,
        wilson_low(windows_memorized, windows) AS windows_share_low, wilson_high(windows_memorized, windows) AS windows_share_high,
        unseen, unseen_memorized, control, control_memorized

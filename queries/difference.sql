@@ -26,31 +26,31 @@
 -- column: precision_other: share of what the other memorized that the target memorized
 -- column: precision_difference: precision - precision_other, with its interval
 
-WITH target AS MATERIALIZED (
-    SELECT suite, checkpoint, model_order, step
-    FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('target')::VARCHAR, checkpoint)
-    ORDER BY model_order DESC, step DESC
-    LIMIT 1
+WITH target AS MATERIALIZED (FROM the_target()),
+-- Of each smaller model the last one, and those that are named.
+usual AS MATERIALIZED (
+    SELECT p.checkpoint, p.seen, p.model_order FROM the_checkpoints(NULL) p CROSS JOIN target t
+    WHERE p.model_order < t.model_order AND p.step <= t.step
+    QUALIFY row_number() OVER (PARTITION BY p.model ORDER BY p.step DESC) = 1
 ),
-candidate AS MATERIALIZED (
-    SELECT p.checkpoint, least(p.sequences_seen, p.trained) AS seen, p.model_order,
-           p.model_order < t.model_order AND p.step = max(p.step) OVER (PARTITION BY p.model) AS usual
-    FROM checkpoints p JOIN target t USING (suite)
-    WHERE p.evaluated > 0 AND p.step <= t.step AND p.checkpoint <> t.checkpoint
+named AS MATERIALIZED (
+    SELECT p.checkpoint, p.seen, p.model_order
+    FROM the_checkpoints([getvariable('predictor')::VARCHAR, getvariable('other')::VARCHAR]) p CROSS JOIN target t
+    WHERE p.step <= t.step AND p.checkpoint <> t.checkpoint
 ),
 predictor AS MATERIALIZED (
-    SELECT checkpoint, seen FROM candidate
-    WHERE CASE WHEN getvariable('predictor') IS NULL THEN usual AND checkpoint IS DISTINCT FROM getvariable('other')::VARCHAR
-               ELSE checkpoint = getvariable('predictor')::VARCHAR END
+    FROM named WHERE checkpoint = getvariable('predictor')::VARCHAR
+    UNION ALL
+    FROM usual WHERE getvariable('predictor') IS NULL AND checkpoint IS DISTINCT FROM getvariable('other')::VARCHAR
     ORDER BY model_order DESC LIMIT 1
 ),
 other AS MATERIALIZED (
-    SELECT c.checkpoint, c.seen FROM candidate c JOIN predictor p ON p.checkpoint <> c.checkpoint
-    WHERE CASE WHEN getvariable('other') IS NULL THEN c.usual ELSE c.checkpoint = getvariable('other')::VARCHAR END
-    ORDER BY c.model_order DESC LIMIT 1
+    FROM (
+        FROM named WHERE checkpoint = getvariable('other')::VARCHAR
+        UNION ALL
+        FROM usual WHERE getvariable('other') IS NULL
+    ) c SEMI JOIN predictor p ON p.checkpoint <> c.checkpoint
+    ORDER BY model_order DESC LIMIT 1
 ),
 evaluation AS MATERIALIZED (
     FROM evaluations((SELECT suite FROM target),

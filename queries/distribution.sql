@@ -14,15 +14,10 @@
 -- column: share: their share of the sample
 -- column: windows: distinct windows with that score; empty if the store doesn't number windows
 
-WITH asked AS MATERIALIZED (
-    SELECT coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0)) AS suite,
-           getvariable('checkpoints')::VARCHAR[] AS names
-),
+WITH asked AS MATERIALIZED (SELECT the_suite() AS suite),
 chosen AS MATERIALIZED (
-    SELECT suite, model, step, checkpoint, model_order, trained, least(sequences_seen, trained) AS seen
-    FROM checkpoints JOIN asked USING (suite)
-    WHERE evaluated > 0 AND (names IS NULL OR list_contains(names, checkpoint))
-    QUALIFY names IS NOT NULL OR row_number() OVER (PARTITION BY model ORDER BY step DESC) = 1
+    SELECT suite, model, step, checkpoint, model_order, trained, seen
+    FROM the_last_checkpoints(getvariable('checkpoints')::VARCHAR[])
     LIMIT 100000
 ),
 repeat AS MATERIALIZED (

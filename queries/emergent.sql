@@ -20,19 +20,11 @@
 -- column: best_checkpoint: the run with that score, the largest and latest of equals
 -- column: compared: how many cheaper runs have seen it and were evaluated on it
 
-WITH target AS MATERIALIZED (
-    SELECT suite, model, step, checkpoint, model_order, least(sequences_seen, trained) AS seen
-    FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('target')::VARCHAR, checkpoint)
-    ORDER BY model_order DESC, step DESC
-    LIMIT 1
-),
+WITH target AS MATERIALIZED (FROM the_target()),
 other AS MATERIALIZED (
-    SELECT p.suite, p.model, p.step, p.checkpoint, p.model_order, least(p.sequences_seen, p.trained) AS seen
-    FROM checkpoints p JOIN target t USING (suite)
-    WHERE p.evaluated > 0 AND p.step <= t.step AND p.checkpoint <> t.checkpoint
+    SELECT p.suite, p.model, p.step, p.checkpoint, p.model_order, p.seen
+    FROM the_checkpoints(NULL) p CROSS JOIN target t
+    WHERE p.step <= t.step AND p.checkpoint <> t.checkpoint
       AND ((p.model_order < t.model_order AND coalesce(getvariable('against')::VARCHAR, 'smaller') IN ('smaller', 'both'))
            OR (p.model = t.model AND getvariable('against')::VARCHAR IN ('earlier', 'both')))
     QUALIFY p.model = t.model OR row_number() OVER (PARTITION BY p.model ORDER BY p.step DESC) = 1

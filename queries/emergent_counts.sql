@@ -17,19 +17,11 @@
 -- column: emergent: those of compared with a score below it in every cheaper run
 -- column: share: emergent / compared, with its interval
 
-WITH target AS MATERIALIZED (
-    SELECT suite, model, step, checkpoint, model_order, least(sequences_seen, trained) AS seen
-    FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('target')::VARCHAR, checkpoint)
-    ORDER BY model_order DESC, step DESC
-    LIMIT 1
-),
+WITH target AS MATERIALIZED (FROM the_target()),
 other AS MATERIALIZED (
-    SELECT p.suite, p.model, p.step, p.checkpoint, p.model_order, least(p.sequences_seen, p.trained) AS seen
-    FROM checkpoints p JOIN target t USING (suite)
-    WHERE p.evaluated > 0 AND p.step <= t.step AND p.checkpoint <> t.checkpoint
+    SELECT p.suite, p.model, p.step, p.checkpoint, p.model_order, p.seen
+    FROM the_checkpoints(NULL) p CROSS JOIN target t
+    WHERE p.step <= t.step AND p.checkpoint <> t.checkpoint
       AND ((p.model_order < t.model_order AND coalesce(getvariable('against')::VARCHAR, 'smaller') IN ('smaller', 'both'))
            OR (p.model = t.model AND getvariable('against')::VARCHAR IN ('earlier', 'both')))
     QUALIFY p.model = t.model OR row_number() OVER (PARTITION BY p.model ORDER BY p.step DESC) = 1
@@ -78,7 +70,7 @@ counted AS (
 )
 SELECT t.checkpoint AS target, c.unit, c.target_memorized, c.compared, c.threshold, c.emergent,
        c.emergent / nullif(c.compared, 0) AS share,
-       wilson_low(c.emergent / nullif(c.compared, 0) * c.effective, c.effective) AS share_low,
-       wilson_high(c.emergent / nullif(c.compared, 0) * c.effective, c.effective) AS share_high
+       share_interval(c.emergent, c.compared, c.effective).low AS share_low,
+       share_interval(c.emergent, c.compared, c.effective).high AS share_high
 FROM counted c CROSS JOIN target t
 ORDER BY c.unit, c.threshold;

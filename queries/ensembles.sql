@@ -23,26 +23,18 @@
 -- column: recall_corpus: hits / target_memorized, with its interval
 -- column: f1: harmonic mean of precision and recall_corpus
 
-WITH target AS MATERIALIZED (
-    SELECT suite, checkpoint, model_order, step, training_flops
-    FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('target')::VARCHAR, CASE WHEN same_weights_as IS NULL THEN checkpoint END)
-    ORDER BY model_order DESC, step DESC
-    LIMIT 1
-),
+WITH target AS MATERIALIZED (FROM the_target()),
 asked AS MATERIALIZED (
     SELECT getvariable('predictors')::VARCHAR[] AS names, coalesce(getvariable('members')::BIGINT, 2) AS members
 ),
 predictor AS MATERIALIZED (
-    SELECT checkpoint, model, training_flops, least(sequences_seen, trained) AS seen, place,
+    SELECT checkpoint, model, training_flops, seen, place,
            CASE WHEN count(*) OVER () > 62 THEN error('at most 62 predictors at a time') ELSE 1::BIGINT << place END AS bit
     FROM (
         SELECT p.*, row_number() OVER (ORDER BY p.model_order, p.step) - 1 AS place
         FROM (
-            SELECT p.* FROM checkpoints p JOIN target t USING (suite) CROSS JOIN asked a
-            WHERE p.evaluated > 0 AND p.same_weights_as IS NULL AND p.checkpoint <> t.checkpoint AND p.step <= t.step
+            SELECT p.* FROM the_checkpoints(NULL) p CROSS JOIN target t CROSS JOIN asked a
+            WHERE p.checkpoint <> t.checkpoint AND p.step <= t.step
               AND (list_contains(a.names, p.checkpoint) OR (a.names IS NULL AND p.model_order < t.model_order))
             QUALIFY a.names IS NOT NULL OR row_number() OVER (PARTITION BY p.model ORDER BY p.step DESC) = 1
         ) p
@@ -104,11 +96,11 @@ counted AS (
 SELECT x.checkpoint AS target, c.unit, array_to_string(t.names, ' + ') AS predictors, c.operation, k.training_flops,
        k.training_flops / nullif(x.training_flops, 0) AS flops_share, c.predicted, c.memorized AS target_memorized, c.hits,
        c.hits / nullif(c.predicted, 0) AS precision,
-       wilson_low(c.hits / nullif(c.predicted, 0) * c.predicted_effective, c.predicted_effective) AS precision_low,
-       wilson_high(c.hits / nullif(c.predicted, 0) * c.predicted_effective, c.predicted_effective) AS precision_high,
+       share_interval(c.hits, c.predicted, c.predicted_effective).low AS precision_low,
+       share_interval(c.hits, c.predicted, c.predicted_effective).high AS precision_high,
        c.hits / nullif(c.memorized, 0) AS recall_corpus,
-       wilson_low(c.hits / nullif(c.memorized, 0) * c.memorized_effective, c.memorized_effective) AS recall_corpus_low,
-       wilson_high(c.hits / nullif(c.memorized, 0) * c.memorized_effective, c.memorized_effective) AS recall_corpus_high,
+       share_interval(c.hits, c.memorized, c.memorized_effective).low AS recall_corpus_low,
+       share_interval(c.hits, c.memorized, c.memorized_effective).high AS recall_corpus_high,
        2 * c.hits / nullif(c.predicted + c.memorized, 0) AS f1
 FROM counted c JOIN team t USING (mask) JOIN cost k USING (mask) CROSS JOIN target x
 ORDER BY c.unit, k.training_flops, t.team, c.operation;

@@ -21,19 +21,11 @@
 -- column: f1: harmonic mean of precision and recall_corpus
 -- column: on_frontier: whether no other checkpoint is as cheap and recalls as much
 
-WITH target AS MATERIALIZED (
-    SELECT suite, checkpoint, model_order, step, training_flops
-    FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('target')::VARCHAR, CASE WHEN same_weights_as IS NULL THEN checkpoint END)
-    ORDER BY model_order DESC, step DESC
-    LIMIT 1
-),
+WITH target AS MATERIALIZED (FROM the_target()),
 candidate AS MATERIALIZED (
     SELECT p.checkpoint, p.model_order, p.step, p.training_flops
-    FROM checkpoints p JOIN target t USING (suite)
-    WHERE p.evaluated > 0 AND p.same_weights_as IS NULL AND p.checkpoint <> t.checkpoint
+    FROM the_checkpoints(NULL) p CROSS JOIN target t
+    WHERE p.checkpoint <> t.checkpoint
 ),
 outcome AS MATERIALIZED (
     SELECT c.unit, c.predictor, p.training_flops, p.training_flops / nullif(t.training_flops, 0) AS flops_share,

@@ -20,15 +20,10 @@
 -- column: share: extractable / evaluated, with its interval
 -- column: memorized: those that greedy decoding gives; the paper's definition
 
-WITH asked AS MATERIALIZED (
-    SELECT coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0)) AS suite,
-           getvariable('checkpoints')::VARCHAR[] AS names
-),
+WITH asked AS MATERIALIZED (SELECT the_suite() AS suite),
 chosen AS MATERIALIZED (
-    SELECT suite, model, step, checkpoint, model_order, least(sequences_seen, trained) AS seen
-    FROM checkpoints JOIN asked USING (suite)
-    WHERE evaluated > 0 AND (names IS NULL OR list_contains(names, checkpoint))
-    QUALIFY names IS NOT NULL OR row_number() OVER (PARTITION BY model ORDER BY step DESC) = 1
+    SELECT suite, model, step, checkpoint, model_order, seen
+    FROM the_last_checkpoints(getvariable('checkpoints')::VARCHAR[])
     LIMIT 100000
 ),
 -- a = ln(1 - p) / n, and the probability needed of one sample is 1 - exp(a).
@@ -84,7 +79,7 @@ counted AS (
 )
 SELECT n.checkpoint, n.unit, n.samples, n.probability, n.needed AS log_likelihood_needed, n.evaluated, n.extractable,
        n.extractable / n.evaluated AS share,
-       wilson_low(n.extractable / n.evaluated * n.effective, n.effective) AS share_low,
-       wilson_high(n.extractable / n.evaluated * n.effective, n.effective) AS share_high, coalesce(n.memorized, 0) AS memorized
+       share_interval(n.extractable, n.evaluated, n.effective).low AS share_low,
+       share_interval(n.extractable, n.evaluated, n.effective).high AS share_high, coalesce(n.memorized, 0) AS memorized
 FROM counted n JOIN chosen c USING (checkpoint)
 ORDER BY n.unit, c.model_order, c.step, n.samples, n.probability;

@@ -14,15 +14,10 @@
 -- column: extractible: those with a matched prefix of at least that length
 -- column: share: extractible / evaluated, with its interval
 
-WITH asked AS MATERIALIZED (
-    SELECT coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0)) AS suite,
-           getvariable('checkpoints')::VARCHAR[] AS names
-),
+WITH asked AS MATERIALIZED (SELECT the_suite() AS suite),
 chosen AS MATERIALIZED (
-    SELECT suite, model, step, checkpoint, model_order, least(sequences_seen, trained) AS seen
-    FROM checkpoints JOIN asked USING (suite)
-    WHERE evaluated > 0 AND (names IS NULL OR list_contains(names, checkpoint))
-    QUALIFY names IS NOT NULL OR row_number() OVER (PARTITION BY model ORDER BY step DESC) = 1
+    SELECT suite, model, step, checkpoint, model_order, seen
+    FROM the_last_checkpoints(getvariable('checkpoints')::VARCHAR[])
     LIMIT 100000
 ),
 repeat AS MATERIALIZED (FROM repeats((SELECT suite FROM asked), false)),
@@ -58,7 +53,7 @@ counted AS (
     GROUP BY ALL
 )
 SELECT n.checkpoint, n.unit, n.length, n.evaluated, n.extractible, n.extractible / n.evaluated AS share,
-       wilson_low(n.extractible / n.evaluated * n.effective, n.effective) AS share_low,
-       wilson_high(n.extractible / n.evaluated * n.effective, n.effective) AS share_high
+       share_interval(n.extractible, n.evaluated, n.effective).low AS share_low,
+       share_interval(n.extractible, n.evaluated, n.effective).high AS share_high
 FROM counted n JOIN chosen c USING (checkpoint)
 ORDER BY n.unit, c.model_order, c.step, n.length;

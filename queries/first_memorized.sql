@@ -17,17 +17,10 @@
 -- column: memorized_later: later evaluated checkpoints that memorized it too
 -- column: not_memorized_later: later evaluated checkpoints that did not: forgotten there
 
-WITH asked AS MATERIALIZED (
-    SELECT suite, model FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND model = coalesce(getvariable('model')::VARCHAR, model)
-    ORDER BY model_order DESC LIMIT 1
+WITH chosen AS MATERIALIZED (
+    SELECT suite, checkpoint, step, seen FROM the_model(NULL)
 ),
-chosen AS MATERIALIZED (
-    SELECT suite, checkpoint, step, least(sequences_seen, trained) AS seen
-    FROM checkpoints JOIN asked USING (suite, model) WHERE evaluated > 0
-),
+asked AS MATERIALIZED (SELECT DISTINCT suite FROM chosen),
 numbered AS (SELECT count(*) > 0 AS windows FROM (SELECT 1 FROM sequences JOIN asked USING (suite) LIMIT 1)),
 evaluation AS MATERIALIZED (
     SELECT e.id, e.memorized, c.step

@@ -15,17 +15,13 @@
 -- column: tau: the line; empty for memorized; whole numbers, for continuation_ll half nats from -32 on
 -- column: flagged: predicted to be memorized
 
-WITH asked AS MATERIALIZED (
-    SELECT coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0)) AS suite,
-           getvariable('checkpoints')::VARCHAR[] AS names, getvariable('lowest')::BIGINT AS lowest
-),
+WITH asked AS MATERIALIZED (SELECT the_suite() AS suite),
 chosen AS MATERIALIZED (
-    SELECT suite, model, step, checkpoint, least(sequences_seen, trained) AS seen,
-           coalesce(lowest, CASE WHEN max(evaluated) OVER () > 10_000_000 THEN 8 ELSE 1 END) AS lowest,
+    SELECT suite, model, step, checkpoint, seen,
+           coalesce(getvariable('lowest')::BIGINT, CASE WHEN max(evaluated) OVER () > 10_000_000 THEN 8 ELSE 1 END) AS lowest,
            row_number() OVER (ORDER BY model_order, step) AS place,
            row_number() OVER (PARTITION BY model ORDER BY step DESC) = 1 AS latest
-    FROM checkpoints JOIN asked USING (suite)
-    WHERE evaluated > 0 AND (names IS NULL OR list_contains(names, checkpoint))
+    FROM the_checkpoints(getvariable('checkpoints')::VARCHAR[])
     LIMIT 100000
 ),
 repeat AS MATERIALIZED (FROM repeats((SELECT suite FROM asked), false)),

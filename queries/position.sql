@@ -20,14 +20,9 @@
 -- column: expected: what memorized would be if the share were the same everywhere
 
 WITH chosen AS MATERIALIZED (
-    SELECT suite, model, step, checkpoint, least(sequences_seen, trained) AS seen,
+    SELECT suite, model, step, checkpoint, seen,
            least(coalesce(getvariable('buckets')::BIGINT, 20), sequences_seen, trained) AS buckets
-    FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('checkpoint')::VARCHAR, checkpoint)
-    ORDER BY model_order DESC, step DESC
-    LIMIT 1
+    FROM the_checkpoint(getvariable('checkpoint'))
 ),
 numbered AS (SELECT count(*) > 0 AS windows FROM (SELECT 1 FROM sequences JOIN chosen USING (suite) LIMIT 1)),
 -- A cell is a bucket of a repeated window; of all others together where first_id is NULL.
@@ -58,8 +53,8 @@ total AS (SELECT unit, sum(evaluated)::BIGINT AS evaluated, sum(memorized)::BIGI
 SELECT c.checkpoint, t.unit, b.bucket + 1 AS bucket, (b.bucket * c.seen + c.buckets - 1) // c.buckets AS first,
        ((b.bucket + 1) * c.seen + c.buckets - 1) // c.buckets - 1 AS last,
        coalesce(n.evaluated, 0) AS evaluated, coalesce(n.memorized, 0) AS memorized, n.memorized / n.evaluated AS share,
-       wilson_low(n.memorized / n.evaluated * n.effective, n.effective) AS share_low,
-       wilson_high(n.memorized / n.evaluated * n.effective, n.effective) AS share_high,
+       share_interval(n.memorized, n.evaluated, n.effective).low AS share_low,
+       share_interval(n.memorized, n.evaluated, n.effective).high AS share_high,
        coalesce(n.evaluated, 0) * (t.memorized / t.evaluated) AS expected
 FROM chosen c CROSS JOIN total t CROSS JOIN (SELECT unnest(range(c.buckets)) AS bucket FROM chosen c) b
 LEFT JOIN counted n ON n.unit = t.unit AND n.bucket = b.bucket

@@ -18,14 +18,9 @@
 -- column: stretches: how many ranks have that pair of quantiles
 
 WITH chosen AS MATERIALIZED (
-    SELECT suite, model, step, checkpoint, least(sequences_seen, trained) AS seen,
+    SELECT suite, model, step, checkpoint, seen,
            coalesce(getvariable('size')::BIGINT, 512) AS size
-    FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('checkpoint')::VARCHAR, checkpoint)
-    ORDER BY model_order DESC, step DESC
-    LIMIT 1
+    FROM the_checkpoint(getvariable('checkpoint'))
 ),
 numbered AS (SELECT count(*) > 0 AS windows FROM (SELECT 1 FROM sequences JOIN chosen USING (suite) LIMIT 1)),
 cell AS MATERIALIZED (

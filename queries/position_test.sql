@@ -25,14 +25,9 @@
 -- column: slope_error: the slope's standard error, windows as clusters
 
 WITH chosen AS MATERIALIZED (
-    SELECT suite, model, step, checkpoint, least(sequences_seen, trained) AS seen,
+    SELECT suite, model, step, checkpoint, seen,
            least(coalesce(getvariable('buckets')::BIGINT, 20), sequences_seen, trained) AS buckets
-    FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('checkpoint')::VARCHAR, checkpoint)
-    ORDER BY model_order DESC, step DESC
-    LIMIT 1
+    FROM the_checkpoint(getvariable('checkpoint'))
 ),
 numbered AS (SELECT count(*) > 0 AS windows FROM (SELECT 1 FROM sequences JOIN chosen USING (suite) LIMIT 1)),
 repeat AS MATERIALIZED (FROM repeats((SELECT suite FROM chosen), false)),

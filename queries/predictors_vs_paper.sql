@@ -31,15 +31,15 @@ target AS MATERIALIZED (
     WHERE evaluated > 0
       AND suite = coalesce(getvariable('suite')::VARCHAR, (
               SELECT min(suite) FROM checkpoints WHERE evaluated > 0 AND suite IN ('pythia', 'pythia-deduped')))
-      AND checkpoint = coalesce(getvariable('target')::VARCHAR, checkpoint)
-      AND (model = '12b' OR getvariable('target') IS NOT NULL)
+      AND CASE WHEN getvariable('target') IS NULL THEN model = '12b' AND same_weights_as IS NULL
+               ELSE checkpoint = getvariable('target')::VARCHAR END
     ORDER BY step DESC
     LIMIT 1
 ),
 predictor AS MATERIALIZED (
     SELECT p.model, p.checkpoint
     FROM checkpoints p JOIN target t USING (suite) JOIN paper USING (model)
-    WHERE p.evaluated > 0 AND p.step <= t.step AND p.checkpoint <> t.checkpoint
+    WHERE p.evaluated > 0 AND p.same_weights_as IS NULL AND p.step <= t.step AND p.checkpoint <> t.checkpoint
     QUALIFY row_number() OVER (PARTITION BY p.model ORDER BY p.step DESC) = 1
 ),
 found AS (

@@ -19,20 +19,12 @@
 -- column: fpr: share of the negatives that it memorized, with its interval
 -- column: tnr: share of the negatives that it did not memorize, with its interval
 
-WITH target AS MATERIALIZED (
-    SELECT suite, model, checkpoint, step, least(sequences_seen, trained) AS seen
-    FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('target')::VARCHAR, CASE WHEN same_weights_as IS NULL THEN checkpoint END)
-    ORDER BY model_order DESC, step DESC
-    LIMIT 1
-),
+WITH target AS MATERIALIZED (FROM the_target()),
 asked AS MATERIALIZED (SELECT getvariable('predictors')::VARCHAR[] AS names),
 predictor AS MATERIALIZED (
-    SELECT p.suite, p.model, p.step, p.checkpoint, p.model_order, least(p.sequences_seen, t.seen) AS seen
-    FROM checkpoints p JOIN target t USING (suite) CROSS JOIN asked a
-    WHERE p.evaluated > 0 AND p.same_weights_as IS NULL AND p.checkpoint <> t.checkpoint
+    SELECT p.suite, p.model, p.step, p.checkpoint, p.model_order, least(p.seen, t.seen) AS seen
+    FROM the_checkpoints(NULL) p CROSS JOIN target t CROSS JOIN asked a
+    WHERE p.checkpoint <> t.checkpoint
       AND (list_contains(a.names, p.checkpoint) OR (a.names IS NULL AND p.model = t.model AND p.step < t.step))
     LIMIT 100000
 ),
@@ -64,10 +56,10 @@ SELECT t.checkpoint AS target, c.predictor, p.step, c.unit, c.positives, c.negat
        c.recall_seen AS tpr, c.recall_seen_low AS tpr_low, c.recall_seen_high AS tpr_high,
        1 - c.recall_seen AS fnr, 1 - c.recall_seen_high AS fnr_low, 1 - c.recall_seen_low AS fnr_high,
        false_positives / nullif(negatives, 0) AS fpr,
-       wilson_low(false_positives / nullif(negatives, 0) * effective, effective) AS fpr_low,
-       wilson_high(false_positives / nullif(negatives, 0) * effective, effective) AS fpr_high,
+       share_interval(false_positives, negatives, effective).low AS fpr_low,
+       share_interval(false_positives, negatives, effective).high AS fpr_high,
        1 - false_positives / nullif(negatives, 0) AS tnr,
-       1 - wilson_high(false_positives / nullif(negatives, 0) * effective, effective) AS tnr_low,
-       1 - wilson_low(false_positives / nullif(negatives, 0) * effective, effective) AS tnr_high
+       1 - share_interval(false_positives, negatives, effective).high AS tnr_low,
+       1 - share_interval(false_positives, negatives, effective).low AS tnr_high
 FROM counted c JOIN predictor p ON p.checkpoint = c.predictor CROSS JOIN target t
 ORDER BY c.unit, p.model_order, p.step;

@@ -34,27 +34,18 @@
 -- column: block_target_memorized: judging_target_memorized of the same blocks
 -- column: block_hits: judging_hits of the same blocks
 
-WITH target AS MATERIALIZED (
-    SELECT suite, model, step, checkpoint, model_order, training_flops, evaluated,
-           least(sequences_seen, trained) AS seen
-    FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('target')::VARCHAR, CASE WHEN same_weights_as IS NULL THEN checkpoint END)
-    ORDER BY model_order DESC, step DESC
-    LIMIT 1
-),
+WITH target AS MATERIALIZED (FROM the_target()),
 asked AS MATERIALIZED (
     SELECT getvariable('predictors')::VARCHAR[] AS names, coalesce(getvariable('blocks')::BIGINT, 1000) AS blocks,
            coalesce(getvariable('lowest')::BIGINT, CASE WHEN evaluated > 10_000_000 THEN 8 ELSE 1 END) AS lowest
     FROM target
 ),
 candidate AS MATERIALIZED (
-    SELECT p.suite, p.model, p.step, p.checkpoint, p.training_flops, least(p.sequences_seen, p.trained) AS seen,
+    SELECT p.suite, p.model, p.step, p.checkpoint, p.training_flops, p.seen,
            row_number() OVER (ORDER BY p.model_order, p.step) AS place,
            row_number() OVER (PARTITION BY p.model ORDER BY p.step DESC) = 1 AS latest
-    FROM checkpoints p JOIN target t USING (suite) CROSS JOIN asked a
-    WHERE p.evaluated > 0 AND p.same_weights_as IS NULL AND p.checkpoint <> t.checkpoint AND p.training_flops < t.training_flops
+    FROM the_checkpoints(NULL) p CROSS JOIN target t CROSS JOIN asked a
+    WHERE p.checkpoint <> t.checkpoint AND p.training_flops < t.training_flops
       AND (a.names IS NULL OR list_contains(a.names, p.checkpoint))
     LIMIT 100000
 ),
@@ -66,14 +57,7 @@ unit AS MATERIALIZED (
 ),
 -- Which of them were evaluated on everything that they have seen: what those have seen needs no looking up.
 complete AS MATERIALIZED (
-    SELECT checkpoint FROM (
-        SELECT c.checkpoint, c.seen, coalesce(sum(least(p.last + 1, c.seen) - p.first) FILTER (
-                   p.first < c.seen AND p.rows = p.last - p.first + 1), 0) AS evaluated
-        FROM (SELECT suite, model, step, checkpoint, seen FROM target
-              UNION ALL SELECT suite, model, step, checkpoint, seen FROM candidate) c
-        LEFT JOIN part_rows p USING (suite, model, step)
-        GROUP BY c.checkpoint, c.seen
-    ) WHERE evaluated = seen
+    SELECT checkpoint FROM coverage((SELECT suite FROM target)) WHERE complete
 ),
 -- What the target memorized and, if that isn't everything, what it was evaluated on. id: the sequence's, or that of the
 -- window's first occurrence.

@@ -26,14 +26,11 @@
 -- column: predictor_effective: effective number of predictor_memorized
 -- column: target_effective: effective number of target_memorized
 
-WITH suite AS MATERIALIZED (
-    SELECT coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0)) AS suite
-),
+WITH suite AS MATERIALIZED (SELECT the_suite() AS suite),
 checkpoint AS MATERIALIZED (
-    SELECT c.model, c.step, c.checkpoint, c.model_order, c.parameters, c.training_flops, least(c.sequences_seen, c.trained) AS seen
-    FROM checkpoints c JOIN suite s USING (suite)
-    WHERE c.evaluated > 0 AND c.same_weights_as IS NULL
-      AND c.model_order < coalesce((SELECT min(l.model_order) FROM checkpoints l JOIN suite USING (suite)
+    SELECT c.model, c.step, c.checkpoint, c.model_order, c.parameters, c.training_flops, c.seen
+    FROM the_checkpoints(NULL) c
+    WHERE c.model_order < coalesce((SELECT min(l.model_order) FROM checkpoints l JOIN suite USING (suite)
                                     WHERE l.model = getvariable('smaller_than')::VARCHAR), 1000000)
 ),
 target AS MATERIALIZED (

@@ -25,19 +25,11 @@
 -- column: precision: hits / flagged, with its interval
 -- column: recall_corpus: share of all that the target memorized, with its interval
 
-WITH target AS MATERIALIZED (
-    SELECT suite, model, step, checkpoint, model_order, least(sequences_seen, trained) AS seen
-    FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('target')::VARCHAR, CASE WHEN same_weights_as IS NULL THEN checkpoint END)
-    ORDER BY model_order DESC, step DESC
-    LIMIT 1
-),
+WITH target AS MATERIALIZED (FROM the_target()),
 predictor AS MATERIALIZED (
-    SELECT p.suite, p.model, p.step, p.checkpoint, least(p.sequences_seen, t.seen) AS seen
-    FROM checkpoints p JOIN target t USING (suite)
-    WHERE p.evaluated > 0 AND p.same_weights_as IS NULL AND p.checkpoint <> t.checkpoint
+    SELECT p.suite, p.model, p.step, p.checkpoint, least(p.seen, t.seen) AS seen
+    FROM the_checkpoints(NULL) p CROSS JOIN target t
+    WHERE p.checkpoint <> t.checkpoint
       AND CASE WHEN getvariable('predictor') IS NULL THEN p.model_order < t.model_order AND p.step <= t.step
                ELSE p.checkpoint = getvariable('predictor')::VARCHAR END
     ORDER BY p.model_order DESC, p.step DESC
@@ -59,9 +51,7 @@ hit AS MATERIALIZED (
 ),
 -- What the target was evaluated on, as bitmaps of 64 ids; if that is all it has seen, nothing need be looked up.
 complete AS MATERIALIZED (
-    SELECT coalesce(sum(least(p.last + 1, t.seen) - p.first) FILTER (p.first < t.seen AND p.rows = p.last - p.first + 1), 0)
-           = any_value(t.seen) AS complete
-    FROM target t LEFT JOIN part_rows p USING (suite, model, step)
+    SELECT complete FROM coverage((SELECT suite FROM target)) SEMI JOIN target USING (checkpoint)
 ),
 evaluated AS MATERIALIZED (
     SELECT s.sequence_id >> 6 AS block, bit_or(bit_of(s.sequence_id)) AS ids

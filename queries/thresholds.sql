@@ -25,19 +25,11 @@
 -- column: recall_corpus: share of all that the target memorized, with its interval
 -- column: wanted: whether this is the highest tau that reaches the wanted recall
 
-WITH target AS MATERIALIZED (
-    SELECT suite, model, step, checkpoint, model_order, least(sequences_seen, trained) AS seen
-    FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('target')::VARCHAR, CASE WHEN same_weights_as IS NULL THEN checkpoint END)
-    ORDER BY model_order DESC, step DESC
-    LIMIT 1
-),
+WITH target AS MATERIALIZED (FROM the_target()),
 predictor AS MATERIALIZED (
-    SELECT p.suite, p.model, p.step, p.checkpoint, least(p.sequences_seen, t.seen) AS seen
-    FROM checkpoints p JOIN target t USING (suite)
-    WHERE p.evaluated > 0 AND p.same_weights_as IS NULL AND p.checkpoint <> t.checkpoint
+    SELECT p.suite, p.model, p.step, p.checkpoint, least(p.seen, t.seen) AS seen
+    FROM the_checkpoints(NULL) p CROSS JOIN target t
+    WHERE p.checkpoint <> t.checkpoint
       AND CASE WHEN getvariable('predictor') IS NULL THEN p.model_order < t.model_order AND p.step <= t.step
                ELSE p.checkpoint = getvariable('predictor')::VARCHAR END
     ORDER BY p.model_order DESC, p.step DESC
@@ -55,9 +47,7 @@ hit AS MATERIALIZED (
 ),
 -- What the target was evaluated on, as bitmaps of 64 ids; if that is all it has seen, nothing need be looked up.
 complete AS MATERIALIZED (
-    SELECT coalesce(sum(least(p.last + 1, t.seen) - p.first) FILTER (p.first < t.seen AND p.rows = p.last - p.first + 1), 0)
-           = any_value(t.seen) AS complete
-    FROM target t LEFT JOIN part_rows p USING (suite, model, step)
+    SELECT complete FROM coverage((SELECT suite FROM target)) SEMI JOIN target USING (checkpoint)
 ),
 evaluated AS MATERIALIZED (
     SELECT s.sequence_id >> 6 AS block, bit_or(bit_of(s.sequence_id)) AS ids
@@ -131,14 +121,14 @@ marked AS (
     SELECT *, reached AND row_number() OVER (PARTITION BY unit, reached ORDER BY tau DESC) = 1 AS wanted FROM ranked
 )
 SELECT t.checkpoint AS target, p.checkpoint AS predictor, a.signal, m.unit, v.average_precision, m.tau, m.flagged, m.hits,
-       m.hits / m.flagged AS precision, wilson_low(m.hits / m.flagged * m.effective, m.effective) AS precision_low,
-       wilson_high(m.hits / m.flagged * m.effective, m.effective) AS precision_high,
+       m.hits / m.flagged AS precision, share_interval(m.hits, m.flagged, m.effective).low AS precision_low,
+       share_interval(m.hits, m.flagged, m.effective).high AS precision_high,
        m.hits / nullif(m.seen, 0) AS recall_seen,
-       wilson_low(m.hits / nullif(m.seen, 0) * m.seen_effective, m.seen_effective) AS recall_seen_low,
-       wilson_high(m.hits / nullif(m.seen, 0) * m.seen_effective, m.seen_effective) AS recall_seen_high,
+       share_interval(m.hits, m.seen, m.seen_effective).low AS recall_seen_low,
+       share_interval(m.hits, m.seen, m.seen_effective).high AS recall_seen_high,
        m.hits / nullif(m.n, 0) AS recall_corpus,
-       wilson_low(m.hits / nullif(m.n, 0) * m.corpus_effective, m.corpus_effective) AS recall_corpus_low,
-       wilson_high(m.hits / nullif(m.n, 0) * m.corpus_effective, m.corpus_effective) AS recall_corpus_high, m.wanted
+       share_interval(m.hits, m.n, m.corpus_effective).low AS recall_corpus_low,
+       share_interval(m.hits, m.n, m.corpus_effective).high AS recall_corpus_high, m.wanted
 FROM marked m JOIN average v ON v.unit = m.unit CROSS JOIN target t CROSS JOIN predictor p CROSS JOIN asked a
 WHERE a.signal <> 'continuation_ll' OR m.wanted OR m.step
 ORDER BY m.unit, m.tau DESC;

@@ -21,18 +21,10 @@
 -- column: phi_top: Pearson's r of being in the one's top and in the other's; empty if constant
 -- column: pearson_second_top: Pearson's r of the scores over second_top; empty if constant
 
-WITH asked AS MATERIALIZED (
-    SELECT coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0)) AS suite,
-           getvariable('checkpoints')::VARCHAR[] AS names, coalesce(getvariable('top')::DOUBLE, 0.1) AS top
-),
+WITH asked AS MATERIALIZED (SELECT the_suite() AS suite, coalesce(getvariable('top')::DOUBLE, 0.1) AS top),
 chosen AS MATERIALIZED (
-    SELECT suite, model, step, checkpoint, least(sequences_seen, trained) AS seen,
-           row_number() OVER (ORDER BY model_order, step) AS place
-    FROM (
-        SELECT * FROM checkpoints JOIN asked USING (suite)
-        WHERE evaluated > 0 AND (names IS NULL OR list_contains(names, checkpoint))
-        QUALIFY names IS NOT NULL OR row_number() OVER (PARTITION BY model ORDER BY step DESC) = 1
-    )
+    SELECT suite, model, step, checkpoint, seen, row_number() OVER (ORDER BY model_order, step) AS place
+    FROM the_last_checkpoints(getvariable('checkpoints')::VARCHAR[])
     LIMIT 100000
 ),
 repeat AS MATERIALIZED (FROM repeats((SELECT suite FROM asked), false)),

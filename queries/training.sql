@@ -17,15 +17,12 @@
 -- column: memorized: the memorized ones of it
 -- column: share: memorized / evaluated, with its interval
 
-WITH asked AS MATERIALIZED (
-    SELECT coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0)) AS suite,
-           getvariable('checkpoints')::VARCHAR[] AS names
-),
+WITH asked AS MATERIALIZED (SELECT the_suite() AS suite),
 chosen AS MATERIALIZED (
     SELECT suite, model, step, checkpoint, model_order, parameters, training_flops,
-           min(least(sequences_seen, trained)) OVER () AS common_below, count(*) OVER () AS checkpoints
-    FROM checkpoints JOIN asked USING (suite)
-    WHERE evaluated > 0 AND sequences_seen > 0 AND (names IS NULL OR list_contains(names, checkpoint))
+           min(seen) OVER () AS common_below, count(*) OVER () AS checkpoints
+    FROM the_checkpoints(getvariable('checkpoints')::VARCHAR[])
+    WHERE sequences_seen > 0
     LIMIT 100000
 ),
 repeat AS MATERIALIZED (FROM repeats((SELECT suite FROM asked), false)),
@@ -65,7 +62,7 @@ counted AS (
 )
 SELECT c.checkpoint, c.step, c.parameters, c.training_flops, n.unit, c.common_below, n.evaluated, n.memorized,
        n.memorized / nullif(n.evaluated, 0) AS share,
-       wilson_low(n.memorized / nullif(n.evaluated, 0) * n.effective, n.effective) AS share_low,
-       wilson_high(n.memorized / nullif(n.evaluated, 0) * n.effective, n.effective) AS share_high
+       share_interval(n.memorized, n.evaluated, n.effective).low AS share_low,
+       share_interval(n.memorized, n.evaluated, n.effective).high AS share_high
 FROM counted n JOIN chosen c USING (checkpoint)
 ORDER BY n.unit, c.model_order, c.step;
