@@ -1,9 +1,9 @@
 -- What does a model newly memorize, keep and forget from one checkpoint to the next?
 --
--- The churn below the paper's curves over training (Biderman et al. 2023): each pair of successive evaluated checkpoints
--- of one model, over what the earlier one has seen and both were evaluated on, so that new data counts nowhere. A high forgotten
--- share means that an early checkpoint's false alarms are true memories lost since. Intervals are Wilson's, 95%, equal
--- windows as one cluster.
+-- The churn below the paper's curves over training (Biderman et al. 2023): each pair of successive evaluated
+-- checkpoints of one model, over what the earlier one has seen and both were evaluated on, so that new data
+-- counts nowhere. A high forgotten share means that an early checkpoint's false alarms are true memories lost
+-- since. Intervals are Wilson's, 95%, equal windows as one cluster.
 --
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: model (text, the largest evaluated one): the model
@@ -21,7 +21,8 @@ WITH chosen AS MATERIALIZED (
 ),
 asked AS MATERIALIZED (SELECT DISTINCT suite FROM chosen),
 unit AS (
-    SELECT 'sequences' AS unit UNION ALL SELECT 'windows' WHERE exists(SELECT 1 FROM sequences JOIN asked USING (suite))
+    SELECT 'sequences' AS unit UNION ALL SELECT 'windows'
+    WHERE exists(SELECT 1 FROM sequences JOIN asked USING (suite))
 ),
 evaluation AS MATERIALIZED (
     FROM evaluations((SELECT suite FROM asked), (SELECT list(checkpoint) FROM chosen))
@@ -35,12 +36,14 @@ cluster AS (
     GROUP BY ALL
 ),
 counted AS (
-    SELECT unit, checkpoint, sum(newly)::BIGINT AS newly, sum(kept)::BIGINT AS kept, sum(forgotten)::BIGINT AS forgotten,
+    SELECT unit, checkpoint, sum(newly)::BIGINT AS newly, sum(kept)::BIGINT AS kept,
+           sum(forgotten)::BIGINT AS forgotten,
            sum(kept + forgotten) ** 2 / nullif(sum((kept + forgotten) ** 2), 0) AS effective,
            sum(kept + newly) ** 2 / nullif(sum((kept + newly) ** 2), 0) AS later_effective
     FROM cluster GROUP BY ALL
 )
-SELECT c.earlier, c.checkpoint AS later, u.unit, coalesce(n.newly, 0) AS newly_memorized, coalesce(n.kept, 0) AS kept,
+SELECT c.earlier, c.checkpoint AS later, u.unit, coalesce(n.newly, 0) AS newly_memorized,
+       coalesce(n.kept, 0) AS kept,
        coalesce(n.forgotten, 0) AS forgotten,
        n.forgotten / nullif(n.kept + n.forgotten, 0) AS forgotten_share,
        share_interval(n.forgotten, n.kept + n.forgotten, effective).low AS forgotten_share_low,

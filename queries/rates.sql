@@ -1,9 +1,10 @@
--- How do the rates of hits and false alarms grow over training, as a model predicts what it will have memorized in the end?
+-- How do the rates of hits and false alarms grow over training, as a model predicts its own last checkpoint?
 --
--- The paper's rates of true and false positives and negatives of earlier checkpoints against the last one (Biderman et al.
--- 2023), over what both have seen and were evaluated on. Intervals are Wilson's, 95%, equal windows as one cluster; those of
--- fnr and tnr are the mirrors of those of tpr and fpr. Memorized sequences are few, so a false positive rate looks small
--- whatever the precision: decide by precision and recall_corpus (predictors, checkpoints), not by these.
+-- The paper's rates of true and false positives and negatives of earlier checkpoints against the last one
+-- (Biderman et al. 2023), over what both have seen and were evaluated on. Intervals are Wilson's, 95%, equal
+-- windows as one cluster; those of fnr and tnr are the mirrors of those of tpr and fpr. Memorized sequences
+-- are few, so a false positive rate looks small whatever the precision: decide by precision and recall_corpus
+-- (predictors, checkpoints), not by these.
 --
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: target (checkpoint, the last evaluated step of the largest evaluated model): what is predicted
@@ -25,7 +26,8 @@ predictor AS MATERIALIZED (
     SELECT p.suite, p.model, p.step, p.checkpoint, p.model_order, least(p.seen, t.seen) AS seen
     FROM the_checkpoints(NULL) p CROSS JOIN target t CROSS JOIN asked a
     WHERE p.checkpoint <> t.checkpoint
-      AND (list_contains(a.names, p.checkpoint) OR (a.names IS NULL AND p.model = t.model AND p.step < t.step))
+      AND (list_contains(a.names, p.checkpoint)
+           OR (a.names IS NULL AND p.model = t.model AND p.step < t.step))
     LIMIT 100000
 ),
 repeat AS MATERIALIZED (FROM repeats((SELECT suite FROM target), false)),

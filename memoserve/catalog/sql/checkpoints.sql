@@ -4,9 +4,10 @@
 CREATE MACRO the_suite() AS
     coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0));
 
--- Evaluated checkpoints of the suite: those named (a list of model@step) or, if names is NULL, every one that has
--- weights of its own. Where a file of weights turned out to hold another checkpoint's (same_weights_as), scores are of
--- that other one: only who names it gets it. seen: training sequences that it has seen, the ids below.
+-- Evaluated checkpoints of the suite: those named (a list of model@step) or, if names is NULL, every one that
+-- has weights of its own. Where a file of weights turned out to hold another checkpoint's (same_weights_as),
+-- scores are of that other one: only who names it gets it. seen: training sequences that it has seen, the ids
+-- below.
 CREATE MACRO the_checkpoints(names) AS TABLE
 SELECT *, least(sequences_seen, trained) AS seen
 FROM checkpoints
@@ -32,8 +33,9 @@ ORDER BY model_order DESC, step DESC LIMIT 1;
 -- The one that the variable `target` names, likewise.
 CREATE MACRO the_target() AS TABLE FROM the_checkpoint(getvariable('target'));
 
--- Of each checkpoint of a suite, how many of the sequences that it has seen lie in parts that hold every id, and whether
--- those are all that it has seen: then ids below `seen` are what was evaluated, and no scores need be read to know.
+-- Of each checkpoint of a suite, how many of the sequences that it has seen lie in parts that hold every id,
+-- and whether those are all that it has seen: then ids below `seen` are what was evaluated, and no scores
+-- need be read to know.
 CREATE MACRO coverage(a_suite) AS TABLE
 SELECT suite, model, step, checkpoint, evaluated, evaluated = seen AS complete
 FROM (

@@ -1,9 +1,9 @@
--- What the checkpoints `the_checkpoints` (a list of names model@step) made of everything that at least one of them
--- memorized. One row a unit, checkpoint and id that it has seen and was evaluated on; id is the sequence's, or for windows
--- that of the window's first occurrence, window_number that of the first occurrence either way, repeated whether other
--- sequences may have the same window_number: every other row is a cluster of its own. Small, as what is
--- memorized is: a checkpoint without a row has either not seen the id (id >= sequences_seen) or lacks its score.
--- Held-out sequences never count.
+-- What the checkpoints `the_checkpoints` (a list of names model@step) made of everything that at least one of
+-- them memorized. One row a unit, checkpoint and id that it has seen and was evaluated on; id is the
+-- sequence's, or for windows that of the window's first occurrence, window_number that of the first
+-- occurrence either way, repeated whether other sequences may have the same window_number: every other row is
+-- a cluster of its own. Small, as what is memorized is: a checkpoint without a row has either not seen the id
+-- (id >= sequences_seen) or lacks its score. Held-out sequences never count.
 CREATE MACRO evaluations(the_suite, the_checkpoints) AS TABLE
 -- its_: as above.
 WITH its_asked AS MATERIALIZED (
@@ -15,7 +15,8 @@ its_chosen AS MATERIALIZED (
 ),
 -- Which of them were evaluated on everything that they have seen: what those have seen needs no looking up.
 its_complete AS MATERIALIZED (
-    SELECT checkpoint FROM coverage((SELECT a.suite FROM its_asked a)) SEMI JOIN its_chosen USING (checkpoint) WHERE complete
+    SELECT checkpoint FROM coverage((SELECT a.suite FROM its_asked a)) SEMI JOIN its_chosen USING (checkpoint)
+    WHERE complete
 ),
 its_scanned AS MATERIALIZED (FROM (FROM its_chosen ANTI JOIN its_complete USING (checkpoint)) LIMIT 100000),
 its_repeat AS MATERIALIZED (FROM repeats((SELECT a.suite FROM its_asked a), false)),
@@ -40,13 +41,15 @@ its_known AS MATERIALIZED (
         WHERE s.sequence_id < c.seen AND s.sequence_id IN (SELECT w.sequence_id FROM its_wanted w)
         UNION ALL
         SELECT c.checkpoint, w.sequence_id
-        FROM its_chosen c SEMI JOIN its_complete USING (checkpoint) JOIN its_wanted w ON w.sequence_id < c.seen
+        FROM its_chosen c SEMI JOIN its_complete USING (checkpoint)
+        JOIN its_wanted w ON w.sequence_id < c.seen
     ) e
     LEFT JOIN its_found f ON f.checkpoint = e.checkpoint AND f.sequence_id = e.sequence_id
     LEFT JOIN its_repeat r ON r.sequence_id = e.sequence_id
 ),
 its_item AS (
-    SELECT 'sequences' AS unit, checkpoint, sequence_id AS id, window_number, repeated, memorized FROM its_known
+    SELECT 'sequences' AS unit, checkpoint, sequence_id AS id, window_number, repeated, memorized
+    FROM its_known
     UNION ALL
     SELECT 'windows', checkpoint, window_number, window_number, false, memorized FROM its_known
     WHERE NOT repeated AND exists(SELECT 1 FROM sequences q JOIN its_asked a ON q.suite = a.suite)

@@ -1,5 +1,5 @@
--- Wilson's 95% interval of a share; NULL without trials. trials may be an effective number: then scale successes
--- alike. At a share of 0 or 1 the near end is exactly that.
+-- Wilson's 95% interval of a share; NULL without trials. trials may be an effective number: then scale
+-- successes alike. At a share of 0 or 1 the near end is exactly that.
 CREATE MACRO wilson_low(successes, trials) AS
     CASE WHEN trials > 0 AND successes <= 0 THEN 0.0 WHEN trials > 0 THEN greatest(0.0,
         (successes / trials + 1.959963984540054 ** 2 / (2 * trials)

@@ -14,10 +14,11 @@ its_target AS MATERIALIZED (
     SELECT c.suite, c.model, c.step, -1 AS place, least(c.sequences_seen, c.trained) AS seen
     FROM checkpoints c JOIN its_asked a ON c.suite = a.suite AND c.checkpoint = a.target
 ),
--- What 62 predictors said of an id fits into one number, a bit for each, with bit 62 for the target; more have several
--- such words. bound: the place of `seen` among all different ones, from 1 on.
+-- What 62 predictors said of an id fits into one number, a bit for each, with bit 62 for the target; more
+-- have several such words. bound: the place of `seen` among all different ones, from 1 on.
 its_predictor AS MATERIALIZED (
-    SELECT c.suite, c.model, c.step, c.checkpoint, row_number() OVER (ORDER BY c.model_order, c.step) - 1 AS place,
+    SELECT c.suite, c.model, c.step, c.checkpoint,
+           row_number() OVER (ORDER BY c.model_order, c.step) - 1 AS place,
            place // 62 AS word, 1::BIGINT << (place % 62) AS bit, least(c.sequences_seen, c.trained) AS seen,
            dense_rank() OVER (ORDER BY least(c.sequences_seen, c.trained)) AS bound
     FROM checkpoints c JOIN its_asked a USING (suite)
@@ -28,7 +29,8 @@ its_bound AS MATERIALIZED (SELECT list(DISTINCT seen) AS bounds, min(seen) AS lo
 its_chosen AS MATERIALIZED (
     FROM (SELECT suite, model, step, place, word, bit, seen FROM its_predictor
           UNION ALL
-          SELECT DISTINCT x.suite, x.model, x.step, x.place, p.word, 1::BIGINT << 62, x.seen FROM its_target x CROSS JOIN its_predictor p)
+          SELECT DISTINCT x.suite, x.model, x.step, x.place, p.word, 1::BIGINT << 62, x.seen FROM its_target x
+          CROSS JOIN its_predictor p)
     LIMIT 100000
 ),
 its_repeat AS MATERIALIZED (FROM repeats((SELECT a.suite FROM its_asked a), false)),
@@ -37,14 +39,15 @@ its_unit AS MATERIALIZED (
     UNION ALL
     SELECT 'windows' WHERE exists(SELECT 1 FROM sequences JOIN its_asked USING (suite))
 ),
--- Whether all of them were evaluated on everything that they have seen: then ids below `seen` are what counts, and
--- no scores need be read for it.
+-- Whether all of them were evaluated on everything that they have seen: then ids below `seen` are what
+-- counts, and no scores need be read for it.
 its_complete AS MATERIALIZED (
     SELECT bool_and(complete) AS complete
     FROM coverage((SELECT a.suite FROM its_asked a)) SEMI JOIN its_chosen USING (suite, model, step)
 ),
 its_scanned AS MATERIALIZED (
-    FROM (SELECT DISTINCT c.suite, c.model, c.step, c.place, c.seen FROM its_chosen c SEMI JOIN its_complete i ON NOT i.complete)
+    FROM (SELECT DISTINCT c.suite, c.model, c.step, c.place, c.seen FROM its_chosen c
+        SEMI JOIN its_complete i ON NOT i.complete)
     LIMIT 100000
 ),
 -- Which ids each checkpoint was evaluated on, as bitmaps of 64 ids: exact, and small enough to compare
@@ -57,7 +60,8 @@ its_evaluated_ids AS MATERIALIZED (
 ),
 -- The same for windows: drop the repeated ids, and put in the first occurrence of what they repeat.
 its_repeated_ids AS (
-    SELECT sequence_id >> 6 AS block, bit_or(1::UBIGINT << (sequence_id & 63)::UBIGINT) AS ids FROM its_repeat GROUP BY ALL
+    SELECT sequence_id >> 6 AS block, bit_or(1::UBIGINT << (sequence_id & 63)::UBIGINT) AS ids FROM its_repeat
+    GROUP BY ALL
 ),
 its_evaluated AS MATERIALIZED (
     SELECT 'sequences' AS unit, place, block, ids FROM its_evaluated_ids
@@ -100,7 +104,8 @@ its_found AS (
     WHERE m.sequence_id < c.seen GROUP BY ALL
 ),
 its_item AS MATERIALIZED (
-    SELECT f.word, f.sequence_id, r.first_id, f.said FROM its_found f LEFT JOIN its_repeat r USING (sequence_id)
+    SELECT f.word, f.sequence_id, r.first_id, f.said FROM its_found f
+    LEFT JOIN its_repeat r USING (sequence_id)
 ),
 -- first_id: of a sequence whose window occurs more than once. Windows are clusters of their own.
 its_said AS (
@@ -112,35 +117,41 @@ its_said AS (
     SELECT 'windows', word, first_id, NULL, bit_or(said) FROM its_item
     WHERE first_id IS NOT NULL AND 'windows' IN (SELECT u.unit FROM its_unit u) GROUP BY word, first_id
 ),
--- How often each pattern occurs, by how many of the bounds the ids are not below. Only what is repeated has to be
--- counted window by window; of all others, a row is a cluster.
+-- How often each pattern occurs, by how many of the bounds the ids are not below. Only what is repeated has
+-- to be counted window by window; of all others, a row is a cluster.
 its_pattern AS MATERIALIZED (
     SELECT s.unit, s.word, s.first_id, s.said, s.id < x.seen AS target_seen,
-           CASE WHEN s.id < o.lowest THEN 0 ELSE len(list_filter(o.bounds, lambda b: b <= s.id)) END AS reached, count(*) AS n
+           CASE WHEN s.id < o.lowest THEN 0
+               ELSE len(list_filter(o.bounds, lambda b: b <= s.id)) END AS reached, count(*) AS n
     FROM its_said s SEMI JOIN its_complete a ON a.complete CROSS JOIN its_target x CROSS JOIN its_bound o
     GROUP BY ALL
 ),
 -- P, T_seen, T and the hits of each predictor: from patterns, or id by id.
 its_cluster AS (
-    SELECT n.unit, p.place, n.first_id, coalesce(sum(n.n) FILTER (n.said & p.bit <> 0 AND n.target_seen), 0) AS p,
+    SELECT n.unit, p.place, n.first_id,
+           coalesce(sum(n.n) FILTER (n.said & p.bit <> 0 AND n.target_seen), 0) AS p,
            coalesce(sum(n.n) FILTER (n.said >> 62 = 1 AND n.reached < p.bound), 0) AS t_seen,
            coalesce(sum(n.n) FILTER (n.said >> 62 = 1), 0) AS t,
            coalesce(sum(n.n) FILTER (n.said & p.bit <> 0 AND n.said >> 62 = 1), 0) AS hit
     FROM its_pattern n JOIN its_predictor p USING (word) GROUP BY ALL
     UNION ALL
-    SELECT s.unit, p.place, s.first_id, count(*) FILTER (s.said & p.bit <> 0 AND (t.ids >> (s.id & 63)::UBIGINT) & 1 = 1),
+    SELECT s.unit, p.place, s.first_id,
+           count(*) FILTER (s.said & p.bit <> 0 AND (t.ids >> (s.id & 63)::UBIGINT) & 1 = 1),
            count(*) FILTER (s.said >> 62 = 1 AND (e.ids >> (s.id & 63)::UBIGINT) & 1 = 1),
            count(*) FILTER (s.said >> 62 = 1 AND ((e.ids >> (s.id & 63)::UBIGINT) & 1 = 1 OR s.id >= p.seen)),
            count(*) FILTER (s.said & p.bit <> 0 AND s.said >> 62 = 1)
-    FROM its_said s SEMI JOIN its_complete a ON NOT a.complete JOIN its_predictor p USING (word) CROSS JOIN its_target x
+    FROM its_said s SEMI JOIN its_complete a ON NOT a.complete JOIN its_predictor p USING (word)
+    CROSS JOIN its_target x
     LEFT JOIN its_evaluated t ON t.unit = s.unit AND t.place = x.place AND t.block = s.id >> 6
     LEFT JOIN its_evaluated e ON e.unit = s.unit AND e.place = p.place AND e.block = s.id >> 6
     GROUP BY ALL
 ),
 its_counted AS (
-    SELECT unit, place, sum(p)::BIGINT AS p, sum(t_seen)::BIGINT AS t_seen, sum(t)::BIGINT AS t, sum(hit)::BIGINT AS hit,
+    SELECT unit, place, sum(p)::BIGINT AS p, sum(t_seen)::BIGINT AS t_seen, sum(t)::BIGINT AS t,
+           sum(hit)::BIGINT AS hit,
            sum(p) ** 2 / nullif(sum(CASE WHEN first_id IS NULL THEN p ELSE p ** 2 END), 0) AS p_effective,
-           sum(t_seen) ** 2 / nullif(sum(CASE WHEN first_id IS NULL THEN t_seen ELSE t_seen ** 2 END), 0) AS t_seen_effective,
+           sum(t_seen) ** 2 / nullif(sum(CASE WHEN first_id IS NULL THEN t_seen ELSE t_seen ** 2 END),
+                                     0) AS t_seen_effective,
            sum(t) ** 2 / nullif(sum(CASE WHEN first_id IS NULL THEN t ELSE t ** 2 END), 0) AS t_effective
     FROM its_cluster GROUP BY ALL
 )

@@ -1,11 +1,12 @@
--- The sequences whose window occurs more than once in the suite: from the list of them, if it is of the parts that
--- are there; else each sequence, of which `repeats` finds the repeated ones.
+-- The sequences whose window occurs more than once in the suite: from the list of them, if it is of the parts
+-- that are there; else each sequence, of which `repeats` finds the repeated ones.
 CREATE VIEW repeat_candidates AS
 SELECT suite, sequence_id, window_id FROM repeat_parts SEMI JOIN sequence_listings USING (suite, listing)
 UNION ALL
 -- The limit: see predictions.
 SELECT suite, sequence_id, window_id FROM sequence_parts
-SEMI JOIN (FROM (FROM sequence_listings ANTI JOIN repeat_listings USING (suite, listing)) LIMIT 100000) USING (suite);
+SEMI JOIN (FROM (FROM sequence_listings ANTI JOIN repeat_listings USING (suite, listing))
+           LIMIT 100000) USING (suite);
 
 -- Of one suite's trained sequences (of its held-out ones, if held_out), those whose window occurs more than
 -- once, each with the first occurrence of that window. Every other sequence is its own window, so
