@@ -1,9 +1,10 @@
 -- Does a model match and memorize the same sequences at one checkpoint as at another?
 --
--- The paper's correlation between checkpoints of one model (Biderman et al. 2023): as correlation, but over one common set for all
--- pairs, as the authors did: what the earliest of the checkpoints has seen and all were evaluated on. So a lower r means that the
--- model changed, not that other data came in. A window's score is that of its first evaluated occurrence.
--- Reads all scores. Checkpoints that have seen nothing are left out.
+-- The paper's correlation between checkpoints of one model (Biderman et al. 2023): as correlation, but over
+-- one common set for all pairs, as the authors did: what the earliest of the checkpoints has seen and all
+-- were evaluated on. So a lower r means that the model changed, not that other data came in. A window's score
+-- is that of its first evaluated occurrence. Reads all scores. Checkpoints that have seen nothing are left
+-- out.
 --
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: model (text, the largest evaluated one): the model
@@ -20,29 +21,23 @@
 -- column: pearson_matched_prefix: Pearson's r of the matched prefixes; empty if not measured or constant
 -- column: phi: Pearson's r of memorized or not; empty if constant
 
-WITH asked AS MATERIALIZED (
-    SELECT suite, model, getvariable('checkpoints')::VARCHAR[] AS names FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND CASE WHEN getvariable('model') IS NOT NULL THEN model = getvariable('model')::VARCHAR
-               ELSE coalesce(list_contains(names, checkpoint), true) END
-    ORDER BY model_order DESC LIMIT 1
-),
-chosen AS MATERIALIZED (
-    SELECT checkpoint FROM checkpoints JOIN asked USING (suite, model)
-    WHERE evaluated > 0 AND sequences_seen > 0 AND (names IS NULL OR list_contains(names, checkpoint))
+WITH chosen AS MATERIALIZED (
+    SELECT suite, checkpoint FROM the_model(getvariable('checkpoints')::VARCHAR[]) WHERE sequences_seen > 0
 ),
 pair AS (
-    SELECT unit, first_place, second_place, any_value(first) AS first, any_value(second) AS second, any_value(below) AS common_below,
+    SELECT unit, first_place, second_place, any_value(first) AS first, any_value(second) AS second,
+           any_value(below) AS common_below,
            any_value({'n': n, 'x': x, 'y': y, 'xy': xy}) FILTER (measure = 'memorized') AS memorized,
            any_value(pearson(n, x, y, xx, yy, xy)) FILTER (measure = 'matches') AS pearson_matches,
-           any_value(pearson(n, x, y, xx, yy, xy)) FILTER (measure = 'matched_prefix') AS pearson_matched_prefix,
+           any_value(pearson(n, x, y, xx, yy, xy))
+               FILTER (measure = 'matched_prefix') AS pearson_matched_prefix,
            any_value(pearson(n, x, y, xx, yy, xy)) FILTER (measure = 'memorized') AS phi
-    FROM pair_sums((SELECT suite FROM asked), (SELECT list(checkpoint) FROM chosen), true)
+    FROM pair_sums((SELECT any_value(suite) FROM chosen), (SELECT list(checkpoint) FROM chosen), true)
     GROUP BY ALL
 )
 SELECT unit, first, second, common_below, memorized.n::BIGINT AS n, memorized.x::BIGINT AS first_memorized,
-       memorized.y::BIGINT AS second_memorized, memorized.xy::BIGINT AS both_memorized, pearson_matches, pearson_matched_prefix, phi
+       memorized.y::BIGINT AS second_memorized, memorized.xy::BIGINT AS both_memorized, pearson_matches,
+       pearson_matched_prefix, phi
 FROM pair
 WHERE memorized.n > 0
 ORDER BY unit, first_place, second_place;

@@ -1,4 +1,5 @@
--- How well does every earlier checkpoint, of the target's own model and of every smaller one, say what the target memorized?
+-- How well does each earlier checkpoint, of its model or a smaller one, predict what the target
+-- memorized?
 --
 -- The paper's heat maps of earlier checkpoints as predictors (Biderman et al. 2023), with the recall that
 -- decisions need: recall_corpus, over all that the target has seen, where what a checkpoint has not seen yet
@@ -24,19 +25,11 @@
 -- column: recall_corpus: both_memorized / target_memorized, with its interval
 -- column: f1: harmonic mean of precision and recall_corpus
 
-WITH target AS MATERIALIZED (
-    SELECT suite, checkpoint, model_order, step, training_flops
-    FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('target')::VARCHAR, CASE WHEN same_weights_as IS NULL THEN checkpoint END)
-    ORDER BY model_order DESC, step DESC
-    LIMIT 1
-),
+WITH target AS MATERIALIZED (FROM the_target()),
 predictor AS MATERIALIZED (
     SELECT p.checkpoint, p.parameters, p.model_order, p.step, p.training_flops
-    FROM checkpoints p JOIN target t USING (suite)
-    WHERE p.evaluated > 0 AND p.same_weights_as IS NULL AND p.model_order <= t.model_order AND p.step <= t.step AND p.checkpoint <> t.checkpoint
+    FROM the_checkpoints(NULL) p CROSS JOIN target t
+    WHERE p.model_order <= t.model_order AND p.step <= t.step AND p.checkpoint <> t.checkpoint
 )
 SELECT t.checkpoint AS target, c.predictor, p.parameters, p.step, p.training_flops,
        p.training_flops / nullif(t.training_flops, 0) AS flops_share, c.* EXCLUDE (predictor)

@@ -1,13 +1,15 @@
 -- What does each predictor get right and wrong about what the target memorized?
 --
--- The paper's confusion matrices of smaller models as predictors of what the target memorized (Biderman et al. 2023), over
--- what both have seen and were evaluated on: the four counts behind precision and recall_seen. What the predictor has not seen
--- it can't predict: target_memorized_unseen counts the misses that come from there, so recall_corpus is
--- tp / (tp + fn + target_memorized_unseen). Held-out sequences never count.
+-- The paper's confusion matrices of smaller models as predictors of what the target memorized (Biderman et
+-- al. 2023), over what both have seen and were evaluated on: the four counts behind precision and
+-- recall_seen. What the predictor has not seen it can't predict: target_memorized_unseen counts the misses
+-- that come from there, so recall_corpus is tp / (tp + fn + target_memorized_unseen). Held-out sequences
+-- never count.
 --
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: target (checkpoint, the last evaluated step of the largest evaluated model): what is predicted
--- parameter: predictors (checkpoint names, every smaller model at its last evaluated step not after the target's): what predicts
+-- parameter: predictors (checkpoint names, every smaller model at its last evaluated step not after the
+--   target's): what predicts
 -- column: target: the predicted checkpoint
 -- column: predictor: the predicting checkpoint
 -- column: unit: what is counted, sequences or windows (distinct sequences)
@@ -19,22 +21,14 @@
 -- column: tn: true negatives, memorized by neither
 -- column: target_memorized_unseen: memorized by the target, not seen by the predictor
 
-WITH target AS MATERIALIZED (
-    SELECT suite, checkpoint, model_order, step
-    FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('target')::VARCHAR, checkpoint)
-    ORDER BY model_order DESC, step DESC
-    LIMIT 1
-),
-asked AS MATERIALIZED (SELECT getvariable('predictors')::VARCHAR[] AS names),
+WITH target AS MATERIALIZED (FROM the_target()),
 predictor AS MATERIALIZED (
     SELECT p.checkpoint, p.model_order, p.step
-    FROM checkpoints p JOIN target t USING (suite) CROSS JOIN asked a
-    WHERE p.evaluated > 0 AND p.checkpoint <> t.checkpoint
-      AND (list_contains(a.names, p.checkpoint) OR (a.names IS NULL AND p.model_order < t.model_order AND p.step <= t.step))
-    QUALIFY a.names IS NOT NULL OR row_number() OVER (PARTITION BY p.model ORDER BY p.step DESC) = 1
+    FROM the_checkpoints(getvariable('predictors')::VARCHAR[]) p CROSS JOIN target t
+    WHERE p.checkpoint <> t.checkpoint
+      AND (getvariable('predictors') IS NOT NULL OR (p.model_order < t.model_order AND p.step <= t.step))
+    QUALIFY getvariable('predictors') IS NOT NULL
+        OR row_number() OVER (PARTITION BY p.model ORDER BY p.step DESC) = 1
 )
 SELECT t.checkpoint AS target, c.predictor, c.unit, c.evaluated_both, c.not_evaluated, c.both_memorized AS tp,
        c.predictor_memorized - c.both_memorized AS fp, c.target_memorized_seen - c.both_memorized AS fn,

@@ -1,10 +1,10 @@
 -- Do models agree on which sequences they match, and on which they memorize?
 --
--- The paper's correlation of memorization scores between models: Pearson's r of the scores (matches; of the matched prefixes
--- beside it, which is all there is in extract runs) and phi, the same for memorized or not, for each pair of
--- checkpoints, over the training sequences that both have seen and were evaluated on. A window's score is that of its
--- first evaluated occurrence. This one reads all scores: on a billion of them it takes minutes, where the questions about
--- memorized sequences take seconds.
+-- The paper's correlation of memorization scores between models: Pearson's r of the scores (matches; of the
+-- matched prefixes beside it, which is all there is in extract runs) and phi, the same for memorized or not,
+-- for each pair of checkpoints, over the training sequences that both have seen and were evaluated on. A
+-- window's score is that of its first evaluated occurrence. This one reads all scores: on a billion of them
+-- it takes minutes, where the questions about memorized sequences take seconds.
 --
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: checkpoints (checkpoint names, the last evaluated step of every model): which checkpoints
@@ -19,26 +19,23 @@
 -- column: pearson_matched_prefix: Pearson's r of the matched prefixes; empty if not measured or constant
 -- column: phi: Pearson's r of memorized or not; empty if constant
 
-WITH asked AS MATERIALIZED (
-    SELECT coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0)) AS suite,
-           getvariable('checkpoints')::VARCHAR[] AS names
-),
+WITH asked AS MATERIALIZED (SELECT the_suite() AS suite),
 chosen AS MATERIALIZED (
-    SELECT checkpoint FROM checkpoints JOIN asked USING (suite)
-    WHERE evaluated > 0 AND (names IS NULL OR list_contains(names, checkpoint))
-    QUALIFY names IS NOT NULL OR row_number() OVER (PARTITION BY model ORDER BY step DESC) = 1
+    SELECT checkpoint FROM the_last_checkpoints(getvariable('checkpoints')::VARCHAR[])
 ),
 pair AS (
     SELECT unit, first_place, second_place, any_value(first) AS first, any_value(second) AS second,
            any_value({'n': n, 'x': x, 'y': y, 'xy': xy}) FILTER (measure = 'memorized') AS memorized,
            any_value(pearson(n, x, y, xx, yy, xy)) FILTER (measure = 'matches') AS pearson_matches,
-           any_value(pearson(n, x, y, xx, yy, xy)) FILTER (measure = 'matched_prefix') AS pearson_matched_prefix,
+           any_value(pearson(n, x, y, xx, yy, xy))
+               FILTER (measure = 'matched_prefix') AS pearson_matched_prefix,
            any_value(pearson(n, x, y, xx, yy, xy)) FILTER (measure = 'memorized') AS phi
     FROM pair_sums((SELECT suite FROM asked), (SELECT list(checkpoint) FROM chosen), false)
     GROUP BY ALL
 )
 SELECT unit, first, second, memorized.n::BIGINT AS n, memorized.x::BIGINT AS first_memorized,
-       memorized.y::BIGINT AS second_memorized, memorized.xy::BIGINT AS both_memorized, pearson_matches, pearson_matched_prefix, phi
+       memorized.y::BIGINT AS second_memorized, memorized.xy::BIGINT AS both_memorized, pearson_matches,
+       pearson_matched_prefix, phi
 FROM pair
 WHERE memorized.n > 0
 ORDER BY unit, first_place, second_place;

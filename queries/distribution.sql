@@ -1,8 +1,9 @@
 -- How are the scores distributed?
 --
--- The paper's histogram of memorization scores, for each checkpoint, in sequences and in windows. matches is the memorization
--- score times 32 (score runs only); matched_prefix is how many tokens match before the first miss. 33 bins, from 0
--- to 32 = memorized, the empty ones included. Training sequences seen, those not yet seen, and held-out control ones apart.
+-- The paper's histogram of memorization scores, for each checkpoint, in sequences and in windows. matches is
+-- the memorization score times 32 (score runs only); matched_prefix is how many tokens match before the first
+-- miss. 33 bins, from 0 to 32 = memorized, the empty ones included. Training sequences seen, those not yet
+-- seen, and held-out control ones apart.
 --
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: checkpoints (checkpoint names, the last evaluated step of every model): which checkpoints
@@ -14,15 +15,10 @@
 -- column: share: their share of the sample
 -- column: windows: distinct windows with that score; empty if the store doesn't number windows
 
-WITH asked AS MATERIALIZED (
-    SELECT coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0)) AS suite,
-           getvariable('checkpoints')::VARCHAR[] AS names
-),
+WITH asked AS MATERIALIZED (SELECT the_suite() AS suite),
 chosen AS MATERIALIZED (
-    SELECT suite, model, step, checkpoint, model_order, trained, least(sequences_seen, trained) AS seen
-    FROM checkpoints JOIN asked USING (suite)
-    WHERE evaluated > 0 AND (names IS NULL OR list_contains(names, checkpoint))
-    QUALIFY names IS NOT NULL OR row_number() OVER (PARTITION BY model ORDER BY step DESC) = 1
+    SELECT suite, model, step, checkpoint, model_order, trained, seen
+    FROM the_last_checkpoints(getvariable('checkpoints')::VARCHAR[])
     LIMIT 100000
 ),
 repeat AS MATERIALIZED (
@@ -31,7 +27,8 @@ repeat AS MATERIALIZED (
 numbered AS (SELECT count(*) > 0 AS windows FROM (SELECT 1 FROM sequences JOIN asked USING (suite) LIMIT 1)),
 narrow AS NOT MATERIALIZED (
     SELECT model, step, sequence_id, matches, matched_prefix,
-           CASE WHEN sequence_id >= trained THEN 'control' WHEN sequence_id >= seen THEN 'unseen' ELSE 'seen' END AS sample
+           CASE WHEN sequence_id >= trained THEN 'control' WHEN sequence_id >= seen THEN 'unseen'
+               ELSE 'seen' END AS sample
     FROM scores JOIN chosen USING (suite, model, step)
 ),
 bins AS (
@@ -56,7 +53,8 @@ repeated AS MATERIALIZED (
     FROM narrow n JOIN repeat r USING (sequence_id)
 ),
 surplus AS (
-    SELECT model, step, sample, 'matches' AS measure, matches AS score, count(*) - count(DISTINCT first_id) AS surplus
+    SELECT model, step, sample, 'matches' AS measure, matches AS score,
+           count(*) - count(DISTINCT first_id) AS surplus
     FROM repeated WHERE matches IS NOT NULL GROUP BY ALL
     UNION ALL
     SELECT model, step, sample, 'matched_prefix', matched_prefix, count(*) - count(DISTINCT first_id)
@@ -74,4 +72,5 @@ LEFT JOIN counted d USING (model, step, measure, sample, score)
 LEFT JOIN surplus s USING (model, step, measure, sample, score)
 JOIN chosen c USING (model, step)
 CROSS JOIN numbered n
-ORDER BY c.model_order, c.step, h.measure, CASE h.sample WHEN 'seen' THEN 0 WHEN 'unseen' THEN 1 ELSE 2 END, b.score;
+ORDER BY c.model_order, c.step, h.measure, CASE h.sample WHEN 'seen' THEN 0 WHEN 'unseen' THEN 1 ELSE 2 END,
+         b.score;

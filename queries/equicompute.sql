@@ -1,9 +1,10 @@
 -- Which is the best predictor of what the target memorized for a given budget of training compute?
 --
--- Beside the paper's advice to compare predictors at equal compute (Biderman et al. 2023). For each budget, a share of
--- the target's training compute, the evaluated checkpoint (of any model, at any step, except the target) that costs no more and
--- has the highest recall_corpus; of equals the cheapest. Then the frontier: every checkpoint that no other one
--- beats, that is, none is as cheap and recalls as much. One checkpoint is one run: it costs what its own step costs.
+-- Beside the paper's advice to compare predictors at equal compute (Biderman et al. 2023). For each budget, a
+-- share of the target's training compute, the evaluated checkpoint (of any model, at any step, except the
+-- target) that costs no more and has the highest recall_corpus; of equals the cheapest. Then the frontier:
+-- every checkpoint that no other one beats, that is, none is as cheap and recalls as much. One checkpoint is
+-- one run: it costs what its own step costs.
 --
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: target (checkpoint, the last evaluated step of the largest evaluated model): what is predicted
@@ -15,28 +16,22 @@
 -- column: predictor: the predicting checkpoint; empty if none is that cheap
 -- column: training_flops: the predictor's training compute, 6 x parameters x tokens
 -- column: flops_share: that compute as a share of the target's
--- column: recall_corpus: share of all that the target memorized which the predictor memorized too; unseen counts as missed; with its interval
+-- column: recall_corpus: share of all that the target memorized which the predictor memorized too; unseen
+--   counts as missed; with its interval
 -- column: recall_seen: the same over what the predictor has seen
 -- column: precision: share of what the predictor memorized which the target memorized too
 -- column: f1: harmonic mean of precision and recall_corpus
 -- column: on_frontier: whether no other checkpoint is as cheap and recalls as much
 
-WITH target AS MATERIALIZED (
-    SELECT suite, checkpoint, model_order, step, training_flops
-    FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('target')::VARCHAR, CASE WHEN same_weights_as IS NULL THEN checkpoint END)
-    ORDER BY model_order DESC, step DESC
-    LIMIT 1
-),
+WITH target AS MATERIALIZED (FROM the_target()),
 candidate AS MATERIALIZED (
     SELECT p.checkpoint, p.model_order, p.step, p.training_flops
-    FROM checkpoints p JOIN target t USING (suite)
-    WHERE p.evaluated > 0 AND p.same_weights_as IS NULL AND p.checkpoint <> t.checkpoint
+    FROM the_checkpoints(NULL) p CROSS JOIN target t
+    WHERE p.checkpoint <> t.checkpoint
 ),
 outcome AS MATERIALIZED (
-    SELECT c.unit, c.predictor, p.training_flops, p.training_flops / nullif(t.training_flops, 0) AS flops_share,
+    SELECT c.unit, c.predictor, p.training_flops,
+           p.training_flops / nullif(t.training_flops, 0) AS flops_share,
            c.recall_corpus, c.recall_corpus_low, c.recall_corpus_high, c.recall_seen, c.precision, c.f1,
            p.model_order, p.step
     FROM predictions((SELECT suite FROM target), (SELECT checkpoint FROM target),
@@ -54,7 +49,8 @@ judged AS MATERIALIZED (
     FROM outcome o
 ),
 budget AS (
-    SELECT DISTINCT unnest(coalesce(getvariable('budgets')::DOUBLE[], [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1])) AS budget_share
+    SELECT DISTINCT unnest(coalesce(getvariable('budgets')::DOUBLE[],
+                                    [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1])) AS budget_share
 ),
 best AS (
     SELECT b.budget_share, j.*
@@ -72,6 +68,7 @@ answer AS (
     SELECT 'frontier' AS answer, j.* FROM judged j WHERE j.on_frontier
 )
 SELECT t.checkpoint AS target, a.unit, a.answer, a.budget_share, a.predictor, a.training_flops, a.flops_share,
-       a.recall_corpus, a.recall_corpus_low, a.recall_corpus_high, a.recall_seen, a.precision, a.f1, a.on_frontier
+       a.recall_corpus, a.recall_corpus_low, a.recall_corpus_high, a.recall_seen, a.precision, a.f1,
+       a.on_frontier
 FROM answer a CROSS JOIN target t
 ORDER BY a.unit, a.answer, a.budget_share, a.training_flops, a.model_order, a.step;

@@ -1,9 +1,9 @@
 -- How much could be extracted if less than the whole continuation had to match?
 --
--- Beyond the paper, which asks for all 32 tokens (Biderman et al. 2023): for each continuation length from 1 to 32, the share of
--- what a checkpoint has seen of which it generates at least that many tokens verbatim, from the first on (matched_prefix). The
--- last row of each checkpoint is counts'. Intervals are Wilson's, 95%, equal windows as one cluster. Imported scores
--- have no matched prefix and give no rows.
+-- Beyond the paper, which asks for all 32 tokens (Biderman et al. 2023): for each continuation length from 1
+-- to 32, the share of what a checkpoint has seen of which it generates at least that many tokens verbatim,
+-- from the first on (matched_prefix). The last row of each checkpoint is counts'. Intervals are Wilson's,
+-- 95%, equal windows as one cluster. Imported scores have no matched prefix and give no rows.
 --
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: checkpoints (checkpoint names, the last evaluated step of every model): which checkpoints
@@ -14,15 +14,10 @@
 -- column: extractible: those with a matched prefix of at least that length
 -- column: share: extractible / evaluated, with its interval
 
-WITH asked AS MATERIALIZED (
-    SELECT coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0)) AS suite,
-           getvariable('checkpoints')::VARCHAR[] AS names
-),
+WITH asked AS MATERIALIZED (SELECT the_suite() AS suite),
 chosen AS MATERIALIZED (
-    SELECT suite, model, step, checkpoint, model_order, least(sequences_seen, trained) AS seen
-    FROM checkpoints JOIN asked USING (suite)
-    WHERE evaluated > 0 AND (names IS NULL OR list_contains(names, checkpoint))
-    QUALIFY names IS NOT NULL OR row_number() OVER (PARTITION BY model ORDER BY step DESC) = 1
+    SELECT suite, model, step, checkpoint, model_order, seen
+    FROM the_last_checkpoints(getvariable('checkpoints')::VARCHAR[])
     LIMIT 100000
 ),
 repeat AS MATERIALIZED (FROM repeats((SELECT suite FROM asked), false)),
@@ -46,19 +41,21 @@ item AS (
 ),
 total AS (
     SELECT unit, checkpoint, sum(n)::BIGINT AS evaluated, sum(n) ** 2 / sum(squares) AS effective FROM (
-        SELECT unit, checkpoint, sum(n) AS n, CASE WHEN first_id IS NULL THEN sum(n) ELSE sum(n) ** 2 END AS squares
+        SELECT unit, checkpoint, sum(n) AS n,
+               CASE WHEN first_id IS NULL THEN sum(n) ELSE sum(n) ** 2 END AS squares
         FROM item GROUP BY unit, checkpoint, first_id
     ) GROUP BY ALL
 ),
 counted AS (
-    SELECT t.unit, t.checkpoint, l.length, t.evaluated, t.effective, coalesce(sum(i.n), 0)::BIGINT AS extractible
+    SELECT t.unit, t.checkpoint, l.length, t.evaluated, t.effective,
+           coalesce(sum(i.n), 0)::BIGINT AS extractible
     FROM total t CROSS JOIN (SELECT unnest(range(1, 33)) AS length) l
     LEFT JOIN (SELECT unit, checkpoint, prefix, sum(n) AS n FROM item GROUP BY ALL) i
            ON i.unit = t.unit AND i.checkpoint = t.checkpoint AND i.prefix >= l.length
     GROUP BY ALL
 )
 SELECT n.checkpoint, n.unit, n.length, n.evaluated, n.extractible, n.extractible / n.evaluated AS share,
-       wilson_low(n.extractible / n.evaluated * n.effective, n.effective) AS share_low,
-       wilson_high(n.extractible / n.evaluated * n.effective, n.effective) AS share_high
+       share_interval(n.extractible, n.evaluated, n.effective).low AS share_low,
+       share_interval(n.extractible, n.evaluated, n.effective).high AS share_high
 FROM counted n JOIN chosen c USING (checkpoint)
 ORDER BY n.unit, c.model_order, c.step, n.length;

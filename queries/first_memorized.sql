@@ -1,9 +1,9 @@
 -- At which checkpoint is each sequence memorized for the first time?
 --
--- Beyond the paper's counts over training (Biderman et al. 2023): for each window that a model memorized at any evaluated
--- checkpoint, the first one at which it did, how often the model had read it by then, and what became of it. Windows are listed
--- once, under their first occurrence; a store that doesn't number windows lists sequences. Latest first, then by id;
--- first_memorized_counts has the sums.
+-- Beyond the paper's counts over training (Biderman et al. 2023): for each window that a model memorized at
+-- any evaluated checkpoint, the first one at which it did, how often the model had read it by then, and what
+-- became of it. Windows are listed once, under their first occurrence; a store that doesn't number windows
+-- lists sequences. Latest first, then by id; first_memorized_counts has the sums.
 --
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: model (text, the largest evaluated one): the model
@@ -12,22 +12,16 @@
 -- column: window_id: its number; empty if the store doesn't number windows
 -- column: first_memorized: the first evaluated checkpoint that memorized it
 -- column: step: that one's training step
--- column: occurrences: how often the window occurs before that step; empty if the store doesn't number windows
+-- column: occurrences: how often the window occurs before that step; empty if the store doesn't number
+--   windows
 -- column: evaluated_before: evaluated earlier checkpoints that had seen it and had not memorized it
 -- column: memorized_later: later evaluated checkpoints that memorized it too
 -- column: not_memorized_later: later evaluated checkpoints that did not: forgotten there
 
-WITH asked AS MATERIALIZED (
-    SELECT suite, model FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND model = coalesce(getvariable('model')::VARCHAR, model)
-    ORDER BY model_order DESC LIMIT 1
+WITH chosen AS MATERIALIZED (
+    SELECT suite, checkpoint, step, seen FROM the_model(NULL)
 ),
-chosen AS MATERIALIZED (
-    SELECT suite, checkpoint, step, least(sequences_seen, trained) AS seen
-    FROM checkpoints JOIN asked USING (suite, model) WHERE evaluated > 0
-),
+asked AS MATERIALIZED (SELECT DISTINCT suite FROM chosen),
 numbered AS (SELECT count(*) > 0 AS windows FROM (SELECT 1 FROM sequences JOIN asked USING (suite) LIMIT 1)),
 evaluation AS MATERIALIZED (
     SELECT e.id, e.memorized, c.step
@@ -47,7 +41,8 @@ listed AS MATERIALIZED (
 ),
 occurrence AS (
     SELECT l.id, count(*) AS occurrences
-    FROM repeats((SELECT suite FROM asked), false) r JOIN listed l ON l.id = r.first_id JOIN chosen c ON c.step = l.step
+    FROM repeats((SELECT suite FROM asked), false) r JOIN listed l ON l.id = r.first_id
+    JOIN chosen c ON c.step = l.step
     WHERE r.sequence_id < c.seen GROUP BY ALL
 )
 SELECT l.id AS sequence_id, s.window_id, c.checkpoint AS first_memorized, l.step,

@@ -1,8 +1,9 @@
 -- How much is memorized for the first time at each checkpoint, and does it stay?
 --
--- Sums of first_memorized: when a model memorizes, and whether what it memorizes at once or late stays to the last evaluated
--- checkpoint. The paper (Biderman et al. 2023) counts what is memorized at each checkpoint; this counts what is new there.
--- Where the last rows add little, the earlier checkpoints already know what the last one leaks.
+-- Sums of first_memorized: when a model memorizes, and whether what it memorizes at once or late stays to the
+-- last evaluated checkpoint. The paper (Biderman et al. 2023) counts what is memorized at each checkpoint;
+-- this counts what is new there. Where the last rows add little, the earlier checkpoints already know what
+-- the last one leaks.
 --
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: model (text, the largest evaluated one): the model
@@ -13,27 +14,24 @@
 -- column: evaluated_last: those of first_memorized that the last evaluated checkpoint was evaluated on
 -- column: memorized_last: those of them that it memorized
 -- column: kept_share: memorized_last / evaluated_last, with its interval, equal windows as one cluster
--- column: cumulative_share: what was memorized first here or before, as a share of all that was memorized at any checkpoint
+-- column: cumulative_share: what was memorized first here or before, as a share of all that was memorized at
+--   any checkpoint
 
-WITH asked AS MATERIALIZED (
-    SELECT suite, model FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND model = coalesce(getvariable('model')::VARCHAR, model)
-    ORDER BY model_order DESC LIMIT 1
+WITH chosen AS MATERIALIZED (
+    SELECT suite, checkpoint, step, max(step) OVER () AS last_step FROM the_model(NULL)
 ),
-chosen AS MATERIALIZED (
-    SELECT checkpoint, step, max(step) OVER () AS last_step
-    FROM checkpoints JOIN asked USING (suite, model) WHERE evaluated > 0
-),
+asked AS MATERIALIZED (SELECT DISTINCT suite FROM chosen),
 unit AS (
-    SELECT 'sequences' AS unit UNION ALL SELECT 'windows' WHERE exists(SELECT 1 FROM sequences JOIN asked USING (suite))
+    SELECT 'sequences' AS unit UNION ALL SELECT 'windows'
+    WHERE exists(SELECT 1 FROM sequences JOIN asked USING (suite))
 ),
 item AS (
-    SELECT e.unit, e.id, e.window_number, min(c.step) FILTER (e.memorized) AS step, min(c.step) AS first_evaluated,
+    SELECT e.unit, e.id, e.window_number, min(c.step) FILTER (e.memorized) AS step,
+           min(c.step) AS first_evaluated,
            count(*) FILTER (c.step = c.last_step) AS evaluated_last,
            count(*) FILTER (c.step = c.last_step AND e.memorized) AS memorized_last
-    FROM evaluations((SELECT suite FROM asked), (SELECT list(checkpoint) FROM chosen)) e JOIN chosen c USING (checkpoint)
+    FROM evaluations((SELECT suite FROM asked), (SELECT list(checkpoint) FROM chosen)) e
+    JOIN chosen c USING (checkpoint)
     GROUP BY ALL
     HAVING bool_or(e.memorized)
 ),
@@ -47,11 +45,12 @@ counted AS (
         FROM item GROUP BY ALL
     ) GROUP BY ALL
 )
-SELECT c.checkpoint, u.unit, coalesce(n.first_memorized, 0) AS first_memorized, coalesce(n.at_once, 0) AS at_once,
+SELECT c.checkpoint, u.unit, coalesce(n.first_memorized, 0) AS first_memorized,
+       coalesce(n.at_once, 0) AS at_once,
        coalesce(n.evaluated_last, 0) AS evaluated_last, coalesce(n.memorized_last, 0) AS memorized_last,
        n.memorized_last / nullif(n.evaluated_last, 0) AS kept_share,
-       wilson_low(n.memorized_last / nullif(n.evaluated_last, 0) * n.effective, n.effective) AS kept_share_low,
-       wilson_high(n.memorized_last / nullif(n.evaluated_last, 0) * n.effective, n.effective) AS kept_share_high,
+       share_interval(n.memorized_last, n.evaluated_last, n.effective).low AS kept_share_low,
+       share_interval(n.memorized_last, n.evaluated_last, n.effective).high AS kept_share_high,
        coalesce(sum(n.first_memorized) OVER (PARTITION BY u.unit ORDER BY c.step), 0)
        / nullif(sum(n.first_memorized) OVER (PARTITION BY u.unit), 0) AS cumulative_share
 FROM chosen c CROSS JOIN unit u LEFT JOIN counted n ON n.unit = u.unit AND n.step = c.step

@@ -1,13 +1,14 @@
 -- How many sequences would each line flag, before anything is known of the target?
 --
--- Beyond the paper: what a prediction costs in false alarms is bounded by what it flags, and that needs no score of the
--- target. One row for each evaluated checkpoint and line, memorized or a signal of at least tau as in thresholds, and for what
--- either of two checkpoints memorized. Counted over what each checkpoint has seen. `memoserve recommend --max-flagged` uses it
--- for a target that is not trained yet.
+-- Beyond the paper: what a prediction costs in false alarms is bounded by what it flags, and that needs no
+-- score of the target. One row for each evaluated checkpoint and line, memorized or a signal of at least tau
+-- as in thresholds, and for what either of two checkpoints memorized. Counted over what each checkpoint has
+-- seen. `memoserve recommend --max-flagged` uses it for a target that is not trained yet.
 --
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: checkpoints (checkpoint names, every evaluated one): which checkpoints
--- parameter: lowest (whole number, 1; 8 if a checkpoint has over 10 million scores): the lowest tau for matches and matched_prefix
+-- parameter: lowest (whole number, 1; 8 if a checkpoint has over 10 million scores): the lowest tau for
+--   matches and matched_prefix
 -- column: unit: what is counted, sequences or windows (distinct sequences)
 -- column: predictors: the predicting checkpoints
 -- column: operation: alone or union (of two; of more than 62 checkpoints, of each model's latest)
@@ -15,17 +16,14 @@
 -- column: tau: the line; empty for memorized; whole numbers, for continuation_ll half nats from -32 on
 -- column: flagged: predicted to be memorized
 
-WITH asked AS MATERIALIZED (
-    SELECT coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0)) AS suite,
-           getvariable('checkpoints')::VARCHAR[] AS names, getvariable('lowest')::BIGINT AS lowest
-),
+WITH asked AS MATERIALIZED (SELECT the_suite() AS suite),
 chosen AS MATERIALIZED (
-    SELECT suite, model, step, checkpoint, least(sequences_seen, trained) AS seen,
-           coalesce(lowest, CASE WHEN max(evaluated) OVER () > 10_000_000 THEN 8 ELSE 1 END) AS lowest,
+    SELECT suite, model, step, checkpoint, seen,
+           coalesce(getvariable('lowest')::BIGINT, CASE WHEN max(evaluated) OVER () > 10_000_000 THEN 8
+                    ELSE 1 END) AS lowest,
            row_number() OVER (ORDER BY model_order, step) AS place,
            row_number() OVER (PARTITION BY model ORDER BY step DESC) = 1 AS latest
-    FROM checkpoints JOIN asked USING (suite)
-    WHERE evaluated > 0 AND (names IS NULL OR list_contains(names, checkpoint))
+    FROM the_checkpoints(getvariable('checkpoints')::VARCHAR[])
     LIMIT 100000
 ),
 repeat AS MATERIALIZED (FROM repeats((SELECT suite FROM asked), false)),
@@ -37,18 +35,22 @@ unit AS MATERIALIZED (
 -- first_id is NULL for all sequences together that are the only one of their window.
 scored AS (
     SELECT c.place, c.lowest, r.first_id, s.matches, s.matched_prefix,
-           CASE WHEN s.continuation_ll >= -32 THEN floor(2 * s.continuation_ll::DOUBLE) / 2 END AS continuation_ll, count(*) AS n
+           CASE WHEN s.continuation_ll >= -32 THEN floor(2 * s.continuation_ll::DOUBLE)
+               / 2 END AS continuation_ll, count(*) AS n
     FROM scores s JOIN chosen c USING (suite, model, step) LEFT JOIN repeat r USING (sequence_id)
     WHERE s.sequence_id < c.seen
-      AND (s.matches >= least(c.lowest, 32) OR s.matched_prefix >= least(c.lowest, 32) OR s.continuation_ll >= -32)
+      AND (s.matches >= least(c.lowest, 32) OR s.matched_prefix >= least(c.lowest, 32)
+           OR s.continuation_ll >= -32)
     GROUP BY ALL
 ),
 bin AS MATERIALIZED (
     SELECT place, signal, first_id, tau, sum(n)::BIGINT AS n FROM (
         SELECT place, first_id, n, unnest([
-                   {signal: 'memorized', tau: CASE WHEN coalesce(matched_prefix, matches) = 32 THEN 32.0::DOUBLE END},
+                   {signal: 'memorized', tau: CASE
+                       WHEN coalesce(matched_prefix, matches) = 32 THEN 32.0::DOUBLE END},
                    {signal: 'matches', tau: CASE WHEN matches >= lowest THEN matches::DOUBLE END},
-                   {signal: 'matched_prefix', tau: CASE WHEN matched_prefix >= lowest THEN matched_prefix::DOUBLE END},
+                   {signal: 'matched_prefix', tau: CASE
+                       WHEN matched_prefix >= lowest THEN matched_prefix::DOUBLE END},
                    {signal: 'continuation_ll', tau: continuation_ll}
                ], recursive := true)
         FROM scored
@@ -59,7 +61,8 @@ item AS (
     UNION ALL
     SELECT 'windows', place, signal, tau, n FROM bin WHERE first_id IS NULL
     UNION ALL
-    SELECT 'windows', place, signal, max(tau), 1 FROM bin WHERE first_id IS NOT NULL GROUP BY place, signal, first_id
+    SELECT 'windows', place, signal, max(tau), 1 FROM bin WHERE first_id IS NOT NULL
+    GROUP BY place, signal, first_id
 ),
 -- The paper's rule is there even where nothing was memorized.
 line AS (
@@ -68,7 +71,8 @@ line AS (
     SELECT u.unit, c.place, 'memorized', 32, 0 FROM unit u CROSS JOIN chosen c
 ),
 alone AS (
-    SELECT unit, place, signal, tau, sum(sum(n)) OVER (PARTITION BY unit, place, signal ORDER BY tau DESC) AS flagged
+    SELECT unit, place, signal, tau,
+           sum(sum(n)) OVER (PARTITION BY unit, place, signal ORDER BY tau DESC) AS flagged
     FROM line GROUP BY unit, place, signal, tau
 ),
 member AS MATERIALIZED (

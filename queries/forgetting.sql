@@ -1,9 +1,9 @@
 -- What does a model newly memorize, keep and forget from one checkpoint to the next?
 --
--- The churn below the paper's curves over training (Biderman et al. 2023): each pair of successive evaluated checkpoints
--- of one model, over what the earlier one has seen and both were evaluated on, so that new data counts nowhere. A high forgotten
--- share means that an early checkpoint's false alarms are true memories lost since. Intervals are Wilson's, 95%, equal
--- windows as one cluster.
+-- The churn below the paper's curves over training (Biderman et al. 2023): each pair of successive evaluated
+-- checkpoints of one model, over what the earlier one has seen and both were evaluated on, so that new data
+-- counts nowhere. A high forgotten share means that an early checkpoint's false alarms are true memories lost
+-- since. Intervals are Wilson's, 95%, equal windows as one cluster.
 --
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: model (text, the largest evaluated one): the model
@@ -16,19 +16,13 @@
 -- column: forgotten_share: forgotten / (kept + forgotten), with its interval
 -- column: new_share: newly_memorized / (kept + newly_memorized), with its interval
 
-WITH asked AS MATERIALIZED (
-    SELECT suite, model FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND model = coalesce(getvariable('model')::VARCHAR, model)
-    ORDER BY model_order DESC LIMIT 1
+WITH chosen AS MATERIALIZED (
+    SELECT suite, checkpoint, step, lag(checkpoint) OVER (ORDER BY step) AS earlier FROM the_model(NULL)
 ),
-chosen AS MATERIALIZED (
-    SELECT suite, checkpoint, step, lag(checkpoint) OVER (ORDER BY step) AS earlier
-    FROM checkpoints JOIN asked USING (suite, model) WHERE evaluated > 0
-),
+asked AS MATERIALIZED (SELECT DISTINCT suite FROM chosen),
 unit AS (
-    SELECT 'sequences' AS unit UNION ALL SELECT 'windows' WHERE exists(SELECT 1 FROM sequences JOIN asked USING (suite))
+    SELECT 'sequences' AS unit UNION ALL SELECT 'windows'
+    WHERE exists(SELECT 1 FROM sequences JOIN asked USING (suite))
 ),
 evaluation AS MATERIALIZED (
     FROM evaluations((SELECT suite FROM asked), (SELECT list(checkpoint) FROM chosen))
@@ -42,19 +36,21 @@ cluster AS (
     GROUP BY ALL
 ),
 counted AS (
-    SELECT unit, checkpoint, sum(newly)::BIGINT AS newly, sum(kept)::BIGINT AS kept, sum(forgotten)::BIGINT AS forgotten,
+    SELECT unit, checkpoint, sum(newly)::BIGINT AS newly, sum(kept)::BIGINT AS kept,
+           sum(forgotten)::BIGINT AS forgotten,
            sum(kept + forgotten) ** 2 / nullif(sum((kept + forgotten) ** 2), 0) AS effective,
            sum(kept + newly) ** 2 / nullif(sum((kept + newly) ** 2), 0) AS later_effective
     FROM cluster GROUP BY ALL
 )
-SELECT c.earlier, c.checkpoint AS later, u.unit, coalesce(n.newly, 0) AS newly_memorized, coalesce(n.kept, 0) AS kept,
+SELECT c.earlier, c.checkpoint AS later, u.unit, coalesce(n.newly, 0) AS newly_memorized,
+       coalesce(n.kept, 0) AS kept,
        coalesce(n.forgotten, 0) AS forgotten,
        n.forgotten / nullif(n.kept + n.forgotten, 0) AS forgotten_share,
-       wilson_low(n.forgotten / nullif(n.kept + n.forgotten, 0) * effective, effective) AS forgotten_share_low,
-       wilson_high(n.forgotten / nullif(n.kept + n.forgotten, 0) * effective, effective) AS forgotten_share_high,
+       share_interval(n.forgotten, n.kept + n.forgotten, effective).low AS forgotten_share_low,
+       share_interval(n.forgotten, n.kept + n.forgotten, effective).high AS forgotten_share_high,
        n.newly / nullif(n.kept + n.newly, 0) AS new_share,
-       wilson_low(n.newly / nullif(n.kept + n.newly, 0) * later_effective, later_effective) AS new_share_low,
-       wilson_high(n.newly / nullif(n.kept + n.newly, 0) * later_effective, later_effective) AS new_share_high
+       share_interval(n.newly, n.kept + n.newly, later_effective).low AS new_share_low,
+       share_interval(n.newly, n.kept + n.newly, later_effective).high AS new_share_high
 FROM chosen c CROSS JOIN unit u LEFT JOIN counted n ON n.unit = u.unit AND n.checkpoint = c.checkpoint
 WHERE c.earlier IS NOT NULL
 ORDER BY u.unit, c.step;

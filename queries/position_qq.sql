@@ -1,16 +1,18 @@
 -- Do memorized sequences arrive like a Poisson process over training?
 --
--- The paper's Q-Q plot (Biderman et al. 2023): the memorized ones in each stretch of `size` sequences of the training order, in
--- order of their count, against the quantiles at i / (n + 1) of the Poisson distribution with the same mean. Points on the
--- diagonal: no position is special. Only whole stretches with something evaluated count. The dispersion, variance over mean, is
--- 1 for Poisson; repeats that lie close together raise it, and a share that isn't small lowers it (to 1 - share if sequences are
--- independent). Units as in position: among first occurrences, the often repeated come early.
+-- The paper's Q-Q plot (Biderman et al. 2023): the memorized ones in each stretch of `size` sequences of the
+-- training order, in order of their count, against the quantiles at i / (n + 1) of the Poisson distribution
+-- with the same mean. Points on the diagonal: no position is special. Only whole stretches with something
+-- evaluated count. The dispersion, variance over mean, is 1 for Poisson; repeats that lie close together
+-- raise it, and a share that isn't small lowers it (to 1 - share if sequences are independent). Units as in
+-- position: among first occurrences, the often repeated come early.
 --
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: checkpoint (checkpoint, the last evaluated step of the largest evaluated model): the checkpoint
 -- parameter: size (whole number, 512): sequences a stretch; the paper's
 -- column: checkpoint: the checkpoint, model@step
--- column: unit: what is counted, sequences, windows (by first occurrence) or unrepeated (windows that occur once)
+-- column: unit: what is counted, sequences, windows (by first occurrence) or unrepeated (windows that occur
+--   once)
 -- column: mean: memorized ones a stretch
 -- column: dispersion: variance (divisor n - 1) over mean of the counts
 -- column: theoretical: the Poisson quantile
@@ -18,14 +20,9 @@
 -- column: stretches: how many ranks have that pair of quantiles
 
 WITH chosen AS MATERIALIZED (
-    SELECT suite, model, step, checkpoint, least(sequences_seen, trained) AS seen,
+    SELECT suite, model, step, checkpoint, seen,
            coalesce(getvariable('size')::BIGINT, 512) AS size
-    FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('checkpoint')::VARCHAR, checkpoint)
-    ORDER BY model_order DESC, step DESC
-    LIMIT 1
+    FROM the_checkpoint(getvariable('checkpoint'))
 ),
 numbered AS (SELECT count(*) > 0 AS windows FROM (SELECT 1 FROM sequences JOIN chosen USING (suite) LIMIT 1)),
 cell AS MATERIALIZED (
@@ -42,7 +39,8 @@ unit AS (
 item AS (
     SELECT 'sequences' AS unit, stretch, memorized FROM cell
     UNION ALL
-    SELECT unit, stretch, memorized FROM cell, (SELECT unnest(['unrepeated', 'windows']) AS unit) WHERE first_id IS NULL
+    SELECT unit, stretch, memorized FROM cell, (SELECT unnest(['unrepeated', 'windows']) AS unit)
+    WHERE first_id IS NULL
     UNION ALL
     SELECT 'windows', first_id // any_value(c.size), max(least(memorized, 1)) FROM cell, chosen c
     WHERE first_id IS NOT NULL GROUP BY first_id
@@ -55,17 +53,20 @@ stretch AS (
     GROUP BY ALL
 ),
 ranked AS MATERIALIZED (
-    SELECT unit, observed, row_number() OVER (PARTITION BY unit ORDER BY observed) / (count(*) OVER (PARTITION BY unit) + 1)
+    SELECT unit, observed, row_number() OVER (PARTITION BY unit ORDER BY observed)
+           / (count(*) OVER (PARTITION BY unit) + 1)
            AS quantile
     FROM stretch
 ),
 mean AS MATERIALIZED (
     SELECT unit, sum(observed) / count(*) AS mean,
-           (count(*) * sum(observed * observed) - sum(observed) ** 2) / nullif((count(*) - 1) * sum(observed), 0) AS dispersion
+           (count(*) * sum(observed * observed) - sum(observed) ** 2)
+               / nullif((count(*) - 1) * sum(observed), 0) AS dispersion
     FROM ranked GROUP BY unit
 ),
 poisson AS (
-    SELECT unit, k, sum(exp(CASE WHEN k = 0 THEN 0 ELSE k * ln(greatest(mean, 1e-300)) END - mean - lgamma(k + 1)))
+    SELECT unit, k, sum(exp(CASE WHEN k = 0 THEN 0
+                            ELSE k * ln(greatest(mean, 1e-300)) END - mean - lgamma(k + 1)))
                     OVER (PARTITION BY unit ORDER BY k) AS cumulative
     FROM (SELECT unit, mean, unnest(range((mean + 10 * sqrt(mean) + 40)::BIGINT)) AS k FROM mean)
 ),

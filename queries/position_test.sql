@@ -1,38 +1,38 @@
 -- Is what is memorized spread evenly over training, or does it rise or fall?
 --
--- Two tests behind the paper's finding that the position in the training order does not matter (Biderman et al. 2023), on the
--- buckets and units of position: a chi-square test that all buckets have the same memorized share, and the least-squares line of
--- memorized (0 or 1) over position (0 = first, 1 = last sequence seen), as in the paper's regression plots. Equal windows are
--- memorized together, so beside the plain test stands one divided by the design effect (Rao and Scott's first-order
--- correction, windows as clusters), and the line's standard error is the sandwich estimate clustered by window.
--- chi_square_tail gives p-values to ten digits, but the test itself needs smallest_expected of 5 or so.
+-- Two tests behind the paper's finding that the position in the training order does not matter (Biderman et
+-- al. 2023), on the buckets and units of position: a chi-square test that all buckets have the same memorized
+-- share, and the least-squares line of memorized (0 or 1) over position (0 = first, 1 = last sequence seen),
+-- as in the paper's regression plots. Equal windows are memorized together, so beside the plain test stands
+-- one divided by the design effect (Rao and Scott's first-order correction, windows as clusters), and the
+-- line's standard error is the sandwich estimate clustered by window. chi_square_tail gives p-values to ten
+-- digits, but the test itself needs smallest_expected of 5 or so.
 --
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: checkpoint (checkpoint, the last evaluated step of the largest evaluated model): the checkpoint
 -- parameter: buckets (whole number, 20): how many buckets
 -- column: checkpoint: the checkpoint, model@step
--- column: unit: what is counted, sequences, windows (by first occurrence) or unrepeated (windows that occur once)
+-- column: unit: what is counted, sequences, windows (by first occurrence) or unrepeated (windows that occur
+--   once)
 -- column: evaluated: evaluated ones of those it has seen
 -- column: memorized: the memorized ones among them
 -- column: smallest_expected: the smallest count of memorized ones that an even spread expects in a bucket
 -- column: chi_square: the statistic, over buckets with anything evaluated
 -- column: degrees: its degrees of freedom
--- column: p_value: how likely a statistic at least as large is if position doesn't matter and every sequence is independent
--- column: design_effect: how much larger the statistic is to be expected because equal windows go together; 1 without repeats
+-- column: p_value: how likely a statistic at least as large is if position doesn't matter and every sequence
+--   is independent
+-- column: design_effect: how much larger the statistic is to be expected because equal windows go together; 1
+--   without repeats
 -- column: p_value_clustered: the p-value of chi_square / design_effect
 -- column: intercept: the line's share at the first position
--- column: slope: how much the share changes from the first position to the last; 95% interval slope_low to slope_high
+-- column: slope: how much the share changes from the first position to the last; 95% interval slope_low to
+--   slope_high
 -- column: slope_error: the slope's standard error, windows as clusters
 
 WITH chosen AS MATERIALIZED (
-    SELECT suite, model, step, checkpoint, least(sequences_seen, trained) AS seen,
+    SELECT suite, model, step, checkpoint, seen,
            least(coalesce(getvariable('buckets')::BIGINT, 20), sequences_seen, trained) AS buckets
-    FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('checkpoint')::VARCHAR, checkpoint)
-    ORDER BY model_order DESC, step DESC
-    LIMIT 1
+    FROM the_checkpoint(getvariable('checkpoint'))
 ),
 numbered AS (SELECT count(*) > 0 AS windows FROM (SELECT 1 FROM sequences JOIN chosen USING (suite) LIMIT 1)),
 repeat AS MATERIALIZED (FROM repeats((SELECT suite FROM chosen), false)),
@@ -43,7 +43,8 @@ scored AS NOT MATERIALIZED (
 ),
 -- cluster is the window of repeated sequences; NULL: a cluster of its own.
 item AS NOT MATERIALIZED (
-    SELECT u.unit, u.cluster, u.y, u.id, u.id * c.buckets // c.seen AS bucket, (u.id + 0.5::DOUBLE) / c.seen AS x
+    SELECT u.unit, u.cluster, u.y, u.id, u.id * c.buckets // c.seen AS bucket,
+           (u.id + 0.5::DOUBLE) / c.seen AS x
     FROM (
         SELECT 'sequences' AS unit, id, first_id AS cluster, y FROM scored
         UNION ALL
@@ -54,7 +55,8 @@ item AS NOT MATERIALIZED (
         SELECT 'windows', first_id, NULL, max(y) FROM scored WHERE first_id IS NOT NULL GROUP BY first_id
     ) u CROSS JOIN chosen c
 ),
-cell AS MATERIALIZED (SELECT unit, cluster, bucket, count(*) AS n, sum(y)::BIGINT AS m FROM item GROUP BY ALL),
+cell AS MATERIALIZED (SELECT unit, cluster, bucket, count(*) AS n, sum(y)::BIGINT AS m FROM item
+    GROUP BY ALL),
 bucket AS MATERIALIZED (SELECT unit, bucket, sum(n)::BIGINT AS n, sum(m)::BIGINT AS m FROM cell GROUP BY ALL),
 total AS MATERIALIZED (
     SELECT unit, sum(n)::BIGINT AS n, sum(m)::BIGINT AS m, count(*) - 1 AS degrees, sum(m) / sum(n) AS p,
@@ -65,15 +67,18 @@ statistic AS (
     SELECT unit, sum((b.m - b.n * t.p) ** 2 / b.n ORDER BY b.bucket) / nullif(t.pq, 0) AS chi_square
     FROM bucket b JOIN total t USING (unit) GROUP BY unit, t.pq
 ),
--- What to expect of the statistic (times pq): the sum over clusters of the sum over buckets of u * u / n less (the sum of u)^2
--- / total n, with u the cluster's sum of y - p in the bucket; for clusters as they are, and for every row as its own.
+-- What to expect of the statistic (times pq): the sum over clusters of the sum over buckets of u * u / n less
+-- (the sum of u)^2 / total n, with u the cluster's sum of y - p in the bucket; for clusters as they are, and
+-- for every row as its own.
 spread AS (
     SELECT unit, sum(CASE WHEN cluster IS NULL THEN single ELSE together END ORDER BY cluster)
                  / nullif(sum(single ORDER BY cluster), 0) AS design_effect
     FROM (
         SELECT unit, cluster,
-               sum((c.m * (1 - t.p) ** 2 + (c.n - c.m) * t.p ** 2) * (1 / b.n - 1 / t.n) ORDER BY bucket) AS single,
-               sum((c.m - c.n * t.p) ** 2 / b.n ORDER BY bucket) - (sum(c.m) - sum(c.n) * any_value(t.p)) ** 2 / any_value(t.n)
+               sum((c.m * (1 - t.p) ** 2 + (c.n - c.m) * t.p ** 2) * (1 / b.n - 1 / t.n)
+                   ORDER BY bucket) AS single,
+               sum((c.m - c.n * t.p) ** 2 / b.n ORDER BY bucket)
+                   - (sum(c.m) - sum(c.n) * any_value(t.p)) ** 2 / any_value(t.n)
                AS together
         FROM cell c JOIN bucket b USING (unit, bucket) JOIN total t USING (unit) GROUP BY unit, cluster
     ) GROUP BY unit
@@ -102,8 +107,10 @@ sandwich AS (
 ),
 tested AS (
     SELECT t.*, s.chi_square, v.design_effect, l.y - l.slope * l.x AS intercept,
-           l.slope, sqrt(w.squares::DOUBLE * w.clusters / nullif(w.clusters - 1, 0)) / nullif(l.sxx, 0) AS slope_error
-    FROM total t JOIN statistic s USING (unit) JOIN spread v USING (unit) JOIN line l USING (unit) JOIN sandwich w USING (unit)
+           l.slope, sqrt(w.squares::DOUBLE * w.clusters / nullif(w.clusters - 1, 0))
+               / nullif(l.sxx, 0) AS slope_error
+    FROM total t JOIN statistic s USING (unit) JOIN spread v USING (unit) JOIN line l USING (unit)
+    JOIN sandwich w USING (unit)
 )
 SELECT c.checkpoint, t.unit, t.n AS evaluated, t.m AS memorized, t.smallest_expected,
        CASE WHEN t.degrees > 0 THEN t.chi_square END AS chi_square, t.degrees,

@@ -24,19 +24,11 @@
 -- column: recall_corpus: both_memorized / target_memorized, with its interval
 -- column: f1: harmonic mean of precision and recall_corpus
 
-WITH target AS MATERIALIZED (
-    SELECT suite, checkpoint, model_order, step, training_flops
-    FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('target')::VARCHAR, CASE WHEN same_weights_as IS NULL THEN checkpoint END)
-    ORDER BY model_order DESC, step DESC
-    LIMIT 1
-),
+WITH target AS MATERIALIZED (FROM the_target()),
 predictor AS MATERIALIZED (
     SELECT p.checkpoint, p.parameters, p.training_flops
-    FROM checkpoints p JOIN target t USING (suite)
-    WHERE p.evaluated > 0 AND p.same_weights_as IS NULL AND p.model_order < t.model_order AND p.step <= t.step
+    FROM the_checkpoints(NULL) p CROSS JOIN target t
+    WHERE p.model_order < t.model_order AND p.step <= t.step
     QUALIFY row_number() OVER (PARTITION BY p.model ORDER BY p.step DESC) = 1
 )
 SELECT t.checkpoint AS target, c.predictor, p.parameters, p.training_flops,

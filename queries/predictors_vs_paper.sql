@@ -1,11 +1,12 @@
 -- How do the precision and recall of each smaller Pythia compare with the paper's table?
 --
--- The paper's table (Biderman et al. 2023): what fully trained smaller models say of what Pythia-12B memorized, beside the same
--- of the store's scores, row by row, with differences. A model that the store lacks keeps its row. A precision, a recall and the
--- two counts hang together, precision / recall = target's memorized / predictor's memorized, so that ratio is shown for both:
--- where it differs, the two can't be about the same counts, and the rates can't agree. (The authors' notebook used the
--- deduplicated v0 models, the published lists are of the final ones.) Sequences, as in the paper. `memoserve query
--- predictors --compare paper` runs this.
+-- The paper's table (Biderman et al. 2023): what fully trained smaller models say of what Pythia-12B
+-- memorized, beside the same of the store's scores, row by row, with differences. A model that the store
+-- lacks keeps its row. A precision, a recall and the two counts hang together, precision / recall = target's
+-- memorized / predictor's memorized, so that ratio is shown for both: where it differs, the two can't be
+-- about the same counts, and the rates can't agree. (The authors' notebook used the deduplicated v0 models,
+-- the published lists are of the final ones.) Sequences, as in the paper. `memoserve query predictors
+-- --compare paper` runs this.
 --
 -- parameter: suite (text, pythia if evaluated, else pythia-deduped): the suite
 -- parameter: target (checkpoint, the last evaluated step of 12b): what is predicted
@@ -22,24 +23,26 @@
 -- column: paper_ratio: the same as the paper's precision and recall imply it
 
 WITH paper(model, paper_order, paper_precision, paper_recall) AS (
-    VALUES ('70m', 1, 0.956, 0.197), ('160m', 2, 0.948, 0.289), ('410m', 3, 0.940, 0.401), ('1b', 4, 0.931, 0.512),
-           ('1.4b', 5, 0.926, 0.554), ('2.8b', 6, 0.909, 0.658), ('6.9b', 7, 0.884, 0.795)
+    VALUES ('70m', 1, 0.956, 0.197), ('160m', 2, 0.948, 0.289), ('410m', 3, 0.940, 0.401),
+           ('1b', 4, 0.931, 0.512), ('1.4b', 5, 0.926, 0.554), ('2.8b', 6, 0.909, 0.658),
+           ('6.9b', 7, 0.884, 0.795)
 ),
 target AS MATERIALIZED (
     SELECT suite, checkpoint, step
     FROM checkpoints
     WHERE evaluated > 0
       AND suite = coalesce(getvariable('suite')::VARCHAR, (
-              SELECT min(suite) FROM checkpoints WHERE evaluated > 0 AND suite IN ('pythia', 'pythia-deduped')))
-      AND checkpoint = coalesce(getvariable('target')::VARCHAR, checkpoint)
-      AND (model = '12b' OR getvariable('target') IS NOT NULL)
+              SELECT min(suite) FROM checkpoints
+              WHERE evaluated > 0 AND suite IN ('pythia', 'pythia-deduped')))
+      AND CASE WHEN getvariable('target') IS NULL THEN model = '12b' AND same_weights_as IS NULL
+               ELSE checkpoint = getvariable('target')::VARCHAR END
     ORDER BY step DESC
     LIMIT 1
 ),
 predictor AS MATERIALIZED (
     SELECT p.model, p.checkpoint
     FROM checkpoints p JOIN target t USING (suite) JOIN paper USING (model)
-    WHERE p.evaluated > 0 AND p.step <= t.step AND p.checkpoint <> t.checkpoint
+    WHERE p.evaluated > 0 AND p.same_weights_as IS NULL AND p.step <= t.step AND p.checkpoint <> t.checkpoint
     QUALIFY row_number() OVER (PARTITION BY p.model ORDER BY p.step DESC) = 1
 ),
 found AS (
@@ -50,7 +53,8 @@ found AS (
     WHERE c.unit = 'sequences'
 )
 SELECT t.checkpoint AS target, model, f.predictor, f.precision, f.precision_low, f.precision_high,
-       paper_precision::DOUBLE AS paper_precision, f.precision - paper_precision::DOUBLE AS precision_difference,
+       paper_precision::DOUBLE AS paper_precision,
+       f.precision - paper_precision::DOUBLE AS precision_difference,
        f.recall_corpus, f.recall_corpus_low, f.recall_corpus_high,
        paper_recall::DOUBLE AS paper_recall, f.recall_corpus - paper_recall::DOUBLE AS recall_difference,
        f.target_memorized / nullif(f.predictor_memorized, 0) AS ratio,

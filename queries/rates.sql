@@ -1,9 +1,10 @@
--- How do the rates of hits and false alarms grow over training, as a model predicts what it will have memorized in the end?
+-- How do the rates of hits and false alarms grow over training, as a model predicts its own last checkpoint?
 --
--- The paper's rates of true and false positives and negatives of earlier checkpoints against the last one (Biderman et al.
--- 2023), over what both have seen and were evaluated on. Intervals are Wilson's, 95%, equal windows as one cluster; those of
--- fnr and tnr are the mirrors of those of tpr and fpr. Memorized sequences are few, so a false positive rate looks small
--- whatever the precision: decide by precision and recall_corpus (predictors, checkpoints), not by these.
+-- The paper's rates of true and false positives and negatives of earlier checkpoints against the last one
+-- (Biderman et al. 2023), over what both have seen and were evaluated on. Intervals are Wilson's, 95%, equal
+-- windows as one cluster; those of fnr and tnr are the mirrors of those of tpr and fpr. Memorized sequences
+-- are few, so a false positive rate looks small whatever the precision: decide by precision and recall_corpus
+-- (predictors, checkpoints), not by these.
 --
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: target (checkpoint, the last evaluated step of the largest evaluated model): what is predicted
@@ -19,21 +20,14 @@
 -- column: fpr: share of the negatives that it memorized, with its interval
 -- column: tnr: share of the negatives that it did not memorize, with its interval
 
-WITH target AS MATERIALIZED (
-    SELECT suite, model, checkpoint, step, least(sequences_seen, trained) AS seen
-    FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('target')::VARCHAR, CASE WHEN same_weights_as IS NULL THEN checkpoint END)
-    ORDER BY model_order DESC, step DESC
-    LIMIT 1
-),
+WITH target AS MATERIALIZED (FROM the_target()),
 asked AS MATERIALIZED (SELECT getvariable('predictors')::VARCHAR[] AS names),
 predictor AS MATERIALIZED (
-    SELECT p.suite, p.model, p.step, p.checkpoint, p.model_order, least(p.sequences_seen, t.seen) AS seen
-    FROM checkpoints p JOIN target t USING (suite) CROSS JOIN asked a
-    WHERE p.evaluated > 0 AND p.same_weights_as IS NULL AND p.checkpoint <> t.checkpoint
-      AND (list_contains(a.names, p.checkpoint) OR (a.names IS NULL AND p.model = t.model AND p.step < t.step))
+    SELECT p.suite, p.model, p.step, p.checkpoint, p.model_order, least(p.seen, t.seen) AS seen
+    FROM the_checkpoints(NULL) p CROSS JOIN target t CROSS JOIN asked a
+    WHERE p.checkpoint <> t.checkpoint
+      AND (list_contains(a.names, p.checkpoint)
+           OR (a.names IS NULL AND p.model = t.model AND p.step < t.step))
     LIMIT 100000
 ),
 repeat AS MATERIALIZED (FROM repeats((SELECT suite FROM target), false)),
@@ -64,10 +58,10 @@ SELECT t.checkpoint AS target, c.predictor, p.step, c.unit, c.positives, c.negat
        c.recall_seen AS tpr, c.recall_seen_low AS tpr_low, c.recall_seen_high AS tpr_high,
        1 - c.recall_seen AS fnr, 1 - c.recall_seen_high AS fnr_low, 1 - c.recall_seen_low AS fnr_high,
        false_positives / nullif(negatives, 0) AS fpr,
-       wilson_low(false_positives / nullif(negatives, 0) * effective, effective) AS fpr_low,
-       wilson_high(false_positives / nullif(negatives, 0) * effective, effective) AS fpr_high,
+       share_interval(false_positives, negatives, effective).low AS fpr_low,
+       share_interval(false_positives, negatives, effective).high AS fpr_high,
        1 - false_positives / nullif(negatives, 0) AS tnr,
-       1 - wilson_high(false_positives / nullif(negatives, 0) * effective, effective) AS tnr_low,
-       1 - wilson_low(false_positives / nullif(negatives, 0) * effective, effective) AS tnr_high
+       1 - share_interval(false_positives, negatives, effective).high AS tnr_low,
+       1 - share_interval(false_positives, negatives, effective).low AS tnr_high
 FROM counted c JOIN predictor p ON p.checkpoint = c.predictor CROSS JOIN target t
 ORDER BY c.unit, p.model_order, p.step;

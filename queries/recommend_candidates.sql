@@ -1,17 +1,20 @@
--- Which rules could predict what the target memorized, and what does each find where it is chosen and where it is judged?
+-- Which rules could predict what the target memorized, and what does each find where it is judged?
 --
--- What `memoserve recommend` selects from. A rule is a checkpoint and a line: what it memorized (the paper's rule,
--- Biderman et al. 2023), or what has a signal of at least tau; or the union of what two checkpoints memorized. Candidates
--- cost less to train than the target. The training order is cut into blocks: even blocks are for choosing a rule,
--- odd ones for judging it. Every occurrence of a window counts in the block of its first one, so no window is on both
--- sides. As in predictors, what a predictor has not seen counts as not predicted, what it has seen and was not
--- evaluated on is left out. Checkpoints of one model cost what their latest costs, different models add up.
+-- What `memoserve recommend` selects from. A rule is a checkpoint and a line: what it memorized (the paper's
+-- rule, Biderman et al. 2023), or what has a signal of at least tau; or the union of what two checkpoints
+-- memorized. Candidates cost less to train than the target. The training order is cut into blocks: even
+-- blocks are for choosing a rule, odd ones for judging it. Every occurrence of a window counts in the block
+-- of its first one, so no window is on both sides. As in predictors, what a predictor has not seen counts as
+-- not predicted, what it has seen and was not evaluated on is left out. Checkpoints of one model cost what
+-- their latest costs, different models add up.
 --
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: target (checkpoint, the last evaluated step of the largest evaluated model): what is predicted
--- parameter: predictors (checkpoint names, every evaluated one that costs less than the target): what may predict
+-- parameter: predictors (checkpoint names, every evaluated one that costs less than the target): what may
+--   predict
 -- parameter: blocks (whole number, 1000): how many blocks the training order is cut into
--- parameter: lowest (whole number, 1; 8 if the target has over 10 million scores): the lowest tau for matches and matched_prefix
+-- parameter: lowest (whole number, 1; 8 if the target has over 10 million scores): the lowest tau for matches
+--   and matched_prefix
 -- column: target: the predicted checkpoint
 -- column: unit: what is counted, sequences or windows (distinct sequences)
 -- column: predictors: the predicting checkpoints
@@ -26,35 +29,31 @@
 -- column: judging_flagged: predicted to be memorized, in the odd blocks
 -- column: judging_target_memorized: memorized by the target, in the odd blocks
 -- column: judging_hits: both, in the odd blocks
--- column: choosing_flagged_effective: effective number of choosing_flagged, equal windows as one cluster; empty for unions
--- column: choosing_target_memorized_effective: effective number of choosing_target_memorized; empty for unions
+-- column: choosing_flagged_effective: effective number of choosing_flagged, equal windows as one cluster;
+--   empty for unions
+-- column: choosing_target_memorized_effective: effective number of choosing_target_memorized; empty for
+--   unions
 -- column: flagged_effective: effective number of judging_flagged; empty for unions
 -- column: target_memorized_effective: effective number of judging_target_memorized; empty for unions
--- column: block_flagged: judging_flagged block by block, for the bootstrap; blocks without anything are left out
+-- column: block_flagged: judging_flagged block by block, for the bootstrap; blocks without anything are left
+--   out
 -- column: block_target_memorized: judging_target_memorized of the same blocks
 -- column: block_hits: judging_hits of the same blocks
 
-WITH target AS MATERIALIZED (
-    SELECT suite, model, step, checkpoint, model_order, training_flops, evaluated,
-           least(sequences_seen, trained) AS seen
-    FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('target')::VARCHAR, CASE WHEN same_weights_as IS NULL THEN checkpoint END)
-    ORDER BY model_order DESC, step DESC
-    LIMIT 1
-),
+WITH target AS MATERIALIZED (FROM the_target()),
 asked AS MATERIALIZED (
-    SELECT getvariable('predictors')::VARCHAR[] AS names, coalesce(getvariable('blocks')::BIGINT, 1000) AS blocks,
-           coalesce(getvariable('lowest')::BIGINT, CASE WHEN evaluated > 10_000_000 THEN 8 ELSE 1 END) AS lowest
+    SELECT getvariable('predictors')::VARCHAR[] AS names,
+           coalesce(getvariable('blocks')::BIGINT, 1000) AS blocks,
+           coalesce(getvariable('lowest')::BIGINT, CASE WHEN evaluated > 10_000_000 THEN 8
+                    ELSE 1 END) AS lowest
     FROM target
 ),
 candidate AS MATERIALIZED (
-    SELECT p.suite, p.model, p.step, p.checkpoint, p.training_flops, least(p.sequences_seen, p.trained) AS seen,
+    SELECT p.suite, p.model, p.step, p.checkpoint, p.training_flops, p.seen,
            row_number() OVER (ORDER BY p.model_order, p.step) AS place,
            row_number() OVER (PARTITION BY p.model ORDER BY p.step DESC) = 1 AS latest
-    FROM checkpoints p JOIN target t USING (suite) CROSS JOIN asked a
-    WHERE p.evaluated > 0 AND p.same_weights_as IS NULL AND p.checkpoint <> t.checkpoint AND p.training_flops < t.training_flops
+    FROM the_checkpoints(NULL) p CROSS JOIN target t CROSS JOIN asked a
+    WHERE p.checkpoint <> t.checkpoint AND p.training_flops < t.training_flops
       AND (a.names IS NULL OR list_contains(a.names, p.checkpoint))
     LIMIT 100000
 ),
@@ -66,17 +65,10 @@ unit AS MATERIALIZED (
 ),
 -- Which of them were evaluated on everything that they have seen: what those have seen needs no looking up.
 complete AS MATERIALIZED (
-    SELECT checkpoint FROM (
-        SELECT c.checkpoint, c.seen, coalesce(sum(least(p.last + 1, c.seen) - p.first) FILTER (
-                   p.first < c.seen AND p.rows = p.last - p.first + 1), 0) AS evaluated
-        FROM (SELECT suite, model, step, checkpoint, seen FROM target
-              UNION ALL SELECT suite, model, step, checkpoint, seen FROM candidate) c
-        LEFT JOIN part_rows p USING (suite, model, step)
-        GROUP BY c.checkpoint, c.seen
-    ) WHERE evaluated = seen
+    SELECT checkpoint FROM coverage((SELECT suite FROM target)) WHERE complete
 ),
--- What the target memorized and, if that isn't everything, what it was evaluated on. id: the sequence's, or that of the
--- window's first occurrence.
+-- What the target memorized and, if that isn't everything, what it was evaluated on. id: the sequence's, or
+-- that of the window's first occurrence.
 memorized_sequence AS MATERIALIZED (
     SELECT m.sequence_id AS id, coalesce(r.first_id, m.sequence_id) AS window_number
     FROM memorized m JOIN target t USING (suite, model, step) LEFT JOIN repeat r USING (sequence_id)
@@ -97,16 +89,21 @@ evaluated_sequence AS (
 evaluated_truth AS MATERIALIZED (
     SELECT 'sequences' AS unit, id FROM evaluated_sequence
     UNION ALL
-    SELECT DISTINCT 'windows', window_number FROM evaluated_sequence WHERE 'windows' IN (SELECT unit FROM unit)
+    SELECT DISTINCT 'windows', window_number FROM evaluated_sequence
+    WHERE 'windows' IN (SELECT unit FROM unit)
 ),
--- What has a signal above the lowest lines, by the signal's number. Whole numbers and half nats: exact, and few enough to
--- try them all. (Not by unnesting a list of signals: DuckDB 2.0.0 then stops with an internal error where the rows are many.)
+-- What has a signal above the lowest lines, by the signal's number. Whole numbers and half nats: exact, and
+-- few enough to try them all. (Not by unnesting a list of signals: DuckDB 2.0.0 then stops with an internal
+-- error where the rows are many.)
 above AS MATERIALIZED (
-    SELECT c.place, s.sequence_id, coalesce(r.first_id, s.sequence_id) AS window_number, r.first_id IS NOT NULL AS repeated,
+    SELECT c.place, s.sequence_id, coalesce(r.first_id, s.sequence_id) AS window_number,
+           r.first_id IS NOT NULL AS repeated,
            a.lowest, s.matches, s.matched_prefix, s.continuation_ll
-    FROM scores s JOIN candidate c USING (suite, model, step) CROSS JOIN asked a LEFT JOIN repeat r USING (sequence_id)
+    FROM scores s JOIN candidate c USING (suite, model, step) CROSS JOIN asked a
+    LEFT JOIN repeat r USING (sequence_id)
     WHERE s.sequence_id < c.seen
-      AND (s.matches >= least(a.lowest, 32) OR s.matched_prefix >= least(a.lowest, 32) OR s.continuation_ll >= -32)
+      AND (s.matches >= least(a.lowest, 32) OR s.matched_prefix >= least(a.lowest, 32)
+           OR s.continuation_ll >= -32)
 ),
 scored AS NOT MATERIALIZED (
     SELECT place, sequence_id, window_number, repeated, 1 AS signal, 32::DOUBLE AS tau FROM above
@@ -114,19 +111,23 @@ scored AS NOT MATERIALIZED (
     UNION ALL
     SELECT place, sequence_id, window_number, repeated, 2, matches::DOUBLE FROM above WHERE matches >= lowest
     UNION ALL
-    SELECT place, sequence_id, window_number, repeated, 3, matched_prefix::DOUBLE FROM above WHERE matched_prefix >= lowest
+    SELECT place, sequence_id, window_number, repeated, 3, matched_prefix::DOUBLE FROM above
+    WHERE matched_prefix >= lowest
     UNION ALL
-    SELECT place, sequence_id, window_number, repeated, 4, floor(2 * continuation_ll::DOUBLE) / 2 FROM above WHERE continuation_ll >= -32
+    SELECT place, sequence_id, window_number, repeated, 4, floor(2 * continuation_ll::DOUBLE) / 2 FROM above
+    WHERE continuation_ll >= -32
 ),
 -- Windows are clusters of their own, and so are sequences whose window occurs once.
 flagged AS (
-    SELECT 'sequences' AS unit, place, signal, tau, sequence_id AS id, window_number, repeated FROM scored WHERE tau IS NOT NULL
+    SELECT 'sequences' AS unit, place, signal, tau, sequence_id AS id, window_number, repeated FROM scored
+    WHERE tau IS NOT NULL
     UNION ALL
     SELECT 'windows', place, signal, tau, sequence_id, window_number, false FROM scored
     WHERE tau IS NOT NULL AND NOT repeated AND 'windows' IN (SELECT unit FROM unit)
     UNION ALL
     SELECT 'windows', place, signal, max(tau), window_number, window_number, false FROM scored
-    WHERE tau IS NOT NULL AND repeated AND 'windows' IN (SELECT unit FROM unit) GROUP BY place, signal, window_number
+    WHERE tau IS NOT NULL AND repeated AND 'windows' IN (SELECT unit FROM unit)
+    GROUP BY place, signal, window_number
 ),
 judged AS (
     SELECT f.unit, f.place, f.signal, f.tau, f.window_number, f.repeated, h.id IS NOT NULL AS hit
@@ -136,23 +137,27 @@ judged AS (
     WHERE e.id IS NOT NULL OR (f.id < t.seen AND t.checkpoint IN (SELECT checkpoint FROM complete))
 ),
 counted AS MATERIALIZED (
-    SELECT unit, place, ['memorized', 'matches', 'matched_prefix', 'continuation_ll'][signal] AS signal, tau, block, cluster, n, hits
+    SELECT unit, place, ['memorized', 'matches', 'matched_prefix', 'continuation_ll'][signal] AS signal, tau,
+           block, cluster, n, hits
     FROM (
         SELECT j.unit, j.place, j.signal, j.tau, j.window_number * a.blocks // t.seen AS block,
-               CASE WHEN j.repeated THEN j.window_number END AS cluster, count(*) AS n, count(*) FILTER (j.hit) AS hits
+               CASE WHEN j.repeated THEN j.window_number END AS cluster, count(*) AS n,
+               count(*) FILTER (j.hit) AS hits
         FROM judged j CROSS JOIN asked a CROSS JOIN target t GROUP BY ALL
     )
 ),
 -- By how much the sum of squares of the clusters' sizes grows as the line comes down.
 grown AS (
     SELECT *, sum(n) OVER (PARTITION BY unit, place, signal, cluster ORDER BY tau DESC) ** 2
-              - (sum(n) OVER (PARTITION BY unit, place, signal, cluster ORDER BY tau DESC) - n) ** 2 AS squares
+              - (sum(n) OVER (PARTITION BY unit, place, signal, cluster ORDER BY tau DESC)
+                  - n) ** 2 AS squares
     FROM counted WHERE cluster IS NOT NULL
     UNION ALL
     SELECT *, n::DOUBLE FROM counted WHERE cluster IS NULL
 ),
 bin AS MATERIALIZED (
-    SELECT unit, place, signal, tau, block, sum(n) AS n, sum(hits) AS hits, sum(squares) AS squares FROM grown GROUP BY ALL
+    SELECT unit, place, signal, tau, block, sum(n) AS n, sum(hits) AS hits, sum(squares) AS squares FROM grown
+    GROUP BY ALL
 ),
 -- What the target memorized, for each candidate: but for what it has seen and was not evaluated on.
 occurrence AS MATERIALIZED (
@@ -160,7 +165,8 @@ occurrence AS MATERIALIZED (
     UNION ALL
     SELECT 'windows', id, id FROM memorized_truth WHERE unit = 'windows'
     UNION
-    SELECT 'windows', r.sequence_id, m.id FROM memorized_truth m JOIN repeat r ON r.first_id = m.id WHERE m.unit = 'windows'
+    SELECT 'windows', r.sequence_id, m.id FROM memorized_truth m JOIN repeat r ON r.first_id = m.id
+    WHERE m.unit = 'windows'
 ),
 scanned AS MATERIALIZED (FROM (FROM candidate ANTI JOIN complete USING (checkpoint)) LIMIT 100000),
 known AS (
@@ -189,7 +195,8 @@ line AS MATERIALIZED (
     SELECT u.unit, c.place, 'memorized', 32 FROM unit u CROSS JOIN candidate c
 ),
 found AS (
-    SELECT l.unit, l.place, l.signal, l.tau, b.block, b.n AS flagged, 0 AS memorized, b.hits, b.squares AS flagged_squares,
+    SELECT l.unit, l.place, l.signal, l.tau, b.block, b.n AS flagged, 0 AS memorized, b.hits,
+           b.squares AS flagged_squares,
            0 AS memorized_squares
     FROM line l JOIN bin b ON b.unit = l.unit AND b.place = l.place AND b.signal = l.signal AND b.tau >= l.tau
     UNION ALL
@@ -199,17 +206,21 @@ found AS (
 alone AS (
     SELECT l.unit, l.place, l.signal, l.tau, f.block, coalesce(sum(f.flagged), 0) AS flagged,
            coalesce(sum(f.memorized), 0) AS memorized, coalesce(sum(f.hits), 0) AS hits,
-           coalesce(sum(f.flagged_squares), 0) AS flagged_squares, coalesce(sum(f.memorized_squares), 0) AS memorized_squares
+           coalesce(sum(f.flagged_squares), 0) AS flagged_squares,
+           coalesce(sum(f.memorized_squares), 0) AS memorized_squares
     FROM line l LEFT JOIN found f USING (unit, place, signal, tau) GROUP BY ALL
 ),
--- Two together, by the paper's rule. A pattern of candidates fits into one number: of more than 62, each model's latest.
+-- Two together, by the paper's rule. A pattern of candidates fits into one number: of more than 62, each
+-- model's latest.
 member AS MATERIALIZED (
-    SELECT checkpoint, model, training_flops, seen, place, 1::BIGINT << (row_number() OVER (ORDER BY place) - 1) AS bit
+    SELECT checkpoint, model, training_flops, seen, place,
+           1::BIGINT << (row_number() OVER (ORDER BY place) - 1) AS bit
     FROM candidate WHERE latest OR (SELECT count(*) FROM candidate) <= 62
     QUALIFY row_number() OVER (ORDER BY place) <= 62
 ),
 pair AS MATERIALIZED (
-    SELECT a.place * 100000 + b.place AS pair, a.bit | b.bit AS mask, a.checkpoint || ' + ' || b.checkpoint AS names,
+    SELECT a.place * 100000 + b.place AS pair, a.bit | b.bit AS mask,
+           a.checkpoint || ' + ' || b.checkpoint AS names,
            CASE WHEN a.model = b.model THEN greatest(a.training_flops, b.training_flops)
                 ELSE a.training_flops + b.training_flops END AS training_flops
     FROM member a JOIN member b ON a.place < b.place
@@ -220,16 +231,20 @@ everyone AS MATERIALIZED (
 ),
 members AS MATERIALIZED (SELECT bit_or(bit) AS bits, list({'bit': bit, 'seen': seen}) AS members FROM member),
 pattern AS (
-    SELECT e.unit, e.window_number, e.id, bit_or(CASE WHEN e.memorized THEN m.bit ELSE 0 END) AS said, bit_or(m.bit) AS known
-    FROM evaluations((SELECT suite FROM target), (SELECT list(checkpoint) FROM everyone)) e JOIN everyone m USING (checkpoint)
+    SELECT e.unit, e.window_number, e.id, bit_or(CASE WHEN e.memorized THEN m.bit ELSE 0 END) AS said,
+           bit_or(m.bit) AS known
+    FROM evaluations((SELECT suite FROM target), (SELECT list(checkpoint) FROM everyone)) e
+    JOIN everyone m USING (checkpoint)
     GROUP BY ALL
 ),
 kind AS MATERIALIZED (
     SELECT i.unit, i.window_number * a.blocks // t.seen AS block, i.said >> 62 = 1 AS truth, i.said,
            CASE WHEN i.known & o.bits = o.bits THEN 0
-                ELSE coalesce(list_bit_or([p.bit FOR p IN o.members IF p.bit & i.known = 0 AND i.id < p.seen]), 0) END AS lacking,
+                ELSE coalesce(list_bit_or([p.bit FOR p IN o.members IF p.bit & i.known = 0
+                                           AND i.id < p.seen]), 0) END AS lacking,
            count(*) AS n
-    FROM pattern i CROSS JOIN asked a CROSS JOIN target t CROSS JOIN members o WHERE i.known >> 62 = 1 GROUP BY ALL
+    FROM pattern i CROSS JOIN asked a CROSS JOIN target t CROSS JOIN members o WHERE i.known >> 62 = 1
+    GROUP BY ALL
 ),
 together AS (
     SELECT k.unit, p.pair, k.block, coalesce(sum(k.n) FILTER (k.said & p.mask <> 0), 0) AS flagged,
@@ -243,7 +258,8 @@ rule AS (
            a.block, a.flagged, a.memorized, a.hits, a.flagged_squares, a.memorized_squares
     FROM alone a JOIN candidate c USING (place)
     UNION ALL
-    SELECT g.unit, p.names, 'union', 'memorized', NULL, p.training_flops, p.pair, g.block, g.flagged, g.memorized, g.hits, NULL, NULL
+    SELECT g.unit, p.names, 'union', 'memorized', NULL, p.training_flops, p.pair, g.block, g.flagged,
+           g.memorized, g.hits, NULL, NULL
     FROM together g JOIN pair p USING (pair)
 )
 SELECT t.checkpoint AS target, r.unit, r.predictors, r.operation, r.signal, r.tau, r.training_flops,
@@ -254,16 +270,22 @@ SELECT t.checkpoint AS target, r.unit, r.predictors, r.operation, r.signal, r.ta
        coalesce(sum(r.flagged) FILTER (r.block % 2 = 1), 0)::BIGINT AS judging_flagged,
        coalesce(sum(r.memorized) FILTER (r.block % 2 = 1), 0)::BIGINT AS judging_target_memorized,
        coalesce(sum(r.hits) FILTER (r.block % 2 = 1), 0)::BIGINT AS judging_hits,
-       (sum(r.flagged) FILTER (r.block % 2 = 0)) ** 2 / nullif(sum(r.flagged_squares) FILTER (r.block % 2 = 0), 0)
+       (sum(r.flagged) FILTER (r.block % 2 = 0)) ** 2
+           / nullif(sum(r.flagged_squares) FILTER (r.block % 2 = 0), 0)
            AS choosing_flagged_effective,
-       (sum(r.memorized) FILTER (r.block % 2 = 0)) ** 2 / nullif(sum(r.memorized_squares) FILTER (r.block % 2 = 0), 0)
+       (sum(r.memorized) FILTER (r.block % 2 = 0)) ** 2
+           / nullif(sum(r.memorized_squares) FILTER (r.block % 2 = 0), 0)
            AS choosing_target_memorized_effective,
-       (sum(r.flagged) FILTER (r.block % 2 = 1)) ** 2 / nullif(sum(r.flagged_squares) FILTER (r.block % 2 = 1), 0) AS flagged_effective,
-       (sum(r.memorized) FILTER (r.block % 2 = 1)) ** 2 / nullif(sum(r.memorized_squares) FILTER (r.block % 2 = 1), 0)
+       (sum(r.flagged) FILTER (r.block % 2 = 1)) ** 2
+           / nullif(sum(r.flagged_squares) FILTER (r.block % 2 = 1), 0) AS flagged_effective,
+       (sum(r.memorized) FILTER (r.block % 2 = 1)) ** 2
+           / nullif(sum(r.memorized_squares) FILTER (r.block % 2 = 1), 0)
            AS target_memorized_effective,
        coalesce(list(r.flagged::BIGINT ORDER BY r.block) FILTER (r.block % 2 = 1), []) AS block_flagged,
-       coalesce(list(r.memorized::BIGINT ORDER BY r.block) FILTER (r.block % 2 = 1), []) AS block_target_memorized,
+       coalesce(list(r.memorized::BIGINT ORDER BY r.block) FILTER (r.block % 2 = 1),
+                []) AS block_target_memorized,
        coalesce(list(r.hits::BIGINT ORDER BY r.block) FILTER (r.block % 2 = 1), []) AS block_hits
 FROM rule r CROSS JOIN target t
-GROUP BY t.checkpoint, t.training_flops, r.unit, r.predictors, r.operation, r.signal, r.tau, r.training_flops, r.sorting
+GROUP BY t.checkpoint, t.training_flops, r.unit, r.predictors, r.operation, r.signal, r.tau, r.training_flops,
+    r.sorting
 ORDER BY r.unit, r.operation, r.training_flops, r.sorting, r.signal = 'memorized' DESC, r.signal, r.tau DESC;

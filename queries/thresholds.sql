@@ -1,22 +1,26 @@
--- Where should the line be drawn if a predictor's score, and not only memorized or not, says what the target will memorize?
+-- Where should the line be drawn if a predictor's score, not only memorized or not, is what predicts?
 --
--- Beyond the paper, which predicts from memorized sequences alone: the whole precision-recall curve of one predictor. Predicted
--- is what has a signal of at least tau, the signal being continuation_ll, matches or matched_prefix. Precision and
--- recall_seen are over what both have seen and were evaluated on (with a signal); recall_corpus is over all that the target has
--- seen, where what the predictor has not seen counts as not predicted. One row a value of the signal; of a
--- log-likelihood's many values those where recall_seen first reaches each percent. Reads all scores of the predictor.
--- Intervals are Wilson's, 95%, equal windows as one cluster.
+-- Beyond the paper, which predicts from memorized sequences alone: the whole precision-recall curve of one
+-- predictor. Predicted is what has a signal of at least tau, the signal being continuation_ll, matches or
+-- matched_prefix. Precision and recall_seen are over what both have seen and were evaluated on (with a
+-- signal); recall_corpus is over all that the target has seen, where what the predictor has not seen counts
+-- as not predicted. One row a value of the signal; of a log-likelihood's many values those where recall_seen
+-- first reaches each percent. Reads all scores of the predictor. Intervals are Wilson's, 95%, equal windows
+-- as one cluster.
 --
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: target (checkpoint, the last evaluated step of the largest evaluated model): what is predicted
--- parameter: predictor (checkpoint, the largest smaller model at its last evaluated step not after the target's): what predicts
--- parameter: signal (continuation_ll|matches|matched_prefix, the first of these that the predictor has): the signal
+-- parameter: predictor (checkpoint, the largest smaller model at its last evaluated step not after the
+--   target's): what predicts
+-- parameter: signal (continuation_ll|matches|matched_prefix, the first of these that the predictor has): the
+--   signal
 -- parameter: recall (number, 0.9): the recall_corpus wanted
 -- column: target: the predicted checkpoint
 -- column: predictor: the predicting checkpoint
 -- column: signal: continuation_ll, matches or matched_prefix
 -- column: unit: what is counted, sequences or windows (distinct sequences)
--- column: average_precision: of the whole curve, the sum of each step in recall_seen times the precision there
+-- column: average_precision: of the whole curve, the sum of each step in recall_seen times the precision
+--   there
 -- column: tau: the threshold
 -- column: flagged: predicted to be memorized
 -- column: hits: those of them that the target memorized
@@ -25,43 +29,38 @@
 -- column: recall_corpus: share of all that the target memorized, with its interval
 -- column: wanted: whether this is the highest tau that reaches the wanted recall
 
-WITH target AS MATERIALIZED (
-    SELECT suite, model, step, checkpoint, model_order, least(sequences_seen, trained) AS seen
-    FROM checkpoints
-    WHERE evaluated > 0
-      AND suite = coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0))
-      AND checkpoint = coalesce(getvariable('target')::VARCHAR, CASE WHEN same_weights_as IS NULL THEN checkpoint END)
-    ORDER BY model_order DESC, step DESC
-    LIMIT 1
-),
+WITH target AS MATERIALIZED (FROM the_target()),
 predictor AS MATERIALIZED (
-    SELECT p.suite, p.model, p.step, p.checkpoint, least(p.sequences_seen, t.seen) AS seen
-    FROM checkpoints p JOIN target t USING (suite)
-    WHERE p.evaluated > 0 AND p.same_weights_as IS NULL AND p.checkpoint <> t.checkpoint
+    SELECT p.suite, p.model, p.step, p.checkpoint, least(p.seen, t.seen) AS seen
+    FROM the_checkpoints(NULL) p CROSS JOIN target t
+    WHERE p.checkpoint <> t.checkpoint
       AND CASE WHEN getvariable('predictor') IS NULL THEN p.model_order < t.model_order AND p.step <= t.step
                ELSE p.checkpoint = getvariable('predictor')::VARCHAR END
     ORDER BY p.model_order DESC, p.step DESC
     LIMIT 1
 ),
 asked AS MATERIALIZED (
-    SELECT coalesce(getvariable('signal')::VARCHAR, CASE WHEN count(s.continuation_ll) > 0 THEN 'continuation_ll'
+    SELECT coalesce(getvariable('signal')::VARCHAR, CASE
+                    WHEN count(s.continuation_ll) > 0 THEN 'continuation_ll'
                     WHEN count(s.matches) > 0 THEN 'matches' ELSE 'matched_prefix' END) AS signal
     FROM scores s JOIN predictor p USING (suite, model, step)
 ),
 repeat AS MATERIALIZED (FROM repeats((SELECT suite FROM target), false)),
 numbered AS (SELECT count(*) > 0 AS windows FROM (SELECT 1 FROM sequences JOIN target USING (suite) LIMIT 1)),
 hit AS MATERIALIZED (
-    SELECT m.sequence_id FROM memorized m JOIN target t USING (suite, model, step) WHERE m.sequence_id < t.seen
+    SELECT m.sequence_id FROM memorized m JOIN target t USING (suite, model, step)
+    WHERE m.sequence_id < t.seen
 ),
--- What the target was evaluated on, as bitmaps of 64 ids; if that is all it has seen, nothing need be looked up.
+-- What the target was evaluated on, as bitmaps of 64 ids; if that is all it has seen, nothing need be looked
+-- up.
 complete AS MATERIALIZED (
-    SELECT coalesce(sum(least(p.last + 1, t.seen) - p.first) FILTER (p.first < t.seen AND p.rows = p.last - p.first + 1), 0)
-           = any_value(t.seen) AS complete
-    FROM target t LEFT JOIN part_rows p USING (suite, model, step)
+    SELECT complete FROM coverage((SELECT suite FROM target)) SEMI JOIN target USING (checkpoint)
 ),
 evaluated AS MATERIALIZED (
     SELECT s.sequence_id >> 6 AS block, bit_or(bit_of(s.sequence_id)) AS ids
-    FROM scores s JOIN (FROM (SELECT t.* FROM target t SEMI JOIN complete c ON NOT c.complete) LIMIT 1) t USING (suite, model, step)
+    FROM scores s
+    JOIN (FROM (SELECT t.* FROM target t SEMI JOIN complete c ON NOT c.complete)
+          LIMIT 1) t USING (suite, model, step)
     WHERE s.sequence_id < t.seen GROUP BY ALL
 ),
 flagged AS (
@@ -103,12 +102,14 @@ memorized_cluster AS (
 ),
 total AS MATERIALIZED (
     SELECT unit, coalesce(sum(seen), 0)::BIGINT AS seen, sum(n)::BIGINT AS n,
-           sum(seen) ** 2 / nullif(sum(CASE WHEN first_id IS NULL THEN seen ELSE seen ** 2 END), 0) AS seen_effective,
+           sum(seen) ** 2 / nullif(sum(CASE WHEN first_id IS NULL THEN seen ELSE seen ** 2 END),
+                                   0) AS seen_effective,
            sum(n) ** 2 / nullif(sum(CASE WHEN first_id IS NULL THEN n ELSE n ** 2 END), 0) AS effective
     FROM memorized_cluster GROUP BY unit
 ),
 curve AS MATERIALIZED (
-    SELECT unit, tau, new_hits, sum(new) OVER down::BIGINT AS flagged, sum(new_hits) OVER down::BIGINT AS hits,
+    SELECT unit, tau, new_hits, sum(new) OVER down::BIGINT AS flagged,
+           sum(new_hits) OVER down::BIGINT AS hits,
            (sum(new) OVER down) ** 2 / (sum(squares) OVER down) AS effective
     FROM (
         SELECT unit, tau, sum(n) AS new, coalesce(sum(n) FILTER (hit), 0) AS new_hits,
@@ -118,27 +119,31 @@ curve AS MATERIALIZED (
     WINDOW down AS (PARTITION BY unit ORDER BY tau DESC ROWS UNBOUNDED PRECEDING)
 ),
 average AS (
-    SELECT c.unit, sum(c.new_hits * (c.hits / c.flagged) ORDER BY c.tau) / nullif(any_value(t.seen), 0) AS average_precision
+    SELECT c.unit, sum(c.new_hits * (c.hits / c.flagged) ORDER BY c.tau)
+           / nullif(any_value(t.seen), 0) AS average_precision
     FROM curve c LEFT JOIN total t USING (unit) GROUP BY c.unit
 ),
 ranked AS (
     SELECT c.*, t.seen, t.n, t.seen_effective, t.effective AS corpus_effective,
-           floor(100 * c.hits / nullif(t.seen, 0)) > coalesce(floor(100 * (c.hits - c.new_hits) / nullif(t.seen, 0)), 0) AS step,
+           floor(100 * c.hits / nullif(t.seen, 0)) > coalesce(floor(100 * (c.hits - c.new_hits)
+                                                            / nullif(t.seen, 0)), 0) AS step,
            coalesce(c.hits / nullif(t.n, 0) >= coalesce(getvariable('recall')::DOUBLE, 0.9), false) AS reached
     FROM curve c LEFT JOIN total t USING (unit)
 ),
 marked AS (
-    SELECT *, reached AND row_number() OVER (PARTITION BY unit, reached ORDER BY tau DESC) = 1 AS wanted FROM ranked
+    SELECT *, reached AND row_number() OVER (PARTITION BY unit, reached ORDER BY tau DESC) = 1 AS wanted
+    FROM ranked
 )
-SELECT t.checkpoint AS target, p.checkpoint AS predictor, a.signal, m.unit, v.average_precision, m.tau, m.flagged, m.hits,
-       m.hits / m.flagged AS precision, wilson_low(m.hits / m.flagged * m.effective, m.effective) AS precision_low,
-       wilson_high(m.hits / m.flagged * m.effective, m.effective) AS precision_high,
+SELECT t.checkpoint AS target, p.checkpoint AS predictor, a.signal, m.unit, v.average_precision, m.tau,
+       m.flagged, m.hits,
+       m.hits / m.flagged AS precision, share_interval(m.hits, m.flagged, m.effective).low AS precision_low,
+       share_interval(m.hits, m.flagged, m.effective).high AS precision_high,
        m.hits / nullif(m.seen, 0) AS recall_seen,
-       wilson_low(m.hits / nullif(m.seen, 0) * m.seen_effective, m.seen_effective) AS recall_seen_low,
-       wilson_high(m.hits / nullif(m.seen, 0) * m.seen_effective, m.seen_effective) AS recall_seen_high,
+       share_interval(m.hits, m.seen, m.seen_effective).low AS recall_seen_low,
+       share_interval(m.hits, m.seen, m.seen_effective).high AS recall_seen_high,
        m.hits / nullif(m.n, 0) AS recall_corpus,
-       wilson_low(m.hits / nullif(m.n, 0) * m.corpus_effective, m.corpus_effective) AS recall_corpus_low,
-       wilson_high(m.hits / nullif(m.n, 0) * m.corpus_effective, m.corpus_effective) AS recall_corpus_high, m.wanted
+       share_interval(m.hits, m.n, m.corpus_effective).low AS recall_corpus_low,
+       share_interval(m.hits, m.n, m.corpus_effective).high AS recall_corpus_high, m.wanted
 FROM marked m JOIN average v ON v.unit = m.unit CROSS JOIN target t CROSS JOIN predictor p CROSS JOIN asked a
 WHERE a.signal <> 'continuation_ll' OR m.wanted OR m.step
 ORDER BY m.unit, m.tau DESC;

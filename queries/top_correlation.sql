@@ -1,10 +1,11 @@
 -- Do models agree on their most memorized sequences?
 --
--- The paper's correlation restricted to a top percentile (Biderman et al. 2023). The authors correlate being in the top: 1 for a
--- sequence whose score is in the checkpoint's own top share, else 0, over everything; that is phi_top. Of equal scores at
--- the edge all are in, so a top may be larger than asked. Beside it Pearson's r of the scores among the sequences in the top of
--- the second, larger checkpoint alone. The score is matches, or matched_prefix where matches were not measured. A window's
--- score is that of its first evaluated occurrence. Reads all scores twice.
+-- The paper's correlation restricted to a top percentile (Biderman et al. 2023). The authors correlate being
+-- in the top: 1 for a sequence whose score is in the checkpoint's own top share, else 0, over everything;
+-- that is phi_top. Of equal scores at the edge all are in, so a top may be larger than asked. Beside it
+-- Pearson's r of the scores among the sequences in the top of the second, larger checkpoint alone. The score
+-- is matches, or matched_prefix where matches were not measured. A window's score is that of its first
+-- evaluated occurrence. Reads all scores twice.
 --
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: checkpoints (checkpoint names, the last evaluated step of every model): which checkpoints
@@ -21,23 +22,16 @@
 -- column: phi_top: Pearson's r of being in the one's top and in the other's; empty if constant
 -- column: pearson_second_top: Pearson's r of the scores over second_top; empty if constant
 
-WITH asked AS MATERIALIZED (
-    SELECT coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0)) AS suite,
-           getvariable('checkpoints')::VARCHAR[] AS names, coalesce(getvariable('top')::DOUBLE, 0.1) AS top
-),
+WITH asked AS MATERIALIZED (SELECT the_suite() AS suite, coalesce(getvariable('top')::DOUBLE, 0.1) AS top),
 chosen AS MATERIALIZED (
-    SELECT suite, model, step, checkpoint, least(sequences_seen, trained) AS seen,
-           row_number() OVER (ORDER BY model_order, step) AS place
-    FROM (
-        SELECT * FROM checkpoints JOIN asked USING (suite)
-        WHERE evaluated > 0 AND (names IS NULL OR list_contains(names, checkpoint))
-        QUALIFY names IS NOT NULL OR row_number() OVER (PARTITION BY model ORDER BY step DESC) = 1
-    )
+    SELECT suite, model, step, checkpoint, seen, row_number() OVER (ORDER BY model_order, step) AS place
+    FROM the_last_checkpoints(getvariable('checkpoints')::VARCHAR[])
     LIMIT 100000
 ),
 repeat AS MATERIALIZED (FROM repeats((SELECT suite FROM asked), false)),
 unit AS MATERIALIZED (
-    SELECT 'sequences' AS unit UNION ALL SELECT 'windows' WHERE exists(SELECT 1 FROM sequences JOIN asked USING (suite))
+    SELECT 'sequences' AS unit UNION ALL SELECT 'windows'
+    WHERE exists(SELECT 1 FROM sequences JOIN asked USING (suite))
 ),
 -- What makes windows of sequences: repeated sequences leave, the first one of each window comes back.
 repeated AS MATERIALIZED (
@@ -69,38 +63,50 @@ edge AS MATERIALIZED (
 ),
 -- 64 sequences at a time: scores as digits, and what is in the top of its checkpoint's sequences and windows.
 block AS MATERIALIZED (
-    SELECT place, block, digits(score, bit) AS score, coalesce(bit_or(bit) FILTER (score >= sequence_edge), 0::BIGINT) AS sequence_top,
+    SELECT place, block, digits(score, bit) AS score,
+           coalesce(bit_or(bit) FILTER (score >= sequence_edge), 0::BIGINT) AS sequence_top,
            coalesce(bit_or(bit) FILTER (score >= window_edge), 0::BIGINT) AS window_top
     FROM (
-        SELECT c.place, s.sequence_id >> 6 AS block, bit_of(s.sequence_id) AS bit, coalesce(s.matches, s.matched_prefix) AS score,
+        SELECT c.place, s.sequence_id >> 6 AS block, bit_of(s.sequence_id) AS bit,
+               coalesce(s.matches, s.matched_prefix) AS score,
                x.threshold AS sequence_edge, y.threshold AS window_edge
         FROM scores s JOIN chosen c USING (suite, model, step)
-        LEFT JOIN edge x ON x.unit = 'sequences' AND x.place = c.place LEFT JOIN edge y ON y.unit = 'windows' AND y.place = c.place
+        LEFT JOIN edge x ON x.unit = 'sequences' AND x.place = c.place
+        LEFT JOIN edge y ON y.unit = 'windows' AND y.place = c.place
         WHERE s.sequence_id < c.seen AND coalesce(s.matches, s.matched_prefix) IS NOT NULL
     ) GROUP BY place, block
 ),
--- n, top ones of the first, of the second and of both; then of the second's top the sums of scores, squares and products.
+-- n, top ones of the first, of the second and of both; then of the second's top the sums of scores, squares
+-- and products.
 together AS (
-    SELECT unit, first_place, second_place, sum(bit_count(known)) AS n, sum(bit_count(known & first_top)) AS first_top,
-           sum(bit_count(known & second_top)) AS second_top, sum(bit_count(known & first_top & second_top)) AS both_top,
+    SELECT unit, first_place, second_place, sum(bit_count(known)) AS n,
+           sum(bit_count(known & first_top)) AS first_top,
+           sum(bit_count(known & second_top)) AS second_top,
+           sum(bit_count(known & first_top & second_top)) AS both_top,
            sum(sum_of(known & second_top, f)) AS x, sum(sum_of(known & second_top, s)) AS y,
            sum(square_of(known & second_top, f)) AS xx, sum(square_of(known & second_top, s)) AS yy,
            sum(product_of(known & second_top, f, s)) AS xy
     FROM (
-        SELECT u.unit, f.place AS first_place, s.place AS second_place, f.score.known & s.score.known AS known,
+        SELECT u.unit, f.place AS first_place, s.place AS second_place,
+               f.score.known & s.score.known AS known,
                CASE WHEN u.unit = 'sequences' THEN f.sequence_top ELSE f.window_top END AS first_top,
-               CASE WHEN u.unit = 'sequences' THEN s.sequence_top ELSE s.window_top END AS second_top, f.score AS f, s.score AS s
+               CASE WHEN u.unit = 'sequences' THEN s.sequence_top ELSE s.window_top END AS second_top,
+               f.score AS f, s.score AS s
         FROM block f JOIN block s ON f.block = s.block AND f.place < s.place CROSS JOIN unit u
     ) GROUP BY ALL
     UNION ALL
-    SELECT 'windows', first_place, second_place, sum(weight), sum(weight * first_top), sum(weight * second_top),
+    SELECT 'windows', first_place, second_place, sum(weight), sum(weight * first_top),
+           sum(weight * second_top),
            sum(weight * first_top * second_top), sum(weight * second_top * f), sum(weight * second_top * s),
-           sum(weight * second_top * f * f), sum(weight * second_top * s * s), sum(weight * second_top * f * s)
+           sum(weight * second_top * f * f), sum(weight * second_top * s * s),
+           sum(weight * second_top * f * s)
     FROM (
         SELECT f.place AS first_place, s.place AS second_place, f.weight, f.score AS f, s.score AS s,
-               coalesce(f.score >= x.threshold, false)::INTEGER AS first_top, coalesce(s.score >= y.threshold, false)::INTEGER AS second_top
+               coalesce(f.score >= x.threshold, false)::INTEGER AS first_top,
+               coalesce(s.score >= y.threshold, false)::INTEGER AS second_top
         FROM change f JOIN change s ON f.id = s.id AND f.weight = s.weight AND f.place < s.place
-        LEFT JOIN edge x ON x.unit = 'windows' AND x.place = f.place LEFT JOIN edge y ON y.unit = 'windows' AND y.place = s.place
+        LEFT JOIN edge x ON x.unit = 'windows' AND x.place = f.place
+        LEFT JOIN edge y ON y.unit = 'windows' AND y.place = s.place
     ) GROUP BY ALL
 ),
 pair AS (
@@ -111,7 +117,9 @@ pair AS (
 )
 SELECT p.unit, f.checkpoint AS first, s.checkpoint AS second, p.n, x.threshold AS first_threshold,
        y.threshold AS second_threshold, p.first_top, p.second_top, p.both_top,
-       pearson(p.n, p.first_top, p.second_top, p.first_top, p.second_top, p.both_top) AS phi_top, p.pearson_second_top
+       pearson(p.n, p.first_top, p.second_top, p.first_top, p.second_top, p.both_top) AS phi_top,
+       p.pearson_second_top
 FROM pair p JOIN chosen f ON f.place = p.first_place JOIN chosen s ON s.place = p.second_place
-LEFT JOIN edge x ON x.unit = p.unit AND x.place = p.first_place LEFT JOIN edge y ON y.unit = p.unit AND y.place = p.second_place
+LEFT JOIN edge x ON x.unit = p.unit AND x.place = p.first_place
+LEFT JOIN edge y ON y.unit = p.unit AND y.place = p.second_place
 ORDER BY p.unit, p.first_place, p.second_place;

@@ -1,9 +1,9 @@
 -- How does memorization of the same sequences grow over training?
 --
--- The paper's curves over training (Biderman et al. 2023), each checkpoint over one common set: what the earliest of them has
--- seen and all were evaluated on. counts gives each checkpoint over all that it has seen, where new data and old mix;
--- here the data stays the same and only training goes on. Intervals are Wilson's, 95%, equal windows as one cluster.
--- Checkpoints that have seen nothing are left out.
+-- The paper's curves over training (Biderman et al. 2023), each checkpoint over one common set: what the
+-- earliest of them has seen and all were evaluated on. counts gives each checkpoint over all that it has
+-- seen, where new data and old mix; here the data stays the same and only training goes on. Intervals are
+-- Wilson's, 95%, equal windows as one cluster. Checkpoints that have seen nothing are left out.
 --
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: checkpoints (checkpoint names, every evaluated one): which checkpoints
@@ -17,15 +17,12 @@
 -- column: memorized: the memorized ones of it
 -- column: share: memorized / evaluated, with its interval
 
-WITH asked AS MATERIALIZED (
-    SELECT coalesce(getvariable('suite')::VARCHAR, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0)) AS suite,
-           getvariable('checkpoints')::VARCHAR[] AS names
-),
+WITH asked AS MATERIALIZED (SELECT the_suite() AS suite),
 chosen AS MATERIALIZED (
     SELECT suite, model, step, checkpoint, model_order, parameters, training_flops,
-           min(least(sequences_seen, trained)) OVER () AS common_below, count(*) OVER () AS checkpoints
-    FROM checkpoints JOIN asked USING (suite)
-    WHERE evaluated > 0 AND sequences_seen > 0 AND (names IS NULL OR list_contains(names, checkpoint))
+           min(seen) OVER () AS common_below, count(*) OVER () AS checkpoints
+    FROM the_checkpoints(getvariable('checkpoints')::VARCHAR[])
+    WHERE sequences_seen > 0
     LIMIT 100000
 ),
 repeat AS MATERIALIZED (FROM repeats((SELECT suite FROM asked), false)),
@@ -35,7 +32,8 @@ block AS MATERIALIZED (
     SELECT block, bit_and(ids) AS ids FROM (
         SELECT c.checkpoint, c.checkpoints, s.sequence_id >> 6 AS block,
                bit_or(1::UBIGINT << (s.sequence_id & 63)::UBIGINT) AS ids
-        FROM scores s JOIN chosen c USING (suite, model, step) WHERE s.sequence_id < c.common_below GROUP BY ALL
+        FROM scores s JOIN chosen c USING (suite, model, step) WHERE s.sequence_id < c.common_below
+        GROUP BY ALL
     ) GROUP BY block HAVING count(*) = any_value(checkpoints)
 ),
 repeated AS MATERIALIZED (
@@ -57,15 +55,17 @@ found AS (
     GROUP BY ALL
 ),
 counted AS (
-    SELECT 'sequences' AS unit, c.checkpoint, x.sequences AS evaluated, coalesce(f.sequences, 0) AS memorized, x.effective
+    SELECT 'sequences' AS unit, c.checkpoint, x.sequences AS evaluated, coalesce(f.sequences, 0) AS memorized,
+           x.effective
     FROM chosen c CROSS JOIN common x LEFT JOIN found f USING (checkpoint)
     UNION ALL
     SELECT 'windows', c.checkpoint, x.windows, coalesce(f.windows, 0), x.windows
-    FROM chosen c CROSS JOIN common x CROSS JOIN numbered n LEFT JOIN found f USING (checkpoint) WHERE n.windows
+    FROM chosen c CROSS JOIN common x CROSS JOIN numbered n LEFT JOIN found f USING (checkpoint)
+    WHERE n.windows
 )
 SELECT c.checkpoint, c.step, c.parameters, c.training_flops, n.unit, c.common_below, n.evaluated, n.memorized,
        n.memorized / nullif(n.evaluated, 0) AS share,
-       wilson_low(n.memorized / nullif(n.evaluated, 0) * n.effective, n.effective) AS share_low,
-       wilson_high(n.memorized / nullif(n.evaluated, 0) * n.effective, n.effective) AS share_high
+       share_interval(n.memorized, n.evaluated, n.effective).low AS share_low,
+       share_interval(n.memorized, n.evaluated, n.effective).high AS share_high
 FROM counted n JOIN chosen c USING (checkpoint)
 ORDER BY n.unit, c.model_order, c.step;

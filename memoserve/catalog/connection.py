@@ -23,7 +23,12 @@ from memoserve.store.parts import part_metadata, part_named
 if TYPE_CHECKING:
     import duckdb
 
-HERE = Path(__file__).parent
+SQL = Path(__file__).parent / "sql"
+
+# In this order: each may use what stands before it.
+_TOPICS = (
+    "views", "windows", "checkpoints", "intervals", "predictions", "evaluations", "correlation", "chi_square",
+)  # fmt: skip
 
 # The files that a view reads; where there are none, DuckDB has an error for it, and empty.sql a view.
 _SCORES, _SEQUENCES = "scores/*/*/*/part-*.parquet", "sequences/*/part-*.parquet"
@@ -135,7 +140,8 @@ def create_views(connection: duckdb.DuckDBPyConnection, files: Files) -> None:
     over_files = _views("parts.sql", filled) | _views(rows, filled)
     for view, empty in _views("empty.sql", {}).items():
         connection.execute(over_files[view] if there[_READS[view]] else empty)
-    connection.execute((HERE / "catalog.sql").read_text(encoding="utf-8"))
+    for topic in _TOPICS:
+        connection.execute((SQL / f"{topic}.sql").read_text(encoding="utf-8"))
 
 
 def kinds_of_parts(files: LocalFiles) -> tuple[bool, ...]:
@@ -152,7 +158,7 @@ def _views(name: str, filled: Mapping[str, str]) -> dict[str, str]:
     """The statements of a file of views with what is to be filled in, in this order, by the view's name."""
     import duckdb
 
-    sql = (HERE / name).read_text(encoding="utf-8")
+    sql = (SQL / "files" / name).read_text(encoding="utf-8")
     for mark, text in filled.items():
         sql = sql.replace(mark, text)
     found = {}

@@ -22,7 +22,8 @@ def _counts(rows: Sequence[Row], look: Look) -> Spec:
         ]
         drawn.append({"title": heading_of(unit), "width": look.panel, "height": look.height, "layer": layers})
     return {
-        "transform": [g.model_of("checkpoint")],
+        # What has another checkpoint's weights is no point of a curve.
+        "transform": [{"filter": "datum.same_weights_as === null"}, g.model_of("checkpoint")],
         "concat": drawn,
         "columns": look.columns,
         "resolve": {"axis": {"x": "independent", "y": "independent"}},

@@ -1,8 +1,10 @@
--- The files of a store as views. What stands between at signs is filled in: STORE is the store's path inside a string literal of
--- a glob, the schemas are the columns that are known: one that a file lacks is NULL, one that they lack is left out.
--- Suite, model and step stand in the last folders of a path, whatever the folders above are called.
+-- The files of a store as views. What stands between at signs is filled in: STORE is the store's path inside
+-- a string literal of a glob, the schemas are the columns that are known: one that a file lacks is NULL, one
+-- that they lack is left out. Suite, model and step stand in the last folders of a path, whatever the folders
+-- above are called.
 
--- From the names and footers of the files alone. A part whose rows are as many as its ids holds every one of them.
+-- From the names and footers of the files alone. A part whose rows are as many as its ids holds every one of
+-- them.
 CREATE VIEW part_rows AS
 SELECT regexp_extract(path, 'suite=([^/]*)/[^/]*/[^/]*/[^/]*$', 1) AS suite,
        regexp_extract(path, 'model=([^/]*)/[^/]*/[^/]*$', 1) AS model,
@@ -20,7 +22,8 @@ FROM (SELECT regexp_extract(file, 'suite=([^/]*)/[^/]*/[^/]*/[^/]*$', 1) AS suit
              regexp_extract(file, 'step=([0-9]+)/[^/]*$', 1)::BIGINT AS step,
              regexp_extract(file, '[^/]*$') AS name, coalesce(substr(decode(value), 17, 32), '') AS digest
       FROM glob('@STORE@/scores/*/*/*/part-*.parquet')
-      LEFT JOIN (SELECT file_name AS file, value FROM parquet_kv_metadata('@STORE@/scores/*/*/*/part-*.parquet')
+      LEFT JOIN (SELECT file_name AS file, value
+          FROM parquet_kv_metadata('@STORE@/scores/*/*/*/part-*.parquet')
                  WHERE decode(key) = 'memoserve_checksum') USING (file))
 GROUP BY suite, model, step;
 
@@ -40,7 +43,8 @@ FROM (SELECT regexp_extract(file_name, 'suite=([^/]*)/[^/]*$', 1) AS suite,
       FROM parquet_file_metadata('@STORE@/sequences/*/part-*.parquet'))
 GROUP BY suite;
 
--- Lists of the sequences whose window occurs more than once, each with the digest of the parts it was made from.
+-- Lists of the sequences whose window occurs more than once, each with the digest of the parts it was made
+-- from.
 CREATE VIEW repeat_listings AS
 SELECT regexp_extract(file_name, 'suite=([^/]*)/[^/]*$', 1) AS suite,
        regexp_extract(file_name, 'repeats-([^/]*)[.]parquet$', 1) AS listing

@@ -3,7 +3,8 @@
 
 CREATE VIEW score_parts AS
 SELECT ''::VARCHAR AS suite, ''::VARCHAR AS model, 0::BIGINT AS step, 0::BIGINT AS sequence_id,
-       0::UTINYINT AS matches, 0::UTINYINT AS matched_prefix, 0::UINTEGER AS match_mask, 0::FLOAT AS continuation_ll
+       0::UTINYINT AS matches, 0::UTINYINT AS matched_prefix, 0::UINTEGER AS match_mask,
+       0::FLOAT AS continuation_ll
 WHERE false;
 
 CREATE VIEW part_rows AS
@@ -20,7 +21,8 @@ SELECT ''::VARCHAR AS suite, ''::VARCHAR AS model, 0::BIGINT AS step, ''::VARCHA
 WHERE false;
 
 CREATE VIEW memorized_parts AS
-SELECT ''::VARCHAR AS suite, ''::VARCHAR AS model, 0::BIGINT AS step, ''::VARCHAR AS listing, 0::BIGINT AS sequence_id
+SELECT ''::VARCHAR AS suite, ''::VARCHAR AS model, 0::BIGINT AS step, ''::VARCHAR AS listing,
+       0::BIGINT AS sequence_id
 WHERE false;
 
 CREATE VIEW sequence_parts AS
@@ -47,6 +49,8 @@ SELECT ''::VARCHAR AS suite, ''::VARCHAR AS model, 0::BIGINT AS step, 0::INTEGER
 WHERE false;
 
 CREATE VIEW check_parts AS
-SELECT ''::VARCHAR AS suite, ''::VARCHAR AS model, 0::BIGINT AS step, ''::VARCHAR AS name, ''::VARCHAR AS subject,
-       ''::VARCHAR AS result, 0::DOUBLE AS figure, ''::VARCHAR AS detail, '2000-01-01'::TIMESTAMP AS checked_at
+SELECT ''::VARCHAR AS suite, ''::VARCHAR AS model, 0::BIGINT AS step, ''::VARCHAR AS name,
+       ''::VARCHAR AS subject,
+       ''::VARCHAR AS result, 0::DOUBLE AS figure, ''::VARCHAR AS detail,
+       '2000-01-01'::TIMESTAMP AS checked_at
 WHERE false;

@@ -1,6 +1,7 @@
--- The views of rows_by_partition.sql for every other store: suite, model and step are cut from the ends of paths, and each
--- row finds its file's. A filter on them still opens only the files it needs (so does a join, from DuckDB 2.0 on), but reading
--- all rows takes longer. DuckDB would take `step=161/` above the store for the step of all, and a model NULL for none.
+-- The views of rows_by_partition.sql for every other store: suite, model and step are cut from the ends of
+-- paths, and each row finds its file's. A filter on them still opens only the files it needs (so does a join,
+-- from DuckDB 2.0 on), but reading all rows takes longer. DuckDB would take `step=161/` above the store for
+-- the step of all, and a model NULL for none.
 
 CREATE VIEW score_parts AS
 SELECT f.suite, f.model, f.step, r.* EXCLUDE (filename)
