@@ -366,7 +366,8 @@ def test_the_folder_of_links_goes_with_its_process(good: Checkpoint, folder: Pat
 from dataclasses import replace
 from pathlib import Path
 from memoserve.engines import fetch_weights
-from memoserve.suites import Weights, load_suite, select
+from memoserve.domain import Weights
+from memoserve.suites import load_suite, select
 (good,) = select(load_suite("mini"), "116k@1001")
 found = [fetch_weights(replace(good, weights=Weights(folder=Path({str(folder)!r})))).folder for _ in range(2)]
 assert found[0] == found[1] and found[0].is_dir() and found[0] != Path({str(folder)!r})

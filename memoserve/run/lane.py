@@ -360,7 +360,7 @@ class Lane:
                 continue
             found = distinct(self._source.take(scores.sequence_id, self._settings.context + CONTINUATION))
             first = np.unique(found.row_of, return_index=True)[1]
-            matches = Matches(scores.matched_prefix, scores.match_mask, scores.continuation_ll).take(first)
+            matches = scores.as_matches().take(first)
             slots, rows = known.ask(found.windows)
             known.tell(slots[rows], matches.take(rows))
         return known
