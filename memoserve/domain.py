@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:  # `memoserve suite list` has no need of it
     import numpy as np
@@ -64,6 +64,16 @@ class Checkpoint:
         return f"{self.model.name}@{self.step}"
 
 
+class SuiteFacts(Protocol):
+    """What a store keeps of a suite: its name, its checkpoints, and how many sequences training read."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def trained(self) -> int: ...
+    def all_checkpoints(self) -> tuple[Checkpoint, ...]: ...
+
+
 @dataclass(frozen=True)
 class Matches:
     """One entry per window, in the order of the windows.
@@ -88,8 +98,9 @@ class Matches:
 
     def take(self, rows: NDArray[np.int64]) -> Matches:
         """The matches of `rows`, in that order; a row may come more than once."""
-        return Matches(
-            self.matched_prefix[rows],
-            None if self.match_mask is None else self.match_mask[rows],
-            None if self.continuation_ll is None else self.continuation_ll[rows],
-        )
+        return Matches(**{name: array[rows] for name, array in vars(self).items() if array is not None})
+
+    @staticmethod
+    def names() -> tuple[str, ...]:
+        """What an engine says of a window: by these names stores keep it."""
+        return tuple(field.name for field in fields(Matches))

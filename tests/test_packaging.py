@@ -23,40 +23,13 @@ ENGINES = {"torch", "vllm", "transformers"}
 PINNED = ("cpu", "dev", "ray", "report", "serve")
 SERVING = {"anyio", "cachetools", "fastapi", "h11", "starlette", "uvicorn"}
 
-# What each package may import of memoserve, besides itself, checks, domain, errors, files and terminal.
-MAY_IMPORT = {
-    "checks.py": set(),
-    "domain.py": set(),
-    "errors.py": set(),
-    "files": set(),
-    "terminal.py": set(),
-    "suites": set(),
-    "sequences": set(),
-    "engines": {"suites"},
-    "store": {"suites"},
-    "run": {"suites", "sequences", "engines", "store"},
-    "imports": {"suites", "store"},
-    "catalog": {"store"},
-    "queries": {"store", "catalog"},
-    "memorized": {"suites", "sequences", "store", "catalog", "queries"},
-    "recommend": {"catalog", "queries"},
-    "report": {"store", "catalog", "queries", "memorized", "recommend"},
-    "serve": {
-        "suites",
-        "sequences",
-        "engines",
-        "store",
-        "run",
-        "catalog",
-        "queries",
-        "memorized",
-        "recommend",
-        "report",
-    },
-    "__init__.py": set(),
-    "__main__.py": {"cli"},
-}
-MAY_IMPORT["cli"] = set(MAY_IMPORT)
+# Each may import what stands before it. The first line is the ground, which knows nothing of the others.
+ORDER = (
+    *("errors", "terminal", "checks", "domain", "files"),
+    *("suites", "sequences", "engines", "store"),
+    *("run", "imports", "catalog", "queries", "recommend", "memorized", "report", "serve", "cli"),
+)
+ALONE = ("suites", "sequences", "engines", "store")
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -131,25 +104,54 @@ def test_only_engines_import_an_engine() -> None:
     assert found == {"engines"}
 
 
-def test_packages_import_only_what_stands_before_them() -> None:
+def packages_of(file: Path) -> set[str]:
+    """The packages and modules at the top of memoserve that a file imports, but for its own."""
+    parts = (name.split(".") for name in imports_of(file))
+    found = {part[1] for part in parts if part[0] == "memoserve" and len(part) > 1}
+    return found - {place_of(file), "__version__"}
+
+
+def place_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_imports_go_down_only() -> None:
     wrong = []
     for file in modules():
-        package = file.relative_to(PACKAGE).parts[0]
-        assert package in MAY_IMPORT, f"{package} is new: say in MAY_IMPORT what it stands on"
-        allowed = MAY_IMPORT[package] | {
-            package,
-            "checks",
-            "domain",
-            "errors",
-            "files",
-            "terminal",
-            "__version__",
-        }
-        for name in imports_of(file):
-            first, _, rest = name.partition(".")
-            if first == "memoserve" and rest and rest.partition(".")[0] not in allowed:
-                wrong.append(f"{file.relative_to(ROOT)} imports {name}")
+        place = place_of(file)
+        if place == "__main__":
+            assert packages_of(file) == {"cli"}
+        elif place == "__init__":
+            assert packages_of(file) == set()
+        else:
+            assert place in ORDER, f"{place} is new: say in ORDER what it stands on"
+            above = packages_of(file) - set(ORDER[: ORDER.index(place)])
+            wrong += [f"{file.relative_to(ROOT)} imports {name}" for name in above]
     assert wrong == []
+
+
+def test_suites_sequences_engines_and_store_know_nothing_of_each_other() -> None:
+    ground = set(ORDER[: ORDER.index(ALONE[0])])
+    for file in modules():
+        if place_of(file) in ALONE:
+            assert packages_of(file) <= ground, file
+
+
+def test_run_alone_brings_suites_sequences_engines_and_store_together() -> None:
+    together = {
+        str(file.relative_to(PACKAGE))
+        for file in modules()
+        if place_of(file) != "run" and set(ALONE) <= packages_of(file)
+    }
+    assert together <= {"cli/run.py"}  # until run/job.py does it
+
+
+def test_who_reads_a_store_asks_the_store_and_not_its_files() -> None:
+    """Its files are the business of memoserve.store, files of their own that of memoserve.files."""
+    for file in modules():
+        if place_of(file) in ("queries", "recommend", "memorized", "report", "serve"):
+            inner = {name for name in imports_of(file) if name.startswith("memoserve.store.")}
+            assert inner == set(), file
 
 
 def test_every_import_is_declared() -> None:

@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,13 +132,11 @@ def create_views(connection: duckdb.DuckDBPyConnection, files: Files) -> None:
     if not _partitions_mislead(files):
         rows = "rows_by_partition.sql"
         some, all_ = _columns(connection, f"{store}/{_SCORES}") if there[_SCORES] else (set(), set())
-        filled["@SCORE_COLUMNS@"] = ", ".join(
-            f"{c.name if c.name in some else 'NULL'}::{c.sql} AS {c.name}" for c in SCORES
-        )
+        filled["@SCORE_COLUMNS@"] = _typed(SCORES, some)
         filled["@UNION@"] = str(any(c.name in some and c.name not in all_ for c in SCORES)).lower()
     filled["@STORE@"] = store  # last: it may hold what stands for something else
     over_files = _views("parts.sql", filled) | _views(rows, filled)
-    for view, empty in _views("empty.sql", {}).items():
+    for view, empty in _views("empty.sql", _EMPTY).items():
         connection.execute(over_files[view] if there[_READS[view]] else empty)
     for topic in _TOPICS:
         connection.execute((SQL / f"{topic}.sql").read_text(encoding="utf-8"))
@@ -175,6 +173,19 @@ def _schema(columns: Iterable[Column]) -> str:
         f"'{c.name}': {{'name': '{c.name}', 'type': '{c.sql}', 'default_value': NULL}}" for c in columns
     )
     return f"MAP {{{', '.join(of_each)}}}"
+
+
+def _typed(columns: Iterable[Column], there: Collection[str] = ()) -> str:
+    """A list of columns to select, those that are not there as NULL."""
+    return ", ".join(f"{c.name if c.name in there else 'NULL'}::{c.sql} AS {c.name}" for c in columns)
+
+
+_EMPTY = {
+    "@SCORE_COLUMNS@": _typed(SCORES),
+    "@SEQUENCE_COLUMNS@": _typed(SEQUENCES),
+    "@CHECKPOINT_COLUMNS@": _typed(CHECKPOINTS),
+    "@CHECK_COLUMNS@": _typed(CHECKS),
+}
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, glob: str) -> tuple[set[str], set[str]]:

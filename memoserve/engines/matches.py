@@ -17,10 +17,7 @@ def matches_of(generation: NDArray[np.uint32], continuation: NDArray[np.uint32])
 
 def concatenate(blocks: list[Matches]) -> Matches:
     """One Matches from several of one mode, in order. Raises ValueError for none."""
-    masks = [block.match_mask for block in blocks if block.match_mask is not None]
-    lls = [block.continuation_ll for block in blocks if block.continuation_ll is not None]
-    return Matches(
-        np.concatenate([block.matched_prefix for block in blocks]),
-        np.concatenate(masks) if masks else None,
-        np.concatenate(lls) if lls else None,
-    )
+    if not blocks:
+        raise ValueError("there are no blocks")
+    given = {name: [getattr(block, name) for block in blocks] for name in Matches.names()}
+    return Matches(**{name: np.concatenate(each) for name, each in given.items() if each[0] is not None})

@@ -26,11 +26,6 @@ class ImportedScores:
     ids: NDArray[np.int64]
     matches: NDArray[np.uint8] | np.ma.MaskedArray[tuple[int], np.dtype[np.uint8]]
 
-    # What the store asks of scores; an import knows none of them.
-    matched_prefix: None = None
-    match_mask: None = None
-    continuation_ll: None = None
-
 
 def imported_fingerprint(suite: Suite, engine: str, mode: str) -> dict[str, str | int | None]:
     """The fingerprint of imported scores.

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from memoserve.domain import SuiteFacts
 from memoserve.errors import BadInput
+from memoserve.files.base import Files
 from memoserve.store import checksum
 from memoserve.store.columns import DESCRIPTION, NOTES, schema_of
+from memoserve.store.fingerprint import differences
+from memoserve.store.layout import checkpoints_name
+from memoserve.store.parts import damaged, rows_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from memoserve.suites import Suite
 
 Key = tuple[str, int]
 Row = dict[str, Any]
@@ -21,7 +24,7 @@ _DESCRIBING = tuple(column.name for column in DESCRIPTION)
 _KNOWN = {column.name for column in (*DESCRIPTION, *NOTES)}
 
 
-def described(suite: Suite) -> dict[Key, Row]:
+def described(suite: SuiteFacts) -> dict[Key, Row]:
     """What a suite says of its checkpoints, by (model, step)."""
     return {
         (c.model.name, c.step): {
@@ -34,7 +37,7 @@ def described(suite: Suite) -> dict[Key, Row]:
             "tokens_seen": c.tokens_seen,
             "training_flops": float(c.training_flops),
             "training_flops_without_embeddings": float(c.training_flops_without_embeddings),
-            "trained": suite.sequences.trained,
+            "trained": suite.trained,
         }
         for c in suite.all_checkpoints()
     }
@@ -43,6 +46,31 @@ def described(suite: Suite) -> dict[Key, Row]:
 def description_of(row: Row, known: Row) -> Row:
     """Of a row what a suite says of a checkpoint, as far as `known` says it too."""
     return {name: row[name] for name in _DESCRIBING if name in row and name in known}
+
+
+def stored_in(files: Files, suite: str) -> pa.Table | None:
+    """The whole table as it is, None if there is none. Raises BadInput if it is damaged."""
+    import pyarrow as pa
+
+    name = checkpoints_name(suite)
+    try:
+        content = files.read(name)
+        checksum.check(content)
+        return rows_of(content)
+    except FileNotFoundError:
+        return None
+    except (pa.ArrowException, ValueError) as error:
+        raise damaged(files.location(name), error) from None
+
+
+def changed(stored: pa.Table, current: Mapping[Key, Row]) -> Iterator[tuple[Key, list[str]]]:
+    """Which stored checkpoints are described differently now, where both describe them, and how."""
+    for row in stored.to_pylist():
+        key = row["model"], row["step"]
+        now = current.get(key, {})
+        before = description_of(row, now or row)
+        if changes := differences(before, {name: now[name] for name in before if name in now}):
+            yield key, changes
 
 
 def merged(stored: pa.Table | None, current: Mapping[Key, Row]) -> pa.Table:

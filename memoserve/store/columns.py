@@ -19,7 +19,8 @@ class Column:
     """One column: its name, its type in Arrow, in Parquet (physical) and in DuckDB, and how it is encoded.
 
     `highest`: the largest value that it may have, from 0 on, if it has one. `encoding`: Parquet's, None for
-    the writer's choice; `dictionary`: whether values are written through a dictionary.
+    the writer's choice; `dictionary`: whether values are written through a dictionary; `compression` and
+    `level`: as pyarrow names them.
     """
 
     name: str
@@ -30,15 +31,22 @@ class Column:
     highest: int | None = None
     encoding: str | None = None
     dictionary: bool = False
+    compression: str = "zstd"
+    level: int = 1
 
 
+# Match masks are most of a score store's bytes and no query reads them: brotli's first level that weighs what
+# follows what (10) keeps them within a tenth of their entropy, at 4 microseconds a row written and 0.04 read;
+# zstd's best is an eighth over (scripts/bench_store.py layouts, docs/scale.md).
 SCORES = (
     Column("sequence_id", "int64", "INT64", "BIGINT", required=True, encoding="DELTA_BINARY_PACKED"),
     Column("matches", "uint8", "INT32", "UTINYINT", highest=32, dictionary=True),
     Column("matched_prefix", "uint8", "INT32", "UTINYINT", highest=32, dictionary=True),
-    Column("match_mask", "uint32", "INT32", "UINTEGER", encoding="PLAIN"),
+    Column("match_mask", "uint32", "INT32", "UINTEGER", encoding="PLAIN", compression="brotli", level=10),
     Column("continuation_ll", "float32", "FLOAT", "FLOAT", encoding="BYTE_STREAM_SPLIT"),
 )
+
+"""Of a sequence and a checkpoint. Engines give them by these names (memoserve.domain.Matches)."""
 
 MEMORIZED_BY = ("matches", "matched_prefix")
 """Of these columns, scores have at least one: they say what is memorized."""

@@ -89,3 +89,18 @@ def fingerprint_in(content: bytes) -> dict[str, str | int | None]:
 
 def _digest(said: Fingerprint) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def refusal(where: str, suite: str, stored: Fingerprint, new: Fingerprint) -> str:
+    """What to say where a run with the fingerprint `new` would go on with results of `stored`."""
+    if unknown := unknown_keys(stored, new):
+        return (
+            f"{where} holds results of suite {suite} from a run with settings that this version of memoserve "
+            f"doesn't know ({', '.join(f'{key}: {stored[key]}' for key in unknown)}), so it can't go on with "
+            "them: use the version that wrote them, or another directory. Queries and reports work."
+        )
+    return (
+        f"{where} holds results of suite {suite} from an unlike run (stored vs new):\n"
+        + "\n".join(differences(stored, new))
+        + "\nResults of unlike runs are never mixed: use another directory, or the stored settings."
+    )

@@ -8,9 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from memoserve.errors import BadInput, StoreConflict
 from memoserve.files.base import Files
 from memoserve.store import checksum
@@ -24,13 +21,9 @@ METADATA_KEY = b"memoserve"
 
 # Chosen by measurement (scripts/bench_store.py layouts, docs/scale.md). A whole part of `memoserve run` is
 # one row group: one request a column on remote storage, and a training run of 146M sequences still has 140
-# to spread over cores. Match masks are most of a score store's bytes and no query reads them: brotli's first
-# level that weighs what follows what (10) keeps them within a tenth of their entropy, at 4 microseconds a row
-# written and 0.04 read; zstd's best is an eighth over. Pages of 128 Ki rows end where blocks of 128 KiB do.
+# to spread over cores. Pages of 128 Ki rows end where blocks of 128 KiB do.
 ROW_GROUP_ROWS = 1 << 20
 PAGE_ROWS = 1 << 17
-COMPRESSION = {"match_mask": ("brotli", 10)}
-DEFAULT = ("zstd", 1)
 
 # Bytes from the end of a part that are read at once: most footers are smaller.
 _TAIL = 64 << 10
@@ -55,22 +48,6 @@ class Part:
     def stop(self) -> int:
         """One past the last id."""
         return self.last + 1
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of one checkpoint, rows in order of sequence_id; a column the store lacks is None.
-
-    `sequence_id` int64[n], `matches` uint8[n], `matched_prefix` uint8[n], `match_mask` uint32[n] (bit i set:
-    token i of the generation equals the continuation's), `continuation_ll` float32[n] in nats (NaN: not
-    measured).
-    """
-
-    sequence_id: NDArray[np.int64]
-    matches: NDArray[np.uint8] | None
-    matched_prefix: NDArray[np.uint8] | None
-    match_mask: NDArray[np.uint32] | None
-    continuation_ll: NDArray[np.float32] | None
 
 
 def part_name(first: int, stop: int) -> str:
@@ -154,8 +131,8 @@ def write_part(
         table.schema,
         version="2.6",
         data_page_version="2.0",
-        compression={name: COMPRESSION.get(name, DEFAULT)[0] for name in columns},
-        compression_level={name: COMPRESSION.get(name, DEFAULT)[1] for name in columns},
+        compression={kind.name: kind.compression for kind in kinds},
+        compression_level={kind.name: kind.level for kind in kinds},
         data_page_size=4 * PAGE_ROWS,
         max_rows_per_page=PAGE_ROWS,
         write_statistics=True,
@@ -164,8 +141,8 @@ def write_part(
         store_schema=False,
     ) as writer:
         writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-        said = json.dumps({**metadata, "name": name}, sort_keys=True)
-        writer.add_key_value_metadata({METADATA_KEY: said.encode(), checksum.KEY: checksum.PLACEHOLDER})
+        about = json.dumps({**metadata, "name": name}, sort_keys=True)
+        writer.add_key_value_metadata({METADATA_KEY: about.encode(), checksum.KEY: checksum.PLACEHOLDER})
     content = checksum.seal(sink.getvalue().to_pybytes())
     try:
         files.create(name, content)

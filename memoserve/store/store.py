@@ -9,29 +9,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.checks import Check
-from memoserve.domain import CONTINUATION
-from memoserve.errors import BadInput, StoreConflict
+from memoserve.domain import Checkpoint, SuiteFacts
+from memoserve.errors import StoreConflict
 from memoserve.files.base import Files
 from memoserve.files.local import LocalFiles
 from memoserve.files.opening import open_files
-from memoserve.store import check_files, checksum
+from memoserve.store import check_files
 from memoserve.store import checkpoints as checkpoint_tables
 from memoserve.store import memorized as lists
 from memoserve.store import parts as part_files
-from memoserve.store.columns import CHECKPOINTS, SCORES, SEQUENCES, Column, schema_of, with_all
+from memoserve.store.checkpoints import Key, Row
+from memoserve.store.columns import CHECKPOINTS, SCORES, SEQUENCES, with_all
 from memoserve.store.fingerprint import (
     OF_ENGINE,
     Fingerprint,
     differences,
     fingerprint_file,
     fingerprint_in,
-    unknown_keys,
+    refusal,
 )
 from memoserve.store.layout import (
     DEFAULT_STORE,
@@ -47,31 +48,16 @@ from memoserve.store.layout import (
     sequences_folder,
     suite_folder,
 )
-from memoserve.store.parts import Part, Scores, damaged, missing_ranges, part_named, parts_in
+from memoserve.store.parts import Part, missing_ranges, part_named, parts_in
+from memoserve.store.scores import Scores, arrow_of, checked_ids, columns_of, rows_between, scores_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from memoserve.domain import Checkpoint
-    from memoserve.suites import Suite
 
-__all__ = ["DEFAULT_STORE", "MARK", "MatchesLike", "Store"]
-
-_ALL_MATCH = np.uint32(0xFFFFFFFF)
-
+__all__ = ["DEFAULT_STORE", "MARK", "Store"]
 
 _CHECKPOINT_FOLDER = re.compile(r"^scores/suite=[^/]+/model=([^/]+)/step=([0-9]+)$")
-
-
-class MatchesLike(Protocol):
-    """What an engine returns: arrays of one length n, or None where the mode doesn't give it."""
-
-    @property
-    def matched_prefix(self) -> NDArray[np.uint8] | None: ...
-    @property
-    def match_mask(self) -> NDArray[np.uint32] | None: ...
-    @property
-    def continuation_ll(self) -> NDArray[np.float32] | None: ...
 
 
 class Store:
@@ -149,7 +135,7 @@ class Store:
                 f"{self.files.location(name)} is damaged ({error}): `memoserve verify --repair` restores it"
             ) from None
 
-    def claim(self, suite: Suite, fingerprint: Fingerprint) -> None:
+    def claim(self, suite: SuiteFacts, fingerprint: Fingerprint) -> None:
         """Say what this store holds of `suite`: write its fingerprint and checkpoints, or check them.
 
         Raises StoreConflict, listing each differing key, if the store was made under another fingerprint,
@@ -177,24 +163,12 @@ class Store:
         if suite not in self.suites():
             return
         stored = self.fingerprint(suite)
-        differing = differences(stored, fingerprint)
-        if not differing:
+        if not differences(stored, fingerprint):
             return
         lasting = [{k: v for k, v in one.items() if k not in OF_ENGINE} for one in (stored, fingerprint)]
         if not differences(*lasting) and not self.evaluated(suite):
             return
-        if unknown := unknown_keys(stored, fingerprint):
-            raise StoreConflict(
-                f"{self.path} holds results of suite {suite} from a run with settings that this version of "
-                f"memoserve doesn't know ({', '.join(f'{key}: {stored[key]}' for key in unknown)}), so it "
-                "can't go on with them: use the version that wrote them, or another directory. Queries and "
-                "reports work."
-            )
-        raise StoreConflict(
-            f"{self.path} holds results of suite {suite} from an unlike run (stored vs new):\n"
-            + "\n".join(differing)
-            + "\nResults of unlike runs are never mixed: use another directory, or the stored settings."
-        )
+        raise StoreConflict(refusal(self.path, suite, stored, fingerprint))
 
     def evaluated(self, suite: str) -> set[tuple[str, int]]:
         """The checkpoints (model, step) of a suite that have at least one part, by one listing."""
@@ -212,44 +186,25 @@ class Store:
 
     # Checkpoints
 
-    def _write_checkpoints(self, suite: Suite) -> None:
+    def _write_checkpoints(self, suite: SuiteFacts) -> None:
         current = checkpoint_tables.described(suite)
-        stored = self._stored_checkpoints(suite.name)
+        stored = checkpoint_tables.stored_in(self.files, suite.name)
         if stored is not None:
-            self._refuse_changed(suite.name, stored.to_pylist(), current)
+            self._refuse_changed(suite.name, stored, current)
         table = checkpoint_tables.merged(stored, current)
         if stored is None or not stored.equals(table):
             self.files.write(checkpoints_name(suite.name), checkpoint_tables.file_of(table))
 
-    def _stored_checkpoints(self, suite: str) -> pa.Table | None:
-        """The whole table as it is, None if there is none. Raises BadInput if it is damaged."""
-        import pyarrow as pa
-
-        name = checkpoints_name(suite)
-        try:
-            content = self.files.read(name)
-            checksum.check(content)
-            return part_files.rows_of(content)
-        except FileNotFoundError:
-            return None
-        except (pa.ArrowException, ValueError) as error:
-            raise damaged(self.files.location(name), error) from None
-
-    def _refuse_changed(
-        self, suite: str, stored: list[dict[str, Any]], current: Mapping[tuple[str, int], dict[str, Any]]
-    ) -> None:
+    def _refuse_changed(self, suite: str, stored: pa.Table, current: Mapping[Key, Row]) -> None:
         """A suite may gain checkpoints; what is evaluated must stay what it was, where both describe it."""
-        for row in stored:
-            model, step = row["model"], row["step"]
-            now = current.get((model, step), {})
-            before = checkpoint_tables.description_of(row, now or row)
-            changes = differences(before, {key: now[key] for key in before if key in now})
-            if not changes or not self.parts(suite, model, step):
-                continue
-            raise StoreConflict(
-                f"{self.path} holds scores of {model}@{step}, which suite {suite} now describes differently "
-                "(stored vs new):\n" + "\n".join(changes) + "\nUse another directory for the changed suite."
-            )
+        for (model, step), changes in checkpoint_tables.changed(stored, current):
+            if self.parts(suite, model, step):
+                raise StoreConflict(
+                    f"{self.path} holds scores of {model}@{step}, which suite {suite} now describes "
+                    "differently (stored vs new):\n"
+                    + "\n".join(changes)
+                    + "\nUse another directory for the changed suite."
+                )
 
     def note_weights(
         self, suite: str, notes: Mapping[tuple[str, int], tuple[str | None, str | None]]
@@ -264,7 +219,7 @@ class Store:
         if not notes:
             return
         self.fingerprint(suite)
-        stored = self._stored_checkpoints(suite)
+        stored = checkpoint_tables.stored_in(self.files, suite)
         if stored is None:
             raise StoreConflict(
                 f"{self.files.location(checkpoints_name(suite))} is missing: memoserve run writes it"
@@ -279,7 +234,7 @@ class Store:
 
         Raises BadInput for a damaged table.
         """
-        stored = self._stored_checkpoints(suite)
+        stored = checkpoint_tables.stored_in(self.files, suite)
         if stored is None:
             return {}
         rows = with_all(stored, CHECKPOINTS).to_pylist()
@@ -340,26 +295,26 @@ class Store:
         first: int,
         stop: int,
         ids: NDArray[np.int64],
-        matches: MatchesLike,
+        matches: object,
         weights: str,
     ) -> Part:
         """Write the part [first, stop) of a checkpoint, `ids` int64[n] ascending inside it.
 
-        `matches` has matched_prefix, match_mask and continuation_ll (each of length n or None); an optional
-        attribute `matches` uint8[n] gives the count where there is no mask (imported scores); a masked array
-        there has NULL where it is masked (evaluated, not memorized, the count unknown). Raises
+        `matches` has as attributes the columns of scores that it gives, by their names, each of length n:
+        what an engine returns, or, where there is no mask, the count as `matches` uint8[n] (imported scores).
+        A masked array has NULL where it is masked (evaluated, not memorized, the count unknown). Raises
         StoreConflict if the suite has no fingerprint here or a part would overlap, StorageFailed if the file
         system refuses, ValueError for arrays that contradict each other.
         """
         fingerprint = self.fingerprint(checkpoint.suite)
-        ids = _checked_ids(ids, first, stop)
-        values = {"sequence_id": ids, **_checked_scores(ids, matches)}
+        ids = checked_ids(ids, first, stop)
+        values = columns_of(ids, matches)
         return part_files.write_part(
             self.files,
             scores_folder(checkpoint.suite, checkpoint.model.name, checkpoint.step),
             first,
             stop,
-            {column.name: _array(values[column.name], column, len(ids)) for column in SCORES},
+            arrow_of(values, SCORES, len(ids)),
             {"fingerprint": fingerprint, "weights": weights, "rows": len(ids)},
             SCORES,
         )
@@ -375,22 +330,9 @@ class Store:
         A column that one of the parts in this range lacks is None, as if the store lacked it.
         Raises BadInput for a damaged part, StoreConflict for a part of an unlike run.
         """
-        table = self._read(suite, self.parts(suite, model, step), first, stop, SCORES)
-        found: dict[str, Any] = {}
-        for wanted in SCORES:
-            column = table.column(wanted.name)
-            if wanted.required:
-                found[wanted.name] = column.to_numpy()
-            elif column.null_count == len(column):
-                found[wanted.name] = None
-            elif column.null_count and wanted.arrow != "float32":
-                raise BadInput(
-                    f"{model}@{step} has {wanted.name} for only some of the sequences {first}..{stop - 1}: "
-                    "ask for a range that one kind of run covers"
-                )
-            else:
-                found[wanted.name] = column.to_numpy().astype(wanted.arrow, copy=False)
-        return Scores(**found)
+        parts = self.parts(suite, model, step)
+        table = rows_between(self.files, self.fingerprint(suite), parts, first, stop, SCORES)
+        return scores_of(table, f"{model}@{step} has {{}} for only some of the sequences {first}..{stop - 1}")
 
     def list_memorized(self, suite: str, model: str, step: int, *, worth: int = lists.WORTH_A_LIST) -> None:
         """List what a checkpoint memorized, if it has at least `worth` scores and no list of these parts.
@@ -423,7 +365,7 @@ class Store:
         Raises like write_scores.
         """
         fingerprint = self.fingerprint(suite)
-        ids = _checked_ids(ids, first, stop)
+        ids = checked_ids(ids, first, stop)
         if np.shape(window_ids) != ids.shape:
             raise ValueError(f"window_ids has shape {np.shape(window_ids)}, the ids {ids.shape}")
         values = {"sequence_id": ids, "window_id": window_ids}
@@ -432,7 +374,7 @@ class Store:
             sequences_folder(suite),
             first,
             stop,
-            {column.name: _array(values[column.name], column, len(ids)) for column in SEQUENCES},
+            arrow_of(values, SEQUENCES, len(ids)),
             {"fingerprint": fingerprint, "rows": len(ids)},
             SEQUENCES,
         )
@@ -455,86 +397,6 @@ class Store:
 
         Raises like read_scores.
         """
-        table = self._read(suite, self.sequence_parts(suite), first, stop, SEQUENCES)
+        parts = self.sequence_parts(suite)
+        table = rows_between(self.files, self.fingerprint(suite), parts, first, stop, SEQUENCES)
         return table.column("sequence_id").to_numpy(), table.column("window_id").to_numpy()
-
-    def _read(
-        self, suite: str, parts: list[Part], first: int, stop: int, columns: tuple[Column, ...]
-    ) -> pa.Table:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        fingerprint = self.fingerprint(suite)
-        tables = [
-            part_files.read_part(self.files, part, fingerprint, columns)
-            for part in parts
-            if part.first < stop and first < part.stop
-        ]
-        if not tables:
-            return schema_of(columns).empty_table()
-        # A column that a part lacks is not known of the range.
-        common = [column for column in columns if all(column.name in table.column_names for table in tables)]
-        table = with_all(pa.concat_tables(with_all(table, common) for table in tables), columns)
-        ids = table.column("sequence_id")
-        return table.filter(pc.and_(pc.greater_equal(ids, first), pc.less(ids, stop)))
-
-
-def _checked_scores(ids: NDArray[np.int64], matches: MatchesLike) -> dict[str, NDArray[Any] | None]:
-    """The columns of scores beside their ids, by name. Raises ValueError for what can't be."""
-    count = getattr(matches, "matches", None)
-    prefix, mask, likelihood = matches.matched_prefix, matches.match_mask, matches.continuation_ll
-    for name, array in (
-        ("matches", count),
-        ("matched_prefix", prefix),
-        ("match_mask", mask),
-        ("continuation_ll", likelihood),
-    ):
-        if array is not None and np.shape(array) != ids.shape:
-            raise ValueError(f"{name} has shape {np.shape(array)}, the ids {ids.shape}")
-    if mask is not None:
-        mask = np.asarray(mask, dtype=np.uint32)
-        counted = np.bitwise_count(mask).astype(np.uint8)
-        if count is not None and not np.array_equal(count, counted):
-            raise ValueError("matches is not the number of bits set in match_mask")
-        count = counted
-        if prefix is not None and not np.array_equal(prefix == CONTINUATION, mask == _ALL_MATCH):
-            raise ValueError("matched_prefix and match_mask disagree on what is memorized")
-    if prefix is None and count is None:
-        raise ValueError("neither matched_prefix nor matches: nothing says what is memorized")
-    for name, array in (("matches", count), ("matched_prefix", prefix)):
-        known = None if array is None else np.ma.compressed(array)
-        if (
-            known is not None
-            and len(known)
-            and not 0 <= int(np.min(known)) <= int(np.max(known)) <= CONTINUATION
-        ):
-            raise ValueError(f"{name} must lie in 0..{CONTINUATION}")
-    if likelihood is not None:
-        impossible = np.isnan(likelihood) | np.isposinf(likelihood)
-        if np.any(impossible):
-            at = int(np.argmax(impossible))
-            raise ValueError(
-                f"continuation_ll of sequence {ids[at]} is {likelihood[at]}: no weights that can be used "
-                "give that"
-            )
-    return {"matches": count, "matched_prefix": prefix, "match_mask": mask, "continuation_ll": likelihood}
-
-
-def _array(values: NDArray[Any] | None, column: Column, n: int) -> pa.Array:
-    import pyarrow as pa
-
-    kind = pa.type_for_alias(column.arrow)
-    if values is None:
-        return pa.nulls(n, kind)
-    # `mask` may be one False for the whole array.
-    mask = np.broadcast_to(values.mask, n) if isinstance(values, np.ma.MaskedArray) else None
-    return pa.array(np.asarray(values, dtype=column.arrow), kind, mask=mask)
-
-
-def _checked_ids(ids: NDArray[np.int64], first: int, stop: int) -> NDArray[np.int64]:
-    ids = np.asarray(ids, dtype=np.int64)
-    if not 0 <= first < stop:
-        raise ValueError(f"[{first}, {stop}) is not a range of sequence ids")
-    if ids.ndim != 1 or (len(ids) and (ids[0] < first or ids[-1] >= stop or np.any(np.diff(ids) <= 0))):
-        raise ValueError(f"the ids of a part must ascend inside [{first}, {stop})")
-    return ids

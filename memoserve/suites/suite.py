@@ -199,6 +199,11 @@ class Suite:
             for order, m in enumerate(self.table.models)
         )
 
+    @property
+    def trained(self) -> int:
+        """Sequences that training read, in all."""
+        return self.table.sequences.trained
+
     @cached_property
     def sequences(self) -> SuiteSequences:
         table = self.table.sequences

@@ -19,8 +19,8 @@ QUALIFY row_number() OVER (PARTITION BY suite, model, step, name, subject
 -- be used, and counts as not measured: DuckDB sorts NaN above every number. (-inf is a probability that
 -- vanished: it stays.) Added 0: -0.0 equals 0.0, but shows as another number.
 CREATE VIEW scores AS
-SELECT suite, model, step, sequence_id, matches, matched_prefix, match_mask,
-       CASE WHEN continuation_ll < 'infinity'::FLOAT THEN continuation_ll + 0::FLOAT END AS continuation_ll
+SELECT * REPLACE (
+    CASE WHEN continuation_ll < 'infinity'::FLOAT THEN continuation_ll + 0::FLOAT END AS continuation_ll)
 FROM score_parts;
 
 -- Checkpoints without a list of what they memorized that is of the parts that are there. The limit: see

@@ -16,7 +16,7 @@ OWN = "own weights"
 
 
 class Comparable(Protocol):
-    """What is known of some weights: their values (engines.weights.contents), or digests of files (on the hub).
+    """What is known of some weights: their values, or (on the hub) digests of files.
 
     kind: weights of unlike kinds are never the same; pieces: (name, content) of the matrices or files, and
     each one's share of the whole; computes_as: whether the configurations make the same of equal weights.
