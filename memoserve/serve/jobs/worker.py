@@ -25,7 +25,7 @@ from memoserve.errors import RunIncomplete, StoreConflict
 from memoserve.serve.jobs import progress
 from memoserve.serve.jobs.process import command_of
 from memoserve.serve.jobs.queue import Queue, QueuedJob
-from memoserve.store.files import LOCK
+from memoserve.files.local import LOCK
 
 POLL_SECONDS = 0.2
 IDLE_SECONDS = 5.0
