@@ -10,7 +10,7 @@ bytes a number:
                       the last layer only makes queries, keys and values, a quarter of its products, and the
                       LM head none
     extract           2 (B (32 - 31 * 3/4 / L) + H) for the first continuation token, and 2 * 31 (B + H) for
-                      the rest of those that match it (further rungs spare more, and are not counted)
+                      the rest of those that match it (further stages spare more, and are not counted)
     score             the first of these for all; then each of 31 decoding steps reads the weights once for
                       `--together` windows, and the keys and values so far, 2 L h 2 bytes a token
     the paper's way   generate without a cache reads 32 + 33 + ... + 63 = 1,520 tokens: 2 (B + H) 1520 FLOPs

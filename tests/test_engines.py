@@ -390,7 +390,7 @@ def test_extract_finds_every_length_of_matched_prefix(
     ):
         process = EngineProcess(settings(engine, mode="extract", **changes), weights, log)
         try:
-            for _ in range(2):  # the second time the ladder has rungs
+            for _ in range(2):  # the second time the ladder has stages
                 found = process.evaluate(windows)
                 np.testing.assert_array_equal(found.matched_prefix, lengths, err_msg=f"{engine} {changes}")
                 assert found.match_mask is None
@@ -485,24 +485,24 @@ def test_deterministic_results_do_not_depend_on_batches(
 
 @settings_for_hypothesis(deadline=None, max_examples=40)
 @given(st.lists(st.integers(0, 32), min_size=1, max_size=60), st.sampled_from([1, 16, 32]))
-def test_rungs_are_the_cheapest_of_all(prefixes: list[int], block: int) -> None:
-    """Against trying every ladder of up to three rungs."""
+def test_stages_are_the_cheapest_of_all(prefixes: list[int], block: int) -> None:
+    """Against trying every ladder of up to three stages."""
     from itertools import combinations
 
-    from memoserve.engines.vllm.ladder import choose_rungs, survival
+    from memoserve.engines.vllm.ladder import choose_stages, survival
 
     surviving = survival(np.array(prefixes, dtype=np.uint8))
     np.testing.assert_allclose(surviving, [np.mean([p >= i for p in prefixes]) for i in range(33)])
 
-    def cost(rungs: tuple[int, ...]) -> float:
+    def cost(stages: tuple[int, ...]) -> float:
         total, done = 0.0, 0
-        for rung in rungs:
-            cached = min((32 + done) // block * block, 31 + rung) if done else 0
-            total += surviving[done] * (2.0 + 32 + rung - cached)
-            done = rung
+        for stage in stages:
+            cached = min((32 + done) // block * block, 31 + stage) if done else 0
+            total += surviving[done] * (2.0 + 32 + stage - cached)
+            done = stage
         return total
 
-    chosen = choose_rungs(surviving, 32, block, 2.0)
+    chosen = choose_stages(surviving, 32, block, 2.0)
     assert chosen[-1] == 32
     assert list(chosen) == sorted(set(chosen))
     for others in (ladder for size in range(3) for ladder in combinations(range(1, 32), size)):

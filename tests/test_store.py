@@ -472,14 +472,18 @@ class TestVerify:
         assert found.pop(part_name(400, 500)).startswith(
             "made by another run (store vs part): dtype: float32"
         )
-        assert found.pop(part_name(500, 600)).startswith("it was written as scores/suite=toy/model=s/step=7/")
+        assert found.pop(part_name(500, 600)).startswith(
+            "its metadata names a different part: scores/suite=toy/model=s/step=7/"
+        )
         assert found.pop(part_name(350, 450)) == f"it overlaps with {part_name(300, 400)}"
         assert found.pop("part-old.parquet") == "not the name of a part, but queries would read it"
         assert found.pop(".part-1.parquet.99999999.tmp").startswith("left behind")
-        assert found.pop(part_name(0, 100)).startswith("it was written as scores/suite=toy/model=s/step=7/")
+        assert found.pop(part_name(0, 100)).startswith(
+            "its metadata names a different part: scores/suite=toy/model=s/step=7/"
+        )
         assert found == {}
         # Nor does reading trust a name: the rows of a copy would be there twice.
-        with pytest.raises(BadInput, match="it was written as"):
+        with pytest.raises(BadInput, match="its metadata names a different part"):
             filled.read_scores("toy", "s", 7, 500, 600)
 
     def test_rows_that_do_not_fit(self, filled: Store, checkpoint: Checkpoint) -> None:
@@ -526,12 +530,12 @@ class TestVerify:
     @pytest.mark.parametrize(
         ("said", "says"),
         [
-            ("[" * 100_000, "its metadata nests without end"),
-            ('{"a":' * 100_000 + "1" + "}" * 100_000, "its metadata nests without end"),
+            ("[" * 100_000, "its metadata is nested too deeply"),
+            ('{"a":' * 100_000 + "1" + "}" * 100_000, "its metadata is nested too deeply"),
             ('{"fingerprint": [1, 2]}', "its metadata is not an object"),
             ("[]", "its metadata is not an object"),
             ("\x00", "Expecting value"),
-            ('{"name": 5, "rows": "x", "weights": {}}', "it was written as 5"),
+            ('{"name": 5, "rows": "x", "weights": {}}', "its metadata names a different part: 5"),
         ],
     )
     def test_a_footer_of_a_stranger(self, filled: Store, cli: Cli, said: str, says: str) -> None:

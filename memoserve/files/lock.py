@@ -8,8 +8,6 @@ no locks at all: see memoserve.files.lease.
 from __future__ import annotations
 
 import fcntl
-import os
-from pathlib import Path
 
 
 def try_lock(descriptor: int) -> bool:
@@ -19,15 +17,3 @@ def try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def is_locked(file: Path) -> bool:
-    """Whether another process holds that lock. A file that isn't there is not locked."""
-    try:
-        descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        return not try_lock(descriptor)
-    finally:
-        os.close(descriptor)

@@ -212,14 +212,14 @@ def read_manifest(folder: Place) -> Manifest:
     content = read_small(place, MANIFEST_LIMIT, "the manifest of a pack")
     try:
         found = json.loads(content)
-        said = found.pop("sha256")
+        expected = found.pop("sha256")
         if found.pop("format") != FORMAT:
             raise BadInput(f"{place}: packs of this format are not known: use the memoserve that wrote it")
         lengths = found.pop("source_lengths", None)
         manifest = Manifest(**found, source_lengths=None if lengths is None else (lengths[0], lengths[1]))
         numbers = (manifest.count, manifest.length, manifest.rows_a_part, manifest.rows_a_block)
         sound = (
-            said == digest(manifest)
+            expected == digest(manifest)
             and all(type(number) is int for number in numbers)
             and 0 <= manifest.count < 2**40
             and min(numbers[1:]) >= 1

@@ -115,15 +115,15 @@ def _already(folder: Path, wanted: Manifest) -> Manifest:
 def _begin(work: Path, manifest: Manifest) -> None:
     """Say what is being packed, or check that it is the same as what was begun."""
     header = work / BEGUN
-    said = {"format": FORMAT, **written(manifest)}
+    wanted = {"format": FORMAT, **written(manifest)}
     if not header.exists():
-        _write(header, json.dumps(said).encode())
+        _write(header, json.dumps(wanted).encode())
         return
     try:
         begun = json.loads(header.read_bytes())
     except ValueError:
         begun = None
-    if begun != said:
+    if begun != wanted:
         raise BadInput(
             f"{work} holds the beginning of another pack (other sequences, context or part size): delete it, "
             "or choose another place"
@@ -201,8 +201,8 @@ def _finish(work: Path, manifest: Manifest, digests: bytes) -> Manifest:
     checksums = npy_header((manifest.blocks, CHECKSUM), "uint8") + digests
     whole = replace(manifest, checksums_sha256=hashlib.sha256(checksums).hexdigest())
     _write(work / CHECKSUMS, checksums)
-    said = {"format": FORMAT, **written(whole), "sha256": digest(whole)}
-    _write(work / MANIFEST, json.dumps(said, indent=2).encode() + b"\n")
+    content = {"format": FORMAT, **written(whole), "sha256": digest(whole)}
+    _write(work / MANIFEST, json.dumps(content, indent=2).encode() + b"\n")
     expected = {MANIFEST, CHECKSUMS, *map(part_name, range(manifest.parts))}
     for name in os.listdir(work):
         if name not in expected:

@@ -110,7 +110,7 @@ def _checked(name: str, content: bytes) -> pa.Table:
     footer = pq.read_metadata(pa.BufferReader(content))
     written = metadata_in(footer)
     if written.get("name") != name:
-        raise ValueError(f"it was written as {written.get('name')}")
+        raise ValueError(f"its metadata names a different file: {written.get('name')}")
     if problem := misfit(physical_types(footer), CHECKS):
         raise ValueError(problem)
     if footer.num_rows != written.get("rows"):

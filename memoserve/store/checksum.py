@@ -16,7 +16,7 @@ KEY = "memoserve_checksum"
 PLACEHOLDER = "0" * 80
 """What a writer puts under KEY for `seal` to fill."""
 
-FROM_BEFORE = "written by a memoserve that knew no checksums: nothing says whether it is as it was written"
+FROM_BEFORE = "written by a version without checksums: nothing says whether it is as it was written"
 """What is wrong with a file that is whole as far as anyone can tell, but older than checksums."""
 
 _HEAD = 16 + 32
@@ -58,12 +58,12 @@ def check_footer(footer: bytes, size: int) -> str:
     Raises ValueError, saying what is wrong, NoChecksum if there is none.
     """
     place = _field(footer)
-    said = place[1].decode()
-    if _own_digest(footer, place) != said[_HEAD:]:
+    written = place[1].decode()
+    if _own_digest(footer, place) != written[_HEAD:]:
         raise ValueError("its footer does not match its checksum")
-    if int(said[:16], 16) != size - len(footer):
-        raise ValueError(f"it should be {int(said[:16], 16) + len(footer):,} bytes long and is {size:,}")
-    return said[16:_HEAD]
+    if int(written[:16], 16) != size - len(footer):
+        raise ValueError(f"it should be {int(written[:16], 16) + len(footer):,} bytes long and is {size:,}")
+    return written[16:_HEAD]
 
 
 def check(content: bytes) -> None:

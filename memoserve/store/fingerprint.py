@@ -70,8 +70,8 @@ def unknown_keys(stored: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]
 
 def fingerprint_file(fingerprint: Fingerprint) -> bytes:
     """The content of a fingerprint's file: one JSON object, with a checksum of all its other keys."""
-    said = dict(fingerprint)
-    return (json.dumps({**said, _CHECKSUM: _digest(said)}, indent=2, sort_keys=True) + "\n").encode()
+    content = dict(fingerprint)
+    return (json.dumps({**content, _CHECKSUM: _digest(content)}, indent=2, sort_keys=True) + "\n").encode()
 
 
 def fingerprint_in(content: bytes) -> dict[str, str | int | None]:
@@ -79,7 +79,7 @@ def fingerprint_in(content: bytes) -> dict[str, str | int | None]:
     try:
         found = json.loads(content)
     except RecursionError:
-        raise ValueError("it nests without end") from None
+        raise ValueError("it is nested too deeply") from None
     if isinstance(found, dict) and found and _CHECKSUM not in found:
         raise ValueError("it carries no checksum: damaged, or written by a memoserve that knew none")
     if not isinstance(found, dict) or found.pop(_CHECKSUM, None) != _digest(found):
@@ -87,8 +87,8 @@ def fingerprint_in(content: bytes) -> dict[str, str | int | None]:
     return found
 
 
-def _digest(said: Fingerprint) -> str:
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:32]
+def _digest(fingerprint: Fingerprint) -> str:
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def refusal(where: str, suite: str, stored: Fingerprint, new: Fingerprint) -> str:

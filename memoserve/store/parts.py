@@ -228,7 +228,7 @@ def metadata_in(footer: pa.FileMetaData) -> dict[str, Any]:
     except KeyError:
         raise ValueError("it lacks the metadata of a part") from None
     except RecursionError:
-        raise ValueError("its metadata nests without end") from None
+        raise ValueError("its metadata is nested too deeply") from None
     if not isinstance(found, dict) or not isinstance(found.get("fingerprint") or {}, dict):
         raise ValueError("its metadata is not an object")
     return found
@@ -248,10 +248,10 @@ def read_part(
     try:
         checksum.check(content)
         file = pq.ParquetFile(pa.BufferReader(content))
-        said = metadata_in(file.metadata)
-        if said.get("name") != part.name:
-            raise ValueError(f"it was written as {said.get('name')}")
-        differing = differences(fingerprint, said.get("fingerprint") or {})
+        about = metadata_in(file.metadata)
+        if about.get("name") != part.name:
+            raise ValueError(f"its metadata names a different part: {about.get('name')}")
+        differing = differences(fingerprint, about.get("fingerprint") or {})
         there = [column for column in columns if column.name in file.schema_arrow.names]
         table = with_all(file.read(columns=[column.name for column in there], use_threads=False), there)
     except (pa.ArrowException, ValueError) as error:

@@ -150,8 +150,8 @@ def repair(files: Files, damages: Iterable[Damage]) -> None:
             files.write(MARK, MARK_FILE)
         elif damage.name.endswith(f"/{FINGERPRINT}"):
             suite = damage.name.split("/")[1].removeprefix("suite=")
-            if (said := _said_by_parts(files, suite)) is not None:
-                files.create(fingerprint_name(suite), fingerprint_file(said))
+            if (fingerprint := _fingerprint_of_parts(files, suite)) is not None:
+                files.create(fingerprint_name(suite), fingerprint_file(fingerprint))
 
 
 def _mark(files: Files, found: Iterable[str]) -> Iterator[Damage]:
@@ -173,7 +173,7 @@ class _Looked:
 
     part: Part
     problem: str | None
-    said: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 def _suite(files: Files, suite: str, parts: list[Part], depth: Depth) -> list[Damage]:
@@ -183,11 +183,11 @@ def _suite(files: Files, suite: str, parts: list[Part], depth: Depth) -> list[Da
     try:
         fingerprint = fingerprint_in(files.read(fingerprint_name(suite)))
     except FileNotFoundError:
-        fingerprint = _said_by_parts(files, suite)
+        fingerprint = _fingerprint_of_parts(files, suite)
         if parts or fingerprint is not None:
             damages.append(Damage(fingerprint_name(suite), "it is missing"))
     except ValueError as error:
-        fingerprint = _said_by_parts(files, suite)
+        fingerprint = _fingerprint_of_parts(files, suite)
         damages.append(Damage(fingerprint_name(suite), str(error)))
     damages += _checkpoints(files, suite, bool(parts))
 
@@ -259,8 +259,8 @@ def _look(files: Files, part: Part, depth: Depth) -> _Looked:
 
     try:
         footer = read_footer(files, part)
-        said = metadata_in(footer)
-        problem = _contradiction(part, footer, said)
+        metadata = metadata_in(footer)
+        problem = _contradiction(part, footer, metadata)
         if problem is None and depth != "footer":
             content = files.read(part.name)
             checksum.check(content)
@@ -270,21 +270,21 @@ def _look(files: Files, part: Part, depth: Depth) -> _Looked:
     except (pa.ArrowException, OSError, TypeError, ValueError) as error:
         # The checksum is right: a forger's, whose statistics, say, are of another type.
         return _Looked(part, (str(error).splitlines() or [repr(error)])[0])
-    return _Looked(part, problem, said)
+    return _Looked(part, problem, metadata)
 
 
-def _contradiction(part: Part, footer: Any, said: dict[str, Any]) -> str | None:
+def _contradiction(part: Part, footer: Any, metadata: dict[str, Any]) -> str | None:
     """Where the footer of a part contradicts itself or the part's place."""
-    if said.get("name") != part.name:
-        return f"it was written as {said.get('name')}"
+    if metadata.get("name") != part.name:
+        return f"its metadata names a different part: {metadata.get('name')}"
     kind = part.name.split("/")[0]
     columns = physical_types(footer)
     if problem := misfit(columns, _COLUMNS[kind]):
         return problem
     if kind == "scores" and not columns.keys() & set(MEMORIZED_BY):
         return f"it has neither {' nor '.join(MEMORIZED_BY)}: nothing says what is memorized"
-    if footer.num_rows != said.get("rows") or footer.num_rows > part.stop - part.first:
-        return f"it has {footer.num_rows} rows and should have {said.get('rows')}"
+    if footer.num_rows != metadata.get("rows") or footer.num_rows > part.stop - part.first:
+        return f"it has {footer.num_rows} rows and should have {metadata.get('rows')}"
     ids = list(columns).index("sequence_id")
     for group in range(footer.num_row_groups):
         statistics = footer.row_group(group).column(ids).statistics
@@ -321,21 +321,20 @@ def _disorder(part: Part, content: bytes) -> str | None:
 
 def _misfit(one: _Looked, before: _Looked | None, fingerprint: dict[str, Any] | None) -> str | None:
     """Why a part that is whole doesn't belong beside the others."""
-    theirs = one.said.get("fingerprint") or {}
-    if fingerprint is not None and (differing := differences(fingerprint, theirs)):
+    made_by = one.metadata.get("fingerprint") or {}
+    if fingerprint is not None and (differing := differences(fingerprint, made_by)):
         return "made by another run (store vs part): " + "; ".join(line.strip() for line in differing)
     if before is None:
         return None
     if one.part.first <= before.part.last:
         return f"it overlaps with {before.part.name.rpartition('/')[2]}"
-    if one.said.get("weights") != before.said.get("weights"):
-        return (
-            f"made with weights {one.said.get('weights')}, the ones before with {before.said.get('weights')}"
-        )
+    if one.metadata.get("weights") != before.metadata.get("weights"):
+        theirs, others = one.metadata.get("weights"), before.metadata.get("weights")
+        return f"made with weights {theirs}, the ones before with {others}"
     return None
 
 
-def _said_by_parts(files: Files, suite: str) -> dict[str, Any] | None:
+def _fingerprint_of_parts(files: Files, suite: str) -> dict[str, Any] | None:
     """The fingerprint that all whole parts of a suite carry, None if they carry none or several."""
     parts = [
         part
@@ -345,8 +344,8 @@ def _said_by_parts(files: Files, suite: str) -> dict[str, Any] | None:
     ]
     with _pool(files) as pool:
         looked = pool.map(lambda part: _look(files, part, "footer"), parts)
-        said = [one.said.get("fingerprint") for one in looked if one.problem is None]
-    return said[0] if said and all(one == said[0] for one in said) else None
+        found = [one.metadata.get("fingerprint") for one in looked if one.problem is None]
+    return found[0] if found and all(one == found[0] for one in found) else None
 
 
 def _pool(files: Files) -> ThreadPoolExecutor:

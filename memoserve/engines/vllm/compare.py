@@ -5,9 +5,9 @@ pass over the true tokens decides the matched prefix exactly, without decoding. 
 they need no scheduler, no paged cache and no request each. vLLM's worker holds the model (its loading, its
 sharding, its packed matrix products), and gets a block of tokens as one array through `worker_extension_cls`.
 
-Between the rungs of the ladder the keys and values of the survivors are kept, so that no token of a window
-passes the model twice. Where generations are wanted, those of the windows that differ are kept as well:
-decoding goes on from the first wrong token, all windows at the same position at once.
+Between the stages of the ladder the keys and values of the remaining windows are kept, so that no token of a
+window passes the model twice. Where generations are wanted, those of the windows that differ are kept as
+well: decoding goes on from the first wrong token, all windows at the same position at once.
 
 Imported inside an engine process only. Works on memoserve.engines.vllm.neox.GPTNeoXForCausalLM.
 """
@@ -37,21 +37,21 @@ class WorkerExtension:
         context: int,
         banned: int | None,
         loglik: bool,
-        rungs: tuple[int, ...],
+        stages: tuple[int, ...],
         pass_tokens: int,
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint32], NDArray[np.float64] | None]:
         """Compare u32[n, context + 32] windows with what the model would say.
 
-        rungs: how many continuation tokens each rung checks, ascending, the last one 32. pass_tokens: tokens
-        that go through the model at once; survivors of several passes climb on together. Gives the matched
+        stages: how many continuation tokens each one checks, ascending, the last one 32. pass_tokens: tokens
+        that go through the model at once; what remains of several passes advances together. Gives the matched
         prefix u8[n], the best token at the first mismatch u32[n] (0 where there is none), and the
-        continuation's log-likelihood in nats f64[n] if `loglik` (which wants the single rung 32).
+        continuation's log-likelihood in nats f64[n] if `loglik` (which wants the single stage 32).
 
         Raises NotFinite with the number of a window whose logits aren't finite.
         """
         with torch.inference_mode():
             block = _Block(self.model_runner.model, windows, context, banned)
-            prefix, wrong, likely = block.compare(rungs, loglik, pass_tokens)
+            prefix, wrong, likely = block.compare(stages, loglik, pass_tokens)
         return (
             prefix.to(torch.uint8).cpu().numpy(),
             wrong.cpu().numpy().astype(np.uint32),
@@ -59,12 +59,12 @@ class WorkerExtension:
         )
 
     def compare_and_generate(
-        self, windows: NDArray[np.uint32], context: int, banned: int | None, rungs: tuple[int, ...]
+        self, windows: NDArray[np.uint32], context: int, banned: int | None, stages: tuple[int, ...]
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
         """The matched prefix u8[n] and greedy generation u32[n, 32] of u32[n, context + 32] windows."""
         with torch.inference_mode():
             block = _Block(self.model_runner.model, windows, context, banned)
-            prefix, wrong, _ = block.compare(rungs)
+            prefix, wrong, _ = block.compare(stages)
             generation = block.generate(prefix, wrong)
         return prefix.to(torch.uint8).cpu().numpy(), generation.cpu().numpy().astype(np.uint32)
 
@@ -88,7 +88,7 @@ class _Block:
         self.fallen_rows = torch.empty(0, dtype=torch.int64, device=self.device)
 
     def compare(
-        self, rungs: tuple[int, ...], loglik: bool = False, pass_tokens: int | None = None
+        self, stages: tuple[int, ...], loglik: bool = False, pass_tokens: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Matched prefix i64[n], best token at the first mismatch i64[n], log-likelihood f64[n] or None.
 
@@ -101,29 +101,29 @@ class _Block:
         sums = torch.zeros(n, dtype=torch.float64, device=self.device)
         alive = torch.arange(n, device=self.device)
         done = 0
-        for rung in rungs:
-            # To check the tokens up to `rung` the model must read those before it, but not that one.
-            begin, end = (self.context + done - 1 if done else 0), self.context + rung - 1
-            last = rung == rungs[-1]
+        for stage in stages:
+            # To check the tokens up to `stage` the model must read those before it, but not that one.
+            begin, end = (self.context + done - 1 if done else 0), self.context + stage - 1
+            last = stage == stages[-1]
             step = n if pass_tokens is None else max(1, pass_tokens // (end - begin))
-            surviving, climbing = [], []
+            surviving, advancing = [], []
             past, self.past = self.past, {}
             for start in range(0, len(alive), step):
                 rows = alive[start : start + step]
                 for layer, pair in past.items():
                     self.past[layer] = pair[0][start : start + step], pair[1][start : start + step]
                 keep = keep_fallen or not last
-                hidden = self._forward(tokens[rows, begin:end], begin, rung - done, keep)
-                truth = tokens[rows, self.context + done : self.context + rung]
+                hidden = self._forward(tokens[rows, begin:end], begin, stage - done, keep)
+                truth = tokens[rows, self.context + done : self.context + stage]
                 best, likely = self._best(
                     hidden.flatten(0, 1),
-                    rows.repeat_interleave(rung - done),
+                    rows.repeat_interleave(stage - done),
                     truth.flatten() if loglik else None,
                 )
                 best = best.view(truth.shape)
                 matched = (best == truth).to(torch.int64).cumprod(dim=1).sum(dim=1)
                 prefix[rows] = done + matched
-                survives = matched == rung - done
+                survives = matched == stage - done
                 fallen = torch.nonzero(~survives)[:, 0]
                 wrong[rows[fallen]] = best[fallen, matched[fallen]]
                 if likely is not None:
@@ -133,16 +133,16 @@ class _Block:
                 if not last:
                     kept = torch.nonzero(survives)[:, 0]
                     surviving.append(rows[kept])
-                    climbing.append({layer: (k[kept], v[kept]) for layer, (k, v) in self.past.items()})
+                    advancing.append({layer: (k[kept], v[kept]) for layer, (k, v) in self.past.items()})
             if last:
                 break
-            alive, done = torch.cat(surviving), rung
+            alive, done = torch.cat(surviving), stage
             if not len(alive):
                 break
             self.past = {
                 layer: (
-                    torch.cat([s[layer][0] for s in climbing]),
-                    torch.cat([s[layer][1] for s in climbing]),
+                    torch.cat([s[layer][0] for s in advancing]),
+                    torch.cat([s[layer][1] for s in advancing]),
                 )
                 for layer in self.past
             }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,11 @@ from memoserve.domain import CONTINUATION, Matches
 from memoserve.engines.diagnosis import Diagnosis
 from memoserve.engines.engine import Engine, NotFinite
 from memoserve.engines.matches import concatenate, matches_of
-from memoserve.engines.plugin import ENABLED, extracting, register
+from memoserve.engines.plugin import extracting, register
 from memoserve.engines.settings import EngineSettings
 from memoserve.engines.vllm.diagnosis import diagnose
-from memoserve.engines.vllm.ladder import choose_rungs, survival
+from memoserve.engines.vllm.environment import set_environment
+from memoserve.engines.vllm.ladder import choose_stages, survival
 from memoserve.engines.vllm.memory import keep_freed_memory
 from memoserve.engines.vllm.tuning import FIXED_BATCH, OURS, packed_products, tune
 from memoserve.engines.vllm.weight_checksum import checksum_of_file_weights, checksums_of_model
@@ -28,9 +28,9 @@ from memoserve.engines.weights.config_identity import changed_fields, config_ide
 from memoserve.errors import EngineFailed
 
 _WHOLE = (CONTINUATION,)
-_RUNG_IN_TOKENS = 1.0
+_STAGE_IN_TOKENS = 1.0
 _REQUEST_IN_TOKENS = 6.0
-"""What one more rung costs a window beside its tokens, in tokens: copying kept keys and values, or a whole
+"""What one more stage costs a window beside its tokens, in tokens: copying kept keys and values, or a whole
 further request (0.3 ms measured, where a token takes 0.05 ms)."""
 
 
@@ -86,7 +86,7 @@ class VllmEngine(Engine):
             load_format="auto" if settings.allow_pickle else "safetensors",
             trust_remote_code=False,
             enforce_eager=tuning.eager,
-            # A rung of requests finds its window's context there. Nothing else is ever asked twice.
+            # A stage of requests finds its window's context there. Nothing else is ever asked twice.
             enable_prefix_caching=tuning.by_requests and self._has_ladder,
             max_num_seqs=tuning.sequences,
             max_num_batched_tokens=tuning.batched_tokens,
@@ -162,9 +162,9 @@ class VllmEngine(Engine):
             assert likely is not None
             return likely
         if self._tuning.by_requests:
-            from memoserve.engines.vllm.request_compare import climb
+            from memoserve.engines.vllm.request_compare import advance
 
-            likely = climb(self._llm, windows, context, _WHOLE, loglik=True)[1]
+            likely = advance(self._llm, windows, context, _WHOLE, loglik=True)[1]
             assert likely is not None
             return likely
         return self._scheduled_logliks(windows)
@@ -217,7 +217,7 @@ class VllmEngine(Engine):
         size = self._tuning.decode_windows
         for start in range(0, len(windows), size):
             block = windows[start : start + size]
-            arguments = (block, settings.context, settings.banned_token_id, self._rungs(1, _RUNG_IN_TOKENS))
+            arguments = (block, settings.context, settings.banned_token_id, self._stages(1, _STAGE_IN_TOKENS))
             prefix, generation = self._in_worker("compare_and_generate", start, arguments)
             self._learn(prefix)
             parts.append(generation)
@@ -279,10 +279,10 @@ class VllmEngine(Engine):
         """Matched prefixes, best tokens at the first mismatch (by blocks only), log-likelihoods."""
         settings = self.settings
         if self._tuning.by_requests:
-            from memoserve.engines.vllm.request_compare import CACHED_BLOCK, climb
+            from memoserve.engines.vllm.request_compare import CACHED_BLOCK, advance
 
-            rungs = self._rungs(CACHED_BLOCK, _REQUEST_IN_TOKENS)
-            prefix, likely = climb(self._llm, windows, settings.context, rungs)
+            stages = self._stages(CACHED_BLOCK, _REQUEST_IN_TOKENS)
+            prefix, likely = advance(self._llm, windows, settings.context, stages)
             self._learn(prefix)
             return prefix, np.zeros(len(windows), np.uint32), likely
         return self._compare_blocks(windows, settings.loglik)
@@ -294,13 +294,13 @@ class VllmEngine(Engine):
         size = self._tuning.compare_windows
         parts = []
         for start in range(0, len(windows), size):
-            rungs = _WHOLE if loglik else self._rungs(1, _RUNG_IN_TOKENS)
+            stages = _WHOLE if loglik else self._stages(1, _STAGE_IN_TOKENS)
             arguments = (
                 windows[start : start + size],
                 settings.context,
                 settings.banned_token_id,
                 loglik,
-                rungs,
+                stages,
                 self._tuning.pass_tokens,
             )
             parts.append(self._in_worker("compare", start, arguments))
@@ -319,11 +319,11 @@ class VllmEngine(Engine):
         except NotFinite as error:
             raise NotFinite(start + error.row) from None
 
-    def _rungs(self, cached_block: int, overhead: float) -> tuple[int, ...]:
+    def _stages(self, cached_block: int, overhead: float) -> tuple[int, ...]:
         """By what survived so far; the first windows of a checkpoint are checked whole."""
         if not self._has_ladder or not self._seen:
             return _WHOLE
-        return choose_rungs(self._survived / self._seen, self.settings.context, cached_block, overhead)
+        return choose_stages(self._survived / self._seen, self.settings.context, cached_block, overhead)
 
     def _learn(self, prefix: NDArray[np.uint8]) -> None:
         self._survived += survival(prefix) * len(prefix)
@@ -396,18 +396,3 @@ class VllmEngine(Engine):
         )
         self._checks = (complete, held, multiplied)
         return refusal
-
-
-def set_environment(settings: EngineSettings) -> None:
-    """What vLLM reads from the environment, set before it is imported; the user's own values stay."""
-    for name, value in {
-        ENABLED: "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        # The engine process is ours alone: a further process for vLLM's core only costs start-up.
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        # vLLM keeps one core for itself by default, half of a small machine.
-        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
-        **({"VLLM_BATCH_INVARIANT": "1"} if settings.deterministic else {}),
-    }.items():
-        os.environ.setdefault(name, value)

@@ -44,7 +44,7 @@ class MatchPooler(Pooler):
     def forward(self, hidden_states: torch.Tensor, pooling_metadata: Any) -> list[torch.Tensor]:
         """Per request f64[1 or 2]: tokens of the continuation matched, then their log-likelihood.
 
-        A request says how many tokens of its continuation are known to match, from an earlier rung. What
+        A request says how many tokens of its continuation are known to match, from an earlier stage. What
         the prefix cache held counts as matched if it is among those, and NaN is the answer if it isn't:
         another window may share a beginning with this one. The log-likelihood is that of all continuation
         tokens in the request, in nats, and needs a request that reads no cache; a request may ask for it

@@ -1,7 +1,7 @@
 """The ladder: check a few continuation tokens of every window first, go on with those that match.
 
-Most windows fail within the first tokens. How many tokens to check on each rung follows from how many windows
-were measured to survive, not from taste.
+Most windows fail within the first tokens. How many tokens a stage checks follows from how many windows were
+measured to survive, not from taste.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ def survival(matched_prefix: NDArray[np.uint8]) -> NDArray[np.float64]:
     return shares
 
 
-def choose_rungs(
+def choose_stages(
     surviving: NDArray[np.float64], context: int, cached_block: int, overhead: float
 ) -> tuple[int, ...]:
-    """The cheapest rungs, ascending, the last one 32: how many continuation tokens each one checks.
+    """The cheapest stages, ascending, the last one 32: how many continuation tokens each one checks.
 
     `surviving` is f64[33], the share of windows that match at least i tokens. A request costs its tokens
     that are not in the prefix cache, which holds whole blocks of `cached_block` tokens, and `overhead`,
-    the cost of a request in tokens. Exact, by dynamic programming over the 32 possible ends of a rung.
+    the cost of a request in tokens. Exact, by dynamic programming over the 32 possible ends of a stage.
     """
 
     def cost(done: int, end: int) -> float:

@@ -1,6 +1,6 @@
-"""The comparison by requests, for every causal model that vLLM runs: rung by rung through its scheduler.
+"""The comparison by requests, for every causal model that vLLM runs: stage by stage through its scheduler.
 
-The model is a pooling model (memoserve.engines.vllm.extract_model); a later rung finds its window's context
+The model is a pooling model (memoserve.engines.vllm.extract_model); a later stage finds its window's context
 in vLLM's prefix cache.
 """
 
@@ -15,19 +15,19 @@ CACHED_BLOCK = 32
 """Tokens in a block of the prefix cache: the CPU kernels want multiples of 32, and a context is one block."""
 
 
-def climb(
-    llm: Any, windows: NDArray[np.uint32], context: int, rungs: tuple[int, ...], loglik: bool = False
+def advance(
+    llm: Any, windows: NDArray[np.uint32], context: int, stages: tuple[int, ...], loglik: bool = False
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64] | None]:
     """Matched prefixes u8[n] of u32[n, context + 32] windows, and log-likelihoods f64[n] if it has them.
 
-    `loglik` asks an engine for them that doesn't give them to all, with the single rung 32.
+    `loglik` asks an engine for them that doesn't give them to all, with the single stage 32.
     """
     prefix = np.zeros(len(windows), dtype=np.uint8)
     likely = np.zeros(len(windows), dtype=np.float64)
     alive = np.arange(len(windows))
     matched = 0
-    for rung in rungs:
-        beginnings = windows[alive, : context + rung]
+    for stage in stages:
+        beginnings = windows[alive, : context + stage]
         found = _compare(llm, beginnings, alive, matched, loglik)
         unknown = np.isnan(found[:, 0])
         if unknown.any():
@@ -35,7 +35,7 @@ def climb(
         prefix[alive] = found[:, 0].astype(np.uint8)
         likely[alive] = found[:, -1]
         with_likelihood = found.shape[1] == 2
-        alive, matched = alive[found[:, 0] == rung], rung
+        alive, matched = alive[found[:, 0] == stage], stage
         if not len(alive):
             break
     return prefix, likely if with_likelihood else None

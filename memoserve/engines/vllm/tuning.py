@@ -50,7 +50,7 @@ class Setting:
 @dataclass(frozen=True)
 class Tuning:
     """pass_tokens: tokens of one comparing pass. compare_windows: windows that are compared together, in
-    several passes, whose survivors climb the ladder together. decode_windows: windows whose generations are
+    several passes, of which what remains advances together. decode_windows: windows whose generations are
     decoded together after it, 0 where vLLM's scheduler decodes. by_requests: the comparison goes through
     vLLM's scheduler, window by window. sequences, batched_tokens, kv_cache_bytes: vLLM's max_num_seqs,
     max_num_batched_tokens, kv_cache_memory_bytes (None: vLLM measures). eager: neither compiled nor captured.
@@ -69,103 +69,105 @@ class Tuning:
 
 def tune(settings: EngineSettings, config: Mapping[str, Any]) -> Tuning:
     """The set-up for the model that `config` (its config.json) describes. Raises KeyError if it doesn't."""
-    text = config.get("text_config") or config
-    length = settings.context + CONTINUATION
     cpu = settings.device == "cpu"
     ours = (config.get("architectures") or [""])[0] == OURS
-    notes: list[Setting] = []
-
-    def note(name: str, value: object, reason: str) -> None:
-        notes.append(Setting(name, f"{value:,}" if type(value) is int else str(value), reason))
-
-    if cpu:
-        note("threads", len(os.sched_getaffinity(0)), "every core computes; vLLM would keep one for itself")
-        note("products", *_products(settings.dtype))
-        note("freed memory", "kept", "given back and asked for again, every page of it costs a fault")
-    by_requests = not ours and settings.mode == "extract"
-    layers = field(text, "num_hidden_layers", "n_layer", "num_layers", "n_layers")
-    hidden = field(text, "hidden_size", "n_embd", "d_model")
-    if layers is None or hidden is None:
-        raise KeyError("num_hidden_layers" if layers is None else "hidden_size")
-    cache = 2 * layers * hidden * (length - 1) * _ITEM_SIZE[settings.dtype]
-    kept = max(1, _KEPT_BYTES // cache)
-    pass_tokens = _PASS_TOKENS[settings.device]
-    compare_windows = _COMPARE_WINDOWS[settings.device]
-    if cpu:
-        compare_windows = min(compare_windows, kept)
-    if settings.deterministic:
-        compare_windows, pass_tokens = FIXED_BATCH, FIXED_BATCH * length
-        note(
-            "windows a pass",
-            compare_windows,
-            "--deterministic: rounding depends on a batch's shape, so all have one",
-        )
-    elif by_requests:
-        note(
-            "comparison",
-            "by requests",
-            "this architecture runs through vLLM's scheduler, one request a window",
-        )
-    elif ours:
-        note(
-            "tokens a pass",
-            pass_tokens,
-            "enough rows for full speed of the products"
-            + (", whose results stay in the processor's cache" if cpu else ""),
-        )
-        note(
-            "windows compared together",
-            compare_windows,
-            "survivors of several passes climb on together, so that a rung has enough rows; "
-            f"keys and values take {cache / 1e6:.1f} MB a window",
-        )
-    decode_windows = 0
-    if settings.mode == "score":
-        if cpu and ours and not settings.deterministic:
-            decode_windows = min(_DECODE_WINDOWS, kept)
-            note(
-                "windows decoded together",
-                decode_windows,
-                f"one step reads all weights once; keys and values take {cache / 1e6:.1f} MB a window, "
-                f"{_KEPT_BYTES >> 20} MiB at most",
-            )
-        else:
-            note(
-                "decoding",
-                "vLLM's scheduler",
-                "--deterministic, another architecture, or a GPU with captured graphs",
-            )
+    window = _cache_of_window(settings, config.get("text_config") or config)
+    notes = _of_processor(settings.dtype) if cpu else []
+    compare_windows, pass_tokens = _comparison(settings, ours, window, notes)
+    decode_windows = _decoding(settings, ours, window, notes) if settings.mode == "score" else 0
     # What vLLM's own scheduler gets. Saying the size of its cache spares the start-up a profiling run.
     sequences, tokens = (256, 8192) if cpu else (1024, 32768)
     if settings.deterministic:
-        sequences, tokens = FIXED_BATCH, FIXED_BATCH * length
-    note("max_num_seqs", sequences, "requests in flight in vLLM's scheduler, where it is used")
-    note("max_num_batched_tokens", tokens, "so many fit one step; more adds latency, not speed")
+        sequences, tokens = FIXED_BATCH, FIXED_BATCH * (settings.context + CONTINUATION)
+    notes.append(
+        _setting("max_num_seqs", sequences, "requests in flight in vLLM's scheduler, where it is used")
+    )
+    reason = "so many fit one step; more adds latency, not speed"
+    notes.append(_setting("max_num_batched_tokens", tokens, reason))
     kv_cache_bytes = 1 << 30 if cpu else None
     if kv_cache_bytes:
-        note(
-            "kv_cache_memory_bytes",
-            kv_cache_bytes,
-            "windows are short; saying it spares a profiling run at the start",
-        )
-    note(
-        "enforce_eager",
-        cpu,
+        reason = "windows are short; saying it spares a profiling run at the start"
+        notes.append(_setting("kv_cache_memory_bytes", kv_cache_bytes, reason))
+    reason = (
         "compiling takes longer than a small model's whole evaluation"
         if cpu
-        else "captured graphs pay on a GPU",
+        else "captured graphs pay on a GPU"
     )
+    notes.append(_setting("enforce_eager", cpu, reason))
     return Tuning(
         pass_tokens,
         compare_windows,
         decode_windows,
-        by_requests,
+        not ours and settings.mode == "extract",
         sequences,
         tokens,
         kv_cache_bytes,
         cpu,
         tuple(notes),
     )
+
+
+def _setting(name: str, value: object, reason: str) -> Setting:
+    return Setting(name, f"{value:,}" if type(value) is int else str(value), reason)
+
+
+def _of_processor(dtype: str) -> list[Setting]:
+    threads = len(os.sched_getaffinity(0))
+    return [
+        _setting("threads", threads, "every core computes; vLLM would keep one for itself"),
+        _setting("products", *_products(dtype)),
+        _setting("freed memory", "kept", "given back and asked for again, every page of it costs a fault"),
+    ]
+
+
+def _cache_of_window(settings: EngineSettings, text: Mapping[str, Any]) -> int:
+    """Bytes of the keys and values of one window. Raises KeyError."""
+    layers = field(text, "num_hidden_layers", "n_layer", "num_layers", "n_layers")
+    hidden = field(text, "hidden_size", "n_embd", "d_model")
+    if layers is None or hidden is None:
+        raise KeyError("num_hidden_layers" if layers is None else "hidden_size")
+    return 2 * layers * hidden * (settings.context + CONTINUATION - 1) * _ITEM_SIZE[settings.dtype]
+
+
+def _comparison(settings: EngineSettings, ours: bool, window: int, notes: list[Setting]) -> tuple[int, int]:
+    """Windows compared together and tokens a pass, with the reasons added to `notes`."""
+    cpu = settings.device == "cpu"
+    pass_tokens = _PASS_TOKENS[settings.device]
+    compare_windows = _COMPARE_WINDOWS[settings.device]
+    if cpu:
+        compare_windows = min(compare_windows, _kept(window))
+    if settings.deterministic:
+        reason = "--deterministic: rounding depends on a batch's shape, so all have one"
+        notes.append(_setting("windows a pass", FIXED_BATCH, reason))
+        return FIXED_BATCH, FIXED_BATCH * (settings.context + CONTINUATION)
+    if ours:
+        reason = "enough rows for full speed of the products"
+        reason += ", whose results stay in the processor's cache" if cpu else ""
+        notes.append(_setting("tokens a pass", pass_tokens, reason))
+        reason = "what remains of several passes advances together, so that a stage has enough rows; "
+        reason += f"keys and values take {window / 1e6:.1f} MB a window"
+        notes.append(_setting("windows compared together", compare_windows, reason))
+    elif settings.mode == "extract":
+        reason = "this architecture runs through vLLM's scheduler, one request a window"
+        notes.append(_setting("comparison", "by requests", reason))
+    return compare_windows, pass_tokens
+
+
+def _decoding(settings: EngineSettings, ours: bool, window: int, notes: list[Setting]) -> int:
+    """Windows decoded together, 0 where vLLM's scheduler decodes, with the reason added to `notes`."""
+    if settings.device != "cpu" or not ours or settings.deterministic:
+        reason = "--deterministic, another architecture, or a GPU with captured graphs"
+        notes.append(_setting("decoding", "vLLM's scheduler", reason))
+        return 0
+    windows = min(_DECODE_WINDOWS, _kept(window))
+    reason = f"one step reads all weights once; keys and values take {window / 1e6:.1f} MB a window, "
+    reason += f"{_KEPT_BYTES >> 20} MiB at most"
+    notes.append(_setting("windows decoded together", windows, reason))
+    return windows
+
+
+def _kept(window: int) -> int:
+    return max(1, _KEPT_BYTES // window)
 
 
 def packed_products(dtype: str) -> bool:
