@@ -12,7 +12,7 @@ from memoserve.errors import BadInput
 if TYPE_CHECKING:
     import duckdb
 
-    from memoserve.report.contents import Texts
+    from memoserve.report.sections import Texts
     from memoserve.store import Store
 
 _SuiteOption = Annotated[
@@ -73,7 +73,11 @@ def plot(
         answer = ask(connection, chart.query, values, directory)
         look = Look(models_of(connection, suite, directory))
         if file.suffix.lower() == ".html":
-            text = page(chart.title, ["<main>", figure(chart, answer, look, level=1), "</main>"])
+            from markupsafe import Markup
+
+            text = page(
+                chart.title, [Markup("<main>"), figure(chart, answer, look, level=1), Markup("</main>")]
+            )
             with writing(file) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         else:
@@ -145,7 +149,7 @@ def _texts(
     """Memorized texts as memoserve show finds them. Without the sequences or a tokenizer, says so."""
     from memoserve.cli.show import warn
     from memoserve.memorized import choose, open_texts, rows_of, suite_name
-    from memoserve.report.contents import Text, Texts
+    from memoserve.report.sections import Text, Texts
 
     named = data is not None or tokenizer is not None
     pair = choose(connection, store, suite_name(suite), target, None)
