@@ -63,7 +63,7 @@ def plot(
     chart = find_chart(name)
     from memoserve.catalog import connect
     from memoserve.queries import find_query
-    from memoserve.report.page import figure, page
+    from memoserve.report.page import chart_page
     from memoserve.report.rows import ask, models_of, parameters_for
     from memoserve.store import writing
 
@@ -73,11 +73,7 @@ def plot(
         answer = ask(connection, chart.query, values, directory)
         look = Look(models_of(connection, suite, directory))
         if file.suffix.lower() == ".html":
-            from markupsafe import Markup
-
-            text = page(
-                chart.title, [Markup("<main>"), figure(chart, answer, look, level=1), Markup("</main>")]
-            )
+            text = chart_page(chart, answer, look)
             with writing(file) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         else:

@@ -86,6 +86,13 @@ def figure(chart: Chart, answer: Table, look: Look, level: int = 3) -> Markup:
     )
 
 
+def chart_page(chart: Chart, answer: Table, look: Look) -> str:
+    """A whole document of one chart."""
+    from markupsafe import Markup
+
+    return page(chart.title, [Markup("<main>"), figure(chart, answer, look, level=1), Markup("</main>")])
+
+
 def answer_of(answer: Table, *, unfolded: bool = False) -> Markup:
     """A query's rows and its SQL, each folded away; the rows not if `unfolded`."""
     rows = [[row[name] for name in answer.columns] for row in answer.rows[:_SHOWN]]
