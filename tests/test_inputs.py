@@ -57,7 +57,7 @@ def test_short_sequences_are_refused_or_left_out_and_counted(
     assert rows(tmp_path / "out") == [("116k", 1001, 297)]
     ids = rows(tmp_path / "out", "list_sort(list(sequence_id))")[0][0]
     assert ids == [i for i in range(300) if i not in short]
-    assert "nothing is missing" in cli(*arguments, "--skip-short").stdout
+    assert "nothing to do: all scores exist" in cli(*arguments, "--skip-short").stdout
     counted = cli(
         "sql", "SELECT figure FROM checks WHERE name = 'short sequences'", "out", "-f", "csv"
     ).stdout
@@ -111,7 +111,7 @@ def test_a_column_is_named_in_run_and_found_again_by_show(
     cli(*arguments, "--tokens-column", "ids")
     named = suite.read_text().replace("[sequences]", '[sequences]\ncolumn = "ids"')
     suite.write_text(named.replace(f'path = "{mini.sequences.path}"', 'path = "x.parquet"'))
-    assert "nothing is missing" in cli(*RUN, "--partial-data").stdout
+    assert "nothing to do: all scores exist" in cli(*RUN, "--partial-data").stdout
     shown = cli("show", "out", "--suite", "suite.toml", "--cell", "memorized", "--target", "281k@1001")
     assert "sequence" in shown.stdout
 

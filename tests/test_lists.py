@@ -138,7 +138,7 @@ def test_lists_are_made_by_runs_and_cannot_drift(
     answers_are_the_parts(unlisted=0)
     second = lists(out)
     assert [a == b for a, b in zip(first, second, strict=True)] == [True, False, False]
-    assert cli(*job).stdout.splitlines()[-1] == "nothing is missing"
+    assert cli(*job).stdout.splitlines()[-1] == "nothing to do: all scores exist"
     assert lists(out) == second
 
     # Whoever writes a list dies: before, in the middle, and at its very end.
@@ -182,7 +182,7 @@ def test_a_damaged_list_is_told_and_made_again(
             said = cli(*job).stdout.splitlines()
             (told,) = [line for line in said if line.startswith(f"{name} is damaged (")]
             assert told.endswith("): moved aside and made again")
-            assert said[-1] == "nothing is missing"
+            assert said[-1] == "nothing to do: all scores exist"
             assert path.read_bytes() == content
             cli("verify", "out")
     answers_are_the_parts(unlisted=0)

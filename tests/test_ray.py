@@ -65,7 +65,7 @@ def test_a_cluster_makes_the_same_parts_and_loses_nothing_with_a_node(
 
     cli(*SMALL, *PARTS, "--out", "local")
     assert rows(tmp_path / "over-ray") == rows(tmp_path / "local")
-    assert cli(*arguments).stdout.splitlines()[-1] == "nothing is missing"
+    assert cli(*arguments).stdout.splitlines()[-1] == "nothing to do: all scores exist"
     for engine in engines:  # those of the killed driver end by themselves
         engine.wait(timeout=30)
 

@@ -695,7 +695,7 @@ class TestRuns:
         assert "300 scores written" in said
         with serving(tmp_path) as server:
             said = cli(*run, "--data", f"{server.address}/pack", "--sequences", "0:600").stdout
-        assert "nothing is missing" in said
+        assert "nothing to do: all scores exist" in said
         np.save(tmp_path / "other.npy", np.ones((600, 64), dtype=np.uint16))
         cli("sequences", "pack", "other.npy", "-o", "other")
         said = cli(*run, "--data", "other", "--sequences", "0:600", code=4).stderr

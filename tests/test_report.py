@@ -27,11 +27,12 @@ from memoserve.catalog import connect
 from memoserve.errors import BadInput
 from memoserve.memorized import Piece
 from memoserve.report import CHARTS, Look, find_chart
-from memoserve.report.contents import Text, Texts, report
+from memoserve.report.contents import report
 from memoserve.report.grammar import narrow
 from memoserve.report.page import page, table
 from memoserve.report.render import to_svg
 from memoserve.report.rows import ask, models_of
+from memoserve.report.sections import Text, Texts
 from memoserve.store import Store
 
 HOSTILE = "</div><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>&amp;"

@@ -326,7 +326,7 @@ def test_a_run_killed_at_any_moment_goes_on_and_loses_nothing(
     assert not list(killed.rglob("*.tmp"))
 
     again = cli(*arguments, "--out", killed)
-    assert "nothing is missing" in again.stdout
+    assert "nothing to do: all scores exist" in again.stdout
 
     # Window ids alone may be missing: they come again, without an engine.
     lost = killed / "sequences/suite=small/part-000000000200-000000000399.parquet"
@@ -338,8 +338,8 @@ def test_a_run_killed_at_any_moment_goes_on_and_loses_nothing(
     assert again.stdout.splitlines()[-1] == "no score is missing; 200 window ids were"
     assert "engine" not in again.stdout
     assert lost.read_bytes() == content
-    assert "nothing is missing" in cli(*arguments, "--out", killed).stdout
-    assert "nothing is missing" in cli(*arguments, "--out", killed, "--dry-run").stdout
+    assert "nothing to do: all scores exist" in cli(*arguments, "--out", killed).stdout
+    assert "nothing to do: all scores exist" in cli(*arguments, "--out", killed, "--dry-run").stdout
 
     for wrong, said in (
         (("--dtype", "bfloat16"), "dtype: float32 vs bfloat16"),

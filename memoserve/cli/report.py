@@ -12,7 +12,7 @@ from memoserve.errors import BadInput
 if TYPE_CHECKING:
     import duckdb
 
-    from memoserve.report.contents import Texts
+    from memoserve.report.sections import Texts
     from memoserve.store import Store
 
 _SuiteOption = Annotated[
@@ -64,7 +64,7 @@ def plot(
     from memoserve.catalog import connect
     from memoserve.files.whole import writing
     from memoserve.queries import find_query
-    from memoserve.report.page import figure, page
+    from memoserve.report.page import chart_page
     from memoserve.report.rows import ask, models_of, parameters_for
 
     file = output or Path(f"{name}.png")
@@ -73,7 +73,7 @@ def plot(
         answer = ask(connection, chart.query, values, directory)
         look = Look(models_of(connection, suite, directory))
         if file.suffix.lower() == ".html":
-            text = page(chart.title, ["<main>", figure(chart, answer, look, level=1), "</main>"])
+            text = chart_page(chart, answer, look)
             with writing(file) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         else:
@@ -146,7 +146,7 @@ def _texts(
     """Memorized texts as memoserve show finds them. Without the sequences or a tokenizer, says so."""
     from memoserve.cli.show import warn
     from memoserve.memorized import choose, open_texts, rows_of, suite_name
-    from memoserve.report.contents import Text, Texts
+    from memoserve.report.sections import Text, Texts
 
     named = data is not None or tokenizer is not None
     pair = choose(connection, store, suite_name(suite), target, None)

@@ -100,7 +100,7 @@ def run(
     sample: Annotated[
         float | None,
         typer.Option(
-            help="Share of them, drawn at random, such as 0.01.", rich_help_panel=_WHAT, show_default=False
+            help="Random fraction of sequences, such as 0.01.", rich_help_panel=_WHAT, show_default=False
         ),
     ] = Options.sample,
     seed: Annotated[int, typer.Option(help="Seed of --sample.", rich_help_panel=_WHAT)] = Options.seed,
@@ -142,7 +142,7 @@ def run(
         bool,
         typer.Option(
             "--deterministic",
-            help="Results that don't depend on parts, batches, restarts: slower; equal parts byte by byte.",
+            help="Slower; byte-identical output, independent of batching.",
             rich_help_panel=_HOW,
         ),
     ] = Options.deterministic,
@@ -352,7 +352,7 @@ def _print_outcome(console: Console, outcome: Outcome) -> None:
     elif plan.index:
         console.print(f"no score is missing; {plan.unindexed:,} window ids were", highlight=False)
     else:
-        console.print("nothing is missing")
+        console.print("nothing to do: all scores exist")
     planned = {item.checkpoint for item in plan.todo}
     for failure in outcome.failures:
         if failure.checkpoint not in planned:  # not told of during the run: it had nothing to do there
@@ -371,7 +371,9 @@ def _print_estimate(console: Console, plan: Plan, cost: Estimate) -> None:
 
     if not plan.todo:
         console.print(
-            f"no score is missing; {plan.unindexed:,} window ids are" if plan.index else "nothing is missing",
+            f"no score is missing; {plan.unindexed:,} window ids are"
+            if plan.index
+            else "nothing to do: all scores exist",
             highlight=False,
         )
         return

@@ -9,7 +9,7 @@ import typer
 
 from memoserve.errors import BadInput
 
-_WHO = "Who may ask"
+_WHO = "Access control"
 _RUNS = "Runs"
 _LIMITS = "Limits"
 
@@ -67,7 +67,7 @@ def serve(
         ),
     ] = None,
     readers: Annotated[
-        int, typer.Option(min=1, help="Questions that are answered at once.", rich_help_panel=_LIMITS)
+        int, typer.Option(min=1, help="Maximum concurrent queries.", rich_help_panel=_LIMITS)
     ] = 2,
     memory: Annotated[
         int, typer.Option(min=1, help="GiB of memory for each of them.", rich_help_panel=_LIMITS)

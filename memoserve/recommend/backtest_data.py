@@ -170,7 +170,6 @@ def union_gain(both: RuleResult, alone: Mapping[tuple[str, str], RuleResult]) ->
     return Observation(
         target.checkpoint, target.model, target.order, target.training_flops,
         f"{dear.checkpoint} + {cheap.checkpoint}", f"{dear.model} + {cheap.model}",
-        cheap.training_flops / dear.training_flops, cheap.parameters / dear.parameters, hits / missed,
-        missed * per_miss,
-        hits / added if added else None, added * per_flag,
+        cheap.training_flops / dear.training_flops, cheap.parameters / dear.parameters,
+        hits / missed, missed * per_miss, hits / added if added else None, added * per_flag,
     )  # fmt: skip

@@ -51,8 +51,8 @@ def recommend(
             answers.append(cheap)
             said.append(
                 f"The cheapest that reaches a recall of {recall:g}{where_reached(advisor)} is "
-                f"{name_of(cheap)}, for {cheap.flops_share:.1%} of the target's compute: "
-                f"recall {share_text(cheap.recall)}, precision {share_text(cheap.precision)}."
+                f"{name_of(cheap)}, for {cheap.flops_share:.1%} of the target's compute: recall "
+                f"{share_text(cheap.recall)}, precision {share_text(cheap.precision)}."
             )
     return answers, said + caveats(advisor, answers)
 

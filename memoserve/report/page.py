@@ -1,4 +1,4 @@
-"""HTML out of parts: one self-contained page, without scripts and without anything from a network.
+"""HTML out of templates: one self-contained page, without scripts and without anything from a network.
 
 Figures are static SVG, drawn twice (side by side, and one below the other for telephones; the style sheet
 shows one). They print, need no script and can't fail in a browser; who wants to hover or to change one takes
@@ -13,52 +13,93 @@ import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from memoserve.errors import BadInput
 from memoserve.report.charts.base import Chart
 from memoserve.report.grammar import Look, narrow
 from memoserve.report.render import to_svg
 from memoserve.report.rows import Table
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
 _SHOWN = 200
 """Rows of a table on the page; the rest is in its download."""
 
+_NAMES = 12
+"""Names of a list that are written out."""
 
-def page(title: str, parts: Iterable[str]) -> str:
+
+def render(template: str, **values: Any) -> Markup:
+    """A template of this package with values, which are escaped unless they are Markup.
+
+    Raises BadInput if the library for templates is not installed.
+    """
+    from markupsafe import Markup
+
+    return Markup(_environment().get_template(template).render(values))
+
+
+def page(title: str, parts: Iterable[Markup]) -> str:
     """A whole document."""
+    from markupsafe import Markup
+
     style = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        # Even if a text on the page were to break out of its escaping, it could load and run nothing.
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n"
-        # An icon of its own keeps browsers from asking the server for one.
-        '<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body>\n</html>\n"
-    )
+    return str(render("page.html", title=title, style=Markup(style), parts=list(parts)))
 
 
-def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Markup:
     """A table that scrolls in itself where it is wide; the first column heads its row."""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
-    body = []
-    for row in rows:
-        cells = [f'<th scope="row">{escape(cell(row[0]))}</th>'] if row else []
-        for value in row[1:]:
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            kind = ' class="n"' if number else ""
-            cells.append(f"<td{kind}>{escape(cell(value))}</td>")
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">'
-        f"<table><caption><span>{escape(caption)}</span></caption>"
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+    return _macro("table", caption, columns, rows)
+
+
+def drawing(chart: Chart, rows: Sequence[Mapping[str, Any]], look: Look) -> Markup:
+    """The picture alone, once for wide pages and once for telephones."""
+    from markupsafe import Markup
+
+    bare = Look(look.models, look.panel, look.columns, title=False)
+    label = f"{chart.title}. {chart.reading} The table below has the numbers."
+    drawn = []
+    for kind, its in (("wide", bare), ("narrow", narrow(bare))):
+        svg = _embedded(to_svg(chart.spec(rows, its)), f"{chart.name}-{kind}", label)
+        drawn.append(f'<div class="{kind}">{svg}</div>')
+    return Markup(f"<figure>{''.join(drawn)}</figure>")
+
+
+def figure(chart: Chart, answer: Table, look: Look, level: int = 3) -> Markup:
+    """A chart with what it says, its table, its SQL and both as links to save."""
+    spec = json.dumps(chart.spec(answer.rows, look, chart.reading), ensure_ascii=False)
+    return render(
+        "figure.html",
+        chart=chart,
+        level=level,
+        drawing=drawing(chart, answer.rows, look),
+        answer=answer_of(answer),
+        query=answer.query.name,
+        spec=base64.b64encode(spec.encode()).decode(),
+        csv=base64.b64encode(_csv(answer).encode()).decode(),
     )
+
+
+def chart_page(chart: Chart, answer: Table, look: Look) -> str:
+    """A whole document of one chart."""
+    from markupsafe import Markup
+
+    return page(chart.title, [Markup("<main>"), figure(chart, answer, look, level=1), Markup("</main>")])
+
+
+def answer_of(answer: Table, *, unfolded: bool = False) -> Markup:
+    """A query's rows and its SQL, each folded away; the rows not if `unfolded`."""
+    rows = [[row[name] for name in answer.columns] for row in answer.rows[:_SHOWN]]
+    caption = f"memoserve query {answer.query.name}: {answer.query.question}"
+    if len(answer.rows) > _SHOWN:
+        caption += f" The first {_SHOWN} of {len(answer.rows):,} rows; all of them are in the CSV."
+    return _macro("answer", answer, caption, rows, unfolded)
 
 
 def cell(value: Any) -> str:
@@ -74,50 +115,48 @@ def cell(value: Any) -> str:
     return str(value)
 
 
-def drawing(chart: Chart, rows: Sequence[Mapping[str, Any]], look: Look) -> str:
-    """The picture alone, once for wide pages and once for telephones."""
-    bare = Look(look.models, look.panel, look.columns, title=False)
-    label = f"{chart.title}. {chart.reading} The table below has the numbers."
-    drawn = []
-    for kind, its in (("wide", bare), ("narrow", narrow(bare))):
-        svg = _embedded(to_svg(chart.spec(rows, its)), f"{chart.name}-{kind}", label)
-        drawn.append(f'<div class="{kind}">{svg}</div>')
-    return f"<figure>{''.join(drawn)}</figure>"
+def percent(share: float | None) -> str:
+    """A share for people."""
+    return "not defined" if share is None else f"{share:.1%}"
 
 
-def figure(chart: Chart, answer: Table, look: Look, level: int = 3) -> str:
-    """A chart with what it says, its table, its SQL and both as links to save."""
-    spec = chart.spec(answer.rows, look, chart.reading)
-    return "\n".join(
-        [
-            f'<section class="figure" id="{escape(chart.name)}">',
-            f"<h{level}>{escape(chart.title)}</h{level}>",
-            f'<p class="soft">{escape(chart.reading)}</p>',
-            drawing(chart, answer.rows, look),
-            answer_of(answer),
-            '<p class="links">',
-            _link(
-                "Vega-Lite", f"{chart.name}.vl.json", "application/json", json.dumps(spec, ensure_ascii=False)
-            ),
-            "·",
-            _link("table as CSV", f"{answer.query.name}.csv", "text/csv", _csv(answer)),
-            "</p>\n</section>",
-        ]
+def interval(row: Mapping[str, Any], name: str) -> str:
+    """A share of a query's row with its interval, for people."""
+    if row[name] is None:
+        return "not defined (nothing memorized)"
+    return f"{percent(row[name])} ({percent(row[f'{name}_low'])} to {percent(row[f'{name}_high'])})"
+
+
+@cache
+def _environment() -> Environment:
+    try:
+        import jinja2
+    except ImportError:
+        raise BadInput("pages need Jinja2, which is not installed: pip install 'memoserve[report]'") from None
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
+    environment.filters |= {
+        "cell": cell,
+        "percent": percent,
+        "interval": interval,
+        "first_names": _first_names,
+    }
+    environment.tests["figure"] = lambda value: isinstance(value, int | float) and not isinstance(value, bool)
+    return environment
 
 
-def answer_of(answer: Table, *, unfolded: bool = False) -> str:
-    """A query's rows and its SQL, each folded away; the rows not if `unfolded`."""
-    rows = [[row[name] for name in answer.columns] for row in answer.rows]
-    caption = f"memoserve query {answer.query.name}: {answer.query.question}"
-    if len(rows) > _SHOWN:
-        caption += f" The first {_SHOWN} of {len(rows):,} rows; all of them are in the CSV."
-    return (
-        f"<details{' open' if unfolded else ''}><summary>Table ({len(rows):,} rows)</summary>"
-        f"{table(caption, answer.columns, rows[:_SHOWN])}</details>"
-        f"<details><summary>SQL ({escape(answer.query.path.name)})</summary>"
-        f'<pre tabindex="0"><code>{escape(answer.query.sql)}</code></pre></details>'
-    )
+def _macro(name: str, *values: Any) -> Markup:
+    made: Markup = getattr(_environment().get_template("parts.html").module, name)(*values)
+    return made
+
+
+def _first_names(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMES]) + (" …" if len(names) > _NAMES else "")
 
 
 def _csv(answer: Table) -> str:
@@ -128,11 +167,6 @@ def _csv(answer: Table) -> str:
         ["" if row[name] is None else row[name] for name in answer.columns] for row in answer.rows
     )
     return text.getvalue()
-
-
-def _link(text: str, name: str, kind: str, content: str) -> str:
-    data = base64.b64encode(content.encode()).decode()
-    return f'<a download="{escape(name)}" href="data:{kind};base64,{data}">{escape(text)}</a>'
 
 
 def _embedded(svg: str, name: str, label: str) -> str:

@@ -201,7 +201,7 @@ class Submission(BaseModel):
     sequences: Annotated[
         str | None, Field(pattern=r"^[0-9]{0,18}:[0-9]{0,18}$", description="Range of ids, such as 0:1000.")
     ] = None
-    sample: Annotated[float | None, Field(gt=0, le=1, description="Share of them, drawn at random.")] = None
+    sample: Annotated[float | None, Field(gt=0, le=1, description="Random fraction of sequences.")] = None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1, description="Seed of the sample.")] = 0
     mode: Literal["score", "extract"] = "score"
     loglik: Annotated[bool, Field(description="With extract: also log-likelihoods.")] = False

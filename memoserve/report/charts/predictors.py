@@ -190,7 +190,7 @@ CHARTS: tuple[Chart, ...] = (
         "recall "
         "(of what the target memorized, the share that the smaller model memorized too), by training "
         "compute. "
-        "A miss is a leak that nobody was warned of: recall decides.",
+        "Misses are undetected leaks, so recall matters most.",
         ("training_flops", "recall_corpus"),
         _predictors,
         ("training_flops",),

@@ -229,7 +229,7 @@ CHARTS: tuple[Chart, ...] = (
     Chart(
         "emergent",
         "emergent_counts",
-        "Memorized out of the blue",
+        "Memorized, not predicted by any smaller model",
         "Of what the target memorized, the share that scores below the threshold in every smaller model.",
         ("share",),
         _emergent,

@@ -8,38 +8,18 @@ from pathlib import Path
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Request
+from jinja2 import Environment, FileSystemLoader
 from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
 from memoserve.serve.http.guard import COOKIE, is_token, session
 
 STATIC = Path(__file__).parents[1] / "static"
 
-router = APIRouter(include_in_schema=False)
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parents[1] / "templates"), autoescape=True, trim_blocks=True
+)
 
-_LOGIN = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>memoserve: log in</title>
-<link rel="icon" href="/static/icon.svg" type="image/svg+xml">
-<link rel="stylesheet" href="/static/style.css">
-<script type="module" src="/static/login.js"></script>
-</head>
-<body class="login">
-<main>
-<h1>memoserve</h1>
-<p>This service wants its token. Whoever started it has it.</p>
-{said}<form method="post" action="/login">
-<div class="field grow"><label for="token">Token</label>
-<input type="password" id="token" name="token" autocomplete="current-password" required autofocus></div>
-<button class="main">Log in</button>
-</form>
-</main>
-</body>
-</html>
-"""
+router = APIRouter(include_in_schema=False)
 
 _WRONG_SECONDS = 1.0
 _LONGEST_LOGIN = 4096
@@ -54,7 +34,7 @@ async def dashboard() -> Response:
 @router.get("/login")
 async def login_page() -> Response:
     """The page that asks for the token."""
-    return HTMLResponse(_LOGIN.format(said=""))
+    return HTMLResponse(_login(wrong=False))
 
 
 @router.post("/login")
@@ -64,9 +44,7 @@ async def login(request: Request) -> Response:
     given = _given(await request.body(), request.headers.get("content-type", ""))
     if token is not None and not is_token(given, token):
         await asyncio.sleep(_WRONG_SECONDS)
-        return HTMLResponse(
-            _LOGIN.format(said='<p role="alert" class="error">That is not the token.</p>\n'), 401
-        )
+        return HTMLResponse(_login(wrong=True), 401)
     response = RedirectResponse("/", 303)
     if token is not None:
         response.set_cookie(
@@ -78,6 +56,11 @@ async def login(request: Request) -> Response:
             path="/",
         )
     return response
+
+
+def _login(*, wrong: bool) -> str:
+    """The page that asks for the token; `wrong`: after one that wasn't it."""
+    return _TEMPLATES.get_template("login.html").render(wrong=wrong)
 
 
 def _given(body: bytes, kind: str) -> str:

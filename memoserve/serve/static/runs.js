@@ -236,7 +236,7 @@ function submission(suites, suite, store, submitted) {
     suite: picker('Suite', suites.map((name) => [name, name]), (name) => { values.suite = name; asStored(); }),
     checkpoints: entry('Checkpoints', keep('checkpoints'), { placeholder: 'the suite’s own choice', hint: 'all, final, or a list with patterns, such as 70m@143000,12b@*' }),
     sequences: entry('Sequences', keep('sequences'), { placeholder: 'all', hint: 'a range of ids, such as 0:1000', pattern: '[0-9]*:[0-9]*', title: 'two numbers with a colon between' }),
-    sample: entry('Sample', keep('sample'), { type: 'number', min: '0', max: '1', step: 'any', placeholder: 'none', inputmode: 'decimal', hint: 'a share of them, drawn at random: 0.01' }),
+    sample: entry('Sample', keep('sample'), { type: 'number', min: '0', max: '1', step: 'any', placeholder: 'none', inputmode: 'decimal', hint: 'random fraction of sequences: 0.01' }),
     seed: entry('Seed of the sample', keep('seed'), { type: 'number', min: '0', step: '1', placeholder: '0', inputmode: 'numeric' }),
     data: entry('Data', keep('data'), { placeholder: 'the suite’s own', hint: 'a file in the folder that the service offers (--data)' }),
     by: entry('Your name', keep('by'), { placeholder: 'nobody', hint: 'for the others; kept in this browser', maxlength: '100' }),
