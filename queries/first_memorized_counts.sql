@@ -6,7 +6,7 @@
 -- the last one leaks.
 --
 -- parameter: suite (text, the first evaluated one): the suite
--- parameter: model (text, the largest evaluated one): the model
+-- parameter: model (model, the largest evaluated one): the model
 -- column: checkpoint: the checkpoint
 -- column: unit: what is counted, sequences or windows (distinct sequences)
 -- column: first_memorized: memorized by this one and by no earlier evaluated one

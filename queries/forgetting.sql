@@ -6,7 +6,7 @@
 -- since. Intervals are Wilson's, 95%, equal windows as one cluster.
 --
 -- parameter: suite (text, the first evaluated one): the suite
--- parameter: model (text, the largest evaluated one): the model
+-- parameter: model (model, the largest evaluated one): the model
 -- column: earlier: the earlier checkpoint
 -- column: later: the next evaluated one
 -- column: unit: what is counted, sequences or windows (distinct sequences)

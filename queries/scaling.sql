@@ -10,7 +10,7 @@
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: step (whole number, the last one): each model plays target at its last evaluated step up to this
 --   one
--- parameter: smaller_than (text, none): the name of a model; only smaller models play target
+-- parameter: smaller_than (model, none): the name of a model; only smaller models play target
 -- column: target: the checkpoint that plays target
 -- column: target_model: its model
 -- column: target_order: its model's place by size

@@ -29,10 +29,10 @@ from test_store import FINGERPRINT, matches
 from web_server import HeldPort
 from werkzeug.serving import make_server
 
-from memoserve.catalog import connect, execute, write_catalog
+from memoserve.catalog import connect, execute, run_query, write_catalog
 from memoserve.catalog.remote import StoreFileSystem
 from memoserve.errors import BadInput, StorageFailed, StoreConflict
-from memoserve.queries import list_queries, run_query
+from memoserve.queries import list_queries
 from memoserve.store import Store
 from memoserve.store.lease import Lease
 from memoserve.store.remote_files import RemoteFiles

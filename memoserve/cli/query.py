@@ -53,8 +53,8 @@ def query(
     predictors answers which smaller model says best what a large one memorized, equicompute which one to
     run for a given budget.
     """
-    from memoserve.catalog import connect, explained
-    from memoserve.queries import find_query, run_query
+    from memoserve.catalog import connect, explained, run_query
+    from memoserve.queries import find_query
     from memoserve.queries.output import write_answer
     from memoserve.store import DEFAULT_STORE
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from memoserve.errors import BadInput
-from memoserve.queries.run import Answer
+from memoserve.queries.answer import Answer
 from memoserve.store import writing
 from memoserve.terminal import harmless, harmless_lines
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memoserve.catalog import run_query
 from memoserve.errors import BadInput
-from memoserve.queries import find_query, run_query
+from memoserve.queries import find_query
 from memoserve.recommend.law import Law, Observation, fit, read_observations
 from memoserve.recommend.played import (
     PAPERS,
@@ -351,7 +352,7 @@ def _flagged(
     if not names:
         return {}
     result = run_query(
-        connection, find_query("flagged"), {"suite": target.suite, "checkpoints": ",".join(names)}, store
+        connection, find_query("flagged"), {"suite": target.suite, "checkpoints": names}, store
     )
     found: dict[tuple[str, Line], int] = {}
     by_tau: dict[tuple[str, str], dict[float, int]] = {}
