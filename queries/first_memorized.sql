@@ -5,6 +5,8 @@
 -- became of it. Windows are listed once, under their first occurrence; a store that doesn't number windows
 -- lists sequences. Latest first, then by id; first_memorized_counts has the sums.
 --
+-- group: Over training
+-- example: memoserve query first_memorized --model 1.2m --rows 20
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: model (model, the largest evaluated one): the model
 -- parameter: rows (whole number, 100): how many rows at most

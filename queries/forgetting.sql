@@ -5,6 +5,8 @@
 -- counts nowhere. A high forgotten share means that an early checkpoint's false alarms are true memories lost
 -- since. Intervals are Wilson's, 95%, equal windows as one cluster.
 --
+-- group: Over training
+-- example: memoserve query forgetting --model 1.2m
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: model (model, the largest evaluated one): the model
 -- column: earlier: the earlier checkpoint

@@ -7,6 +7,8 @@
 -- predicted, what it has seen and was not evaluated on is left out. The effective numbers take equal windows
 -- as one cluster.
 --
+-- group: Which predictor to choose
+-- example: memoserve query scaling --smaller_than 1.2m
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: step (whole number, the last one): each model plays target at its last evaluated step up to this
 --   one
