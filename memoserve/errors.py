@@ -7,6 +7,7 @@ The command line prints the message and exits with `exit_code`; it shows a trace
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 
 
 class MemoserveError(Exception):
@@ -80,3 +81,11 @@ def in_words(error: Exception) -> Exception:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageFailed(f"{error} ({advice_on(error)}).\n{GOES_ON}")
     return error
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The known names that are most like this one, as what a message goes on with; nothing if none is."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""

@@ -25,3 +25,8 @@ def harmless_lines(text: str) -> str:
 def escaped(character: str) -> str:
     r"""A character as Python writes it in a string of ASCII: `\x1b`."""
     return character.encode("unicode_escape").decode("ascii")
+
+
+def without_markup(text: str) -> str:
+    r"""`text` for help that reads [bold] and the like as styles: its own brackets stay what they are."""
+    return text.replace("[", r"\[")

@@ -6,8 +6,10 @@
 -- is that of its first evaluated occurrence. Reads all scores. Checkpoints that have seen nothing are left
 -- out.
 --
+-- group: Agreement
+-- example: memoserve query checkpoint_correlation --model 1.2m
 -- parameter: suite (text, the first evaluated one): the suite
--- parameter: model (text, the largest evaluated one): the model
+-- parameter: model (model, the largest evaluated one): the model
 -- parameter: checkpoints (checkpoint names, every evaluated one of the model): which checkpoints
 -- column: unit: what is counted, sequences or windows (distinct sequences)
 -- column: first: the earlier checkpoint of the pair

@@ -5,6 +5,8 @@
 -- decisions need: recall_corpus, over all that the target has seen, where what a checkpoint has not seen yet
 -- counts as not predicted. Checkpoints at the target's step count too, except the target itself.
 --
+-- group: What predicts it
+-- example: memoserve query checkpoints --target 1.2m@1001
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: target (checkpoint, the last evaluated step of the largest evaluated model): what is predicted
 -- column: target: the predicted checkpoint

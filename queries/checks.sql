@@ -5,6 +5,8 @@
 -- newest. What failed comes first, then warnings, then what there was nothing to check against; checkpoints
 -- in order of size and training.
 --
+-- group: What was verified
+-- example: memoserve query checks
 -- parameter: suite (text, every one): the suite
 -- column: suite: the suite
 -- column: name: what was compared

@@ -6,6 +6,8 @@
 -- that come from there, so recall_corpus is tp / (tp + fn + target_memorized_unseen). Held-out sequences
 -- never count.
 --
+-- group: What predicts it
+-- example: memoserve query confusion --predictors 532k@1001
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: target (checkpoint, the last evaluated step of the largest evaluated model): what is predicted
 -- parameter: predictors (checkpoint names, every smaller model at its last evaluated step not after the

@@ -6,6 +6,8 @@
 -- window's score is that of its first evaluated occurrence. This one reads all scores: on a billion of them
 -- it takes minutes, where the questions about memorized sequences take seconds.
 --
+-- group: Agreement
+-- example: memoserve query correlation
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: checkpoints (checkpoint names, the last evaluated step of every model): which checkpoints
 -- column: unit: what is counted, sequences or windows (distinct sequences)

@@ -5,6 +5,8 @@
 -- saw, of which next to none may look memorized. Every evaluated checkpoint has a row; those that turned out
 -- to have another's weights (same_weights_as), which all other queries leave out, too.
 --
+-- group: How much is memorized
+-- example: memoserve query counts
 -- parameter: suite (text, the first evaluated one): the suite
 -- column: checkpoint: the checkpoint, model@step
 -- column: step: its training step

@@ -7,6 +7,8 @@
 -- variance (delta method) over windows as clusters: with few clusters, under 30 or so, or when only_predictor
 -- and only_other are both near 0, they are too narrow.
 --
+-- group: Which predictor to choose
+-- example: memoserve query difference --predictor 532k@1001 --other 116k@1001
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: target (checkpoint, the last evaluated step of the largest evaluated model): what is predicted
 -- parameter: predictor (checkpoint, the largest smaller model at its last evaluated step): one; steps not

@@ -5,6 +5,8 @@
 -- miss. 33 bins, from 0 to 32 = memorized, the empty ones included. Training sequences seen, those not yet
 -- seen, and held-out control ones apart.
 --
+-- group: How much is memorized
+-- example: memoserve query distribution --checkpoints 532k@1001
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: checkpoints (checkpoint names, the last evaluated step of every model): which checkpoints
 -- column: checkpoint: the checkpoint, model@step

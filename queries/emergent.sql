@@ -8,6 +8,8 @@
 -- that doesn't number windows lists sequences. Lowest scores first; memoserve show gives the text,
 -- emergent_counts the sums. What no cheaper run has seen and was evaluated on is not listed.
 --
+-- group: Over training
+-- example: memoserve query emergent --against both --threshold 8
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: target (checkpoint, the last evaluated step of the largest evaluated model): what memorized them
 -- parameter: against (smaller|earlier|both, smaller): the cheaper runs: smaller models, earlier checkpoints

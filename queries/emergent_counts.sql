@@ -6,6 +6,8 @@
 -- high. A window's score is its best; in sequences, all occurrences that the target memorized share it.
 -- Intervals are Wilson's, 95%, equal windows as one cluster.
 --
+-- group: Over training
+-- example: memoserve query emergent_counts --thresholds 8,16,32
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: target (checkpoint, the last evaluated step of the largest evaluated model): what memorized them
 -- parameter: against (smaller|earlier|both, smaller): the cheaper runs: smaller models, earlier checkpoints

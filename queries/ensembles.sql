@@ -7,6 +7,8 @@
 -- model cost what their latest costs, different models add up. Cheapest first. Intervals are Wilson's, 95%,
 -- equal windows as one cluster.
 --
+-- group: Which predictor to choose
+-- example: memoserve query ensembles --members 3
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: target (checkpoint, the last evaluated step of the largest evaluated model): what is predicted
 -- parameter: predictors (checkpoint names, every smaller model at its last evaluated step): at most 62, of

@@ -6,6 +6,8 @@
 -- every checkpoint that no other one beats, that is, none is as cheap and recalls as much. One checkpoint is
 -- one run: it costs what its own step costs.
 --
+-- group: Which predictor to choose
+-- example: memoserve query equicompute --budgets 0.05,0.2
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: target (checkpoint, the last evaluated step of the largest evaluated model): what is predicted
 -- parameter: budgets (numbers, 0.01 0.02 0.05 0.1 0.2 0.5 1): shares of the target's training compute

@@ -7,6 +7,8 @@
 -- exact to 12 digits, and no exp(ll) can vanish. p lies between 0 and 1. Intervals are Wilson's, 95%, equal
 -- windows as one cluster.
 --
+-- group: How much is memorized
+-- example: memoserve query extractable --samples 1,100 --probabilities 0.5
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: checkpoints (checkpoint names, the last evaluated step of every model): which checkpoints
 -- parameter: samples (numbers, 1 10 100 1000 10000): n, how many samples

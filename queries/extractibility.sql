@@ -5,6 +5,8 @@
 -- from the first on (matched_prefix). The last row of each checkpoint is counts'. Intervals are Wilson's,
 -- 95%, equal windows as one cluster. Imported scores have no matched prefix and give no rows.
 --
+-- group: How much is memorized
+-- example: memoserve query extractibility --checkpoints 532k@1001,1.2m@1001
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: checkpoints (checkpoint names, the last evaluated step of every model): which checkpoints
 -- column: checkpoint: the checkpoint, model@step

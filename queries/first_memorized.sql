@@ -5,8 +5,10 @@
 -- became of it. Windows are listed once, under their first occurrence; a store that doesn't number windows
 -- lists sequences. Latest first, then by id; first_memorized_counts has the sums.
 --
+-- group: Over training
+-- example: memoserve query first_memorized --model 1.2m --rows 20
 -- parameter: suite (text, the first evaluated one): the suite
--- parameter: model (text, the largest evaluated one): the model
+-- parameter: model (model, the largest evaluated one): the model
 -- parameter: rows (whole number, 100): how many rows at most
 -- column: sequence_id: the first occurrence of the window
 -- column: window_id: its number; empty if the store doesn't number windows

@@ -5,8 +5,10 @@
 -- this counts what is new there. Where the last rows add little, the earlier checkpoints already know what
 -- the last one leaks.
 --
+-- group: Over training
+-- example: memoserve query first_memorized_counts --model 1.2m
 -- parameter: suite (text, the first evaluated one): the suite
--- parameter: model (text, the largest evaluated one): the model
+-- parameter: model (model, the largest evaluated one): the model
 -- column: checkpoint: the checkpoint
 -- column: unit: what is counted, sequences or windows (distinct sequences)
 -- column: first_memorized: memorized by this one and by no earlier evaluated one

@@ -5,6 +5,8 @@
 -- as in thresholds, and for what either of two checkpoints memorized. Counted over what each checkpoint has
 -- seen. `memoserve recommend --max-flagged` uses it for a target that is not trained yet.
 --
+-- group: Which predictor to choose
+-- example: memoserve query flagged --checkpoints 532k@1001
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: checkpoints (checkpoint names, every evaluated one): which checkpoints
 -- parameter: lowest (whole number, 1; 8 if a checkpoint has over 10 million scores): the lowest tau for

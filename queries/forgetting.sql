@@ -5,8 +5,10 @@
 -- counts nowhere. A high forgotten share means that an early checkpoint's false alarms are true memories lost
 -- since. Intervals are Wilson's, 95%, equal windows as one cluster.
 --
+-- group: Over training
+-- example: memoserve query forgetting --model 1.2m
 -- parameter: suite (text, the first evaluated one): the suite
--- parameter: model (text, the largest evaluated one): the model
+-- parameter: model (model, the largest evaluated one): the model
 -- column: earlier: the earlier checkpoint
 -- column: later: the next evaluated one
 -- column: unit: what is counted, sequences or windows (distinct sequences)

@@ -7,6 +7,8 @@
 -- occurrences the often repeated come early, and those are memorized more: a fall there says nothing about
 -- position. The first and the third are fair. position_test tests them.
 --
+-- group: Order of training
+-- example: memoserve query position --buckets 10
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: checkpoint (checkpoint, the last evaluated step of the largest evaluated model): the checkpoint
 -- parameter: buckets (whole number, 20): how many buckets

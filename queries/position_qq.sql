@@ -7,6 +7,8 @@
 -- raise it, and a share that isn't small lowers it (to 1 - share if sequences are independent). Units as in
 -- position: among first occurrences, the often repeated come early.
 --
+-- group: Order of training
+-- example: memoserve query position_qq --size 256
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: checkpoint (checkpoint, the last evaluated step of the largest evaluated model): the checkpoint
 -- parameter: size (whole number, 512): sequences a stretch; the paper's

@@ -8,6 +8,8 @@
 -- line's standard error is the sandwich estimate clustered by window. chi_square_tail gives p-values to ten
 -- digits, but the test itself needs smallest_expected of 5 or so.
 --
+-- group: Order of training
+-- example: memoserve query position_test --checkpoint 1.2m@1001
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: checkpoint (checkpoint, the last evaluated step of the largest evaluated model): the checkpoint
 -- parameter: buckets (whole number, 20): how many buckets

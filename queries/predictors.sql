@@ -5,6 +5,8 @@
 -- evaluated on; recall_seen likewise; recall_corpus is over all that the target has seen, where what the
 -- predictor has not seen counts as not predicted. Intervals are Wilson's, 95%, equal windows as one cluster.
 --
+-- group: What predicts it
+-- example: memoserve query predictors --target 1.2m@1001
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: target (checkpoint, the last evaluated step of the largest evaluated model): what is predicted
 -- column: target: the predicted checkpoint

@@ -8,6 +8,8 @@
 -- the published lists are of the final ones.) Sequences, as in the paper. `memoserve query predictors
 -- --compare paper` runs this.
 --
+-- group: What predicts it
+-- example: memoserve query predictors_vs_paper --suite pythia
 -- parameter: suite (text, pythia if evaluated, else pythia-deduped): the suite
 -- parameter: target (checkpoint, the last evaluated step of 12b): what is predicted
 -- column: target: the predicted checkpoint

@@ -6,6 +6,8 @@
 -- are few, so a false positive rate looks small whatever the precision: decide by precision and recall_corpus
 -- (predictors, checkpoints), not by these.
 --
+-- group: What predicts it
+-- example: memoserve query rates --target 1.2m@1001
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: target (checkpoint, the last evaluated step of the largest evaluated model): what is predicted
 -- parameter: predictors (checkpoint names, every earlier checkpoint of the target's model): what predicts

@@ -8,6 +8,8 @@
 -- not predicted, what it has seen and was not evaluated on is left out. Checkpoints of one model cost what
 -- their latest costs, different models add up.
 --
+-- group: Which predictor to choose
+-- example: memoserve query recommend_candidates --target 1.2m@1001 -o candidates.parquet
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: target (checkpoint, the last evaluated step of the largest evaluated model): what is predicted
 -- parameter: predictors (checkpoint names, every evaluated one that costs less than the target): what may

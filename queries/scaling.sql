@@ -7,10 +7,12 @@
 -- predicted, what it has seen and was not evaluated on is left out. The effective numbers take equal windows
 -- as one cluster.
 --
+-- group: Which predictor to choose
+-- example: memoserve query scaling --smaller_than 1.2m
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: step (whole number, the last one): each model plays target at its last evaluated step up to this
 --   one
--- parameter: smaller_than (text, none): the name of a model; only smaller models play target
+-- parameter: smaller_than (model, none): the name of a model; only smaller models play target
 -- column: target: the checkpoint that plays target
 -- column: target_model: its model
 -- column: target_order: its model's place by size

@@ -8,6 +8,8 @@
 -- With few blocks that have anything to count, under 20 or so, percentiles are too narrow. Reads all scores
 -- of the predictor.
 --
+-- group: Which predictor to choose
+-- example: memoserve query threshold_bands --predictor 532k@1001
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: target (checkpoint, the last evaluated step of the largest evaluated model): what is predicted
 -- parameter: predictor (checkpoint, the largest smaller model at its last evaluated step not after the

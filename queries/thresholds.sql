@@ -8,6 +8,8 @@
 -- first reaches each percent. Reads all scores of the predictor. Intervals are Wilson's, 95%, equal windows
 -- as one cluster.
 --
+-- group: Which predictor to choose
+-- example: memoserve query thresholds --predictor 532k@1001 --recall 0.8
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: target (checkpoint, the last evaluated step of the largest evaluated model): what is predicted
 -- parameter: predictor (checkpoint, the largest smaller model at its last evaluated step not after the

@@ -7,6 +7,8 @@
 -- is matches, or matched_prefix where matches were not measured. A window's score is that of its first
 -- evaluated occurrence. Reads all scores twice.
 --
+-- group: Agreement
+-- example: memoserve query top_correlation --top 0.05
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: checkpoints (checkpoint names, the last evaluated step of every model): which checkpoints
 -- parameter: top (number, 0.1): the top share, 0 to 1

@@ -5,6 +5,8 @@
 -- seen, where new data and old mix; here the data stays the same and only training goes on. Intervals are
 -- Wilson's, 95%, equal windows as one cluster. Checkpoints that have seen nothing are left out.
 --
+-- group: Over training
+-- example: memoserve query training
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: checkpoints (checkpoint names, every evaluated one): which checkpoints
 -- column: checkpoint: the checkpoint, model@step

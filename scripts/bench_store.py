@@ -285,8 +285,8 @@ def _one(what: str, store: Path, name: str, memory: str) -> dict[str, Any]:
 
 
 def _query(store: Path, name: str, memory: str) -> int:
-    from memoserve.catalog import connect
-    from memoserve.queries import find_query, run_query
+    from memoserve.catalog import connect, run_query
+    from memoserve.queries import find_query
 
     with connect(store, memory_limit=memory) as connection:
         return len(run_query(connection, find_query(name), {}, store).fetchall())

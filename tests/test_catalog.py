@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from random_stores import World, random_world, toy_suite
 
-from memoserve.catalog import connect, execute, write_catalog
+from memoserve.catalog import connect, execute, run_query, write_catalog
 from memoserve.cli.status import store_status
 from memoserve.errors import BadInput, StorageFailed, StoreConflict
 from memoserve.imports import import_csv
-from memoserve.queries import Query, find_query, list_queries, run_query
+from memoserve.queries import Query, find_query, list_queries
 from memoserve.store import Store
 from memoserve.store.verify import verify
 

@@ -18,10 +18,10 @@ from random_stores import World, random_world, toy_suite
 from serving import mini_store, serving
 from test_store_formats import parts_in, rewrite
 
-from memoserve.catalog import connect, write_catalog
+from memoserve.catalog import connect, run_query, write_catalog
 from memoserve.checks import Check
 from memoserve.cli.status import store_checks, store_status
-from memoserve.queries import find_query, list_queries, run_query
+from memoserve.queries import find_query, list_queries
 from memoserve.recommend import find_target
 from memoserve.recommend.recommendation import advise
 from memoserve.report.contents import report

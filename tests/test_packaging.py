@@ -27,7 +27,7 @@ SERVING = {"anyio", "cachetools", "fastapi", "h11", "jinja2", "starlette", "uvic
 ORDER = (
     *("errors", "terminal", "checks", "domain", "files"),
     *("suites", "sequences", "engines", "store"),
-    *("run", "imports", "catalog", "queries", "recommend", "memorized", "report", "serve", "cli"),
+    *("run", "imports", "queries", "catalog", "recommend", "memorized", "report", "serve", "cli"),
 )
 ALONE = ("suites", "sequences", "engines", "store")
 

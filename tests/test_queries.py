@@ -23,10 +23,10 @@ import pyarrow.parquet as pq
 import pytest
 from random_stores import World, random_world, toy_suite
 
-from memoserve.catalog import connect, write_catalog
+from memoserve.catalog import connect, run_query, write_catalog
 from memoserve.cli import main
 from memoserve.errors import BadInput
-from memoserve.queries import find_query, list_queries, run_query
+from memoserve.queries import find_query, list_queries
 from memoserve.store import Store
 
 CORE = ("checkpoints", "correlation", "counts", "distribution", "equicompute", "predictors")

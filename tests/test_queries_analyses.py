@@ -17,9 +17,9 @@ from random_stores import World, random_world, toy_suite
 from scipy import stats
 from test_queries import ask, flops, pearson, place, ratio, same, units, wilson
 
-from memoserve.catalog import connect
+from memoserve.catalog import connect, run_query
 from memoserve.errors import BadInput
-from memoserve.queries import find_query, run_query
+from memoserve.queries import find_query
 from memoserve.store import Store
 
 # (seed, mode, with log-likelihoods)

@@ -29,13 +29,13 @@ from test_store import FINGERPRINT, matches
 from web_server import HeldPort
 from werkzeug.serving import make_server
 
-from memoserve.catalog import connect, execute, write_catalog
+from memoserve.catalog import connect, execute, run_query, write_catalog
 from memoserve.catalog.remote import StoreFileSystem
 from memoserve.domain import Checkpoint
 from memoserve.errors import BadInput, StorageFailed, StoreConflict
 from memoserve.files.lease import Lease
 from memoserve.files.remote import RemoteFiles
-from memoserve.queries import list_queries, run_query
+from memoserve.queries import list_queries
 from memoserve.store import Store
 
 

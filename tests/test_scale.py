@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from random_stores import toy_suite
 
-from memoserve.catalog import connect, write_catalog
-from memoserve.queries import find_query, list_queries, run_query
+from memoserve.catalog import connect, run_query, write_catalog
+from memoserve.queries import find_query, list_queries
 from memoserve.run.indexing import make_lists
 from memoserve.run.plan import make_plan
 from memoserve.sequences import Selection

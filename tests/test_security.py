@@ -20,9 +20,9 @@ from conftest import Cli, command
 from pyarrow import parquet
 from random_stores import World, random_world
 
-from memoserve.catalog import connect, connection, execute
+from memoserve.catalog import connect, connection, execute, run_query
 from memoserve.errors import BadInput
-from memoserve.queries import find_query, run_query
+from memoserve.queries import find_query
 from memoserve.suites import Suite
 
 ROOT = Path(__file__).parents[1]

@@ -98,7 +98,8 @@ def test_every_query_gives_what_the_command_line_gives(server: Server, name: str
     assert answer.status_code == 200, answer.text
     got = answer.json()
     with connect(server.store) as db:
-        from memoserve.queries import find_query, run_query
+        from memoserve.catalog import run_query
+        from memoserve.queries import find_query
 
         result = run_query(db, find_query(name), {}, server.store)
         names = [column[0] for column in result.description]

@@ -16,10 +16,10 @@ import pytest
 from conftest import Cli
 from random_stores import World, random_world
 
-from memoserve.catalog import connect, write_catalog
+from memoserve.catalog import connect, run_query, write_catalog
 from memoserve.cli.status import store_status
 from memoserve.errors import StoreConflict
-from memoserve.queries import find_query, run_query
+from memoserve.queries import find_query
 from memoserve.store import Store, checksum
 from memoserve.store.checksum import KEY
 from memoserve.store.fingerprint import WHEN_ABSENT, fingerprint_file

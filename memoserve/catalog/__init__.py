@@ -1,5 +1,7 @@
 """The catalog: DuckDB views over a store's parts, in memory or as one file."""
 
+from memoserve.catalog.asking import run_query
+from memoserve.catalog.catalog import Catalog
 from memoserve.catalog.connection import connect, create_views, explained, kinds_of_parts
 from memoserve.catalog.file import DEFAULT_CATALOG, write_catalog
 from memoserve.catalog.limits import default_memory, limited
@@ -7,6 +9,7 @@ from memoserve.catalog.sandbox import execute
 
 __all__ = [
     "DEFAULT_CATALOG",
+    "Catalog",
     "connect",
     "create_views",
     "default_memory",
@@ -14,5 +17,6 @@ __all__ = [
     "explained",
     "kinds_of_parts",
     "limited",
+    "run_query",
     "write_catalog",
 ]

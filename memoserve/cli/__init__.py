@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated
 
@@ -12,7 +14,8 @@ import typer
 from memoserve.cli.doctor import doctor
 from memoserve.cli.export import export
 from memoserve.cli.imports import app as imports
-from memoserve.cli.query import QUERY_CONTEXT, catalog, query, sql
+from memoserve.cli.query import app as query
+from memoserve.cli.query import catalog, sql
 from memoserve.cli.recommend import recommend, scaling
 from memoserve.cli.report import plot, report
 from memoserve.cli.run import run
@@ -23,7 +26,7 @@ from memoserve.cli.status import status
 from memoserve.cli.suite import app as suite
 from memoserve.cli.verify import verify
 from memoserve.errors import MemoserveError, in_words
-from memoserve.terminal import harmless_lines
+from memoserve.terminal import harmless_lines, without_markup
 
 app = typer.Typer(
     name="memoserve",
@@ -60,23 +63,19 @@ def _main(
         os.environ["MEMOSERVE_TRACEBACK"] = "1"
 
 
-app.command()(run)
-app.command()(status)
-app.command()(verify)
-app.command(context_settings=QUERY_CONTEXT)(query)
-app.command()(sql)
-app.command()(catalog)
-app.command()(recommend)
-app.command()(scaling)
-app.command()(show)
-app.command()(plot)
-app.command()(report)
-app.command()(export)
-app.command()(serve)
+def _add(*functions: Callable[..., None]) -> None:
+    """As commands. What stands in brackets in their help, as memoserve[report], is no style."""
+    for function in functions:
+        app.command(help=without_markup(inspect.getdoc(function) or ""))(function)
+
+
+_add(run, status, verify)
+app.add_typer(query, name="query")
+_add(sql, catalog, recommend, scaling, show, plot, report, export, serve)
 app.add_typer(imports, name="import")
 app.add_typer(suite, name="suite")
 app.add_typer(sequences, name="sequences")
-app.command()(doctor)
+_add(doctor)
 
 
 def main() -> None:

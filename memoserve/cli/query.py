@@ -2,82 +2,38 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from memoserve.errors import BadInput
+from memoserve.cli.answer_options import FormatOption, OutputOption, chosen_format
+from memoserve.cli.query_commands import QueryGroup
 
-_Format = Literal["table", "csv", "json", "parquet", "markdown"]
-
-_FormatOption = Annotated[_Format, typer.Option("--format", "-f", help="How to print the answer.")]
-_OutputOption = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", help="Write to this file, whole or not at all.", show_default=False),
-]
-_MemoryOption = Annotated[
-    str | None,
-    typer.Option(
-        "--memory", help="Memory that DuckDB may use, such as 4GB. Default: 80% of it.", show_default=False
-    ),
-]
-
-# `memoserve query` takes any --parameter that the header of a query file declares.
-QUERY_CONTEXT = {"ignore_unknown_options": True}
+app = typer.Typer(cls=QueryGroup)
 
 
+@app.callback(invoke_without_command=True)
 def query(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[NAME] [DIR] [--PARAMETER VALUE]...",
-            help="The query, the store (default memoserve-out), and the parameters that the query declares.",
-            show_default=False,
-        ),
-    ] = None,
-    form: _FormatOption = "table",
-    output: _OutputOption = None,
+    context: typer.Context,
     listing: Annotated[
-        bool, typer.Option("--list", "-l", help="List the queries and their parameters.")
+        bool, typer.Option("--list", "-l", help="List the queries, each with its parameters and an example.")
     ] = False,
-    show_sql: Annotated[
-        bool, typer.Option("--sql", help="Print the query file instead of running it.")
-    ] = False,
-    memory: _MemoryOption = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option("--queries", help="A folder with .sql files of your own, beside memoserve's."),
+    ] = None,
 ) -> None:
-    """Answer a question with one of the SQL files that come with memoserve.
+    """Answer a question with one of the SQL files that come with memoserve, or with your own.
 
     What it prints is what the file gives in plain DuckDB. `memoserve query --list` says what there is:
     predictors answers which smaller model says best what a large one memorized, equicompute which one to
-    run for a given budget.
+    run for a given budget. `memoserve query NAME --help` explains one, its parameters and its columns.
+    `memoserve query FILE.sql` asks your own, with the parameters that its header declares.
     """
-    from memoserve.catalog import connect, explained
-    from memoserve.queries import find_query, run_query
-    from memoserve.queries.output import write_answer
-    from memoserve.store import DEFAULT_STORE
-
-    words, values = _split(arguments or [])
-    if listing or not words:
-        _print_list()
-        return
-    # Beside the paper's own figures there is a query of its own, where the paper has figures.
-    compared = values.pop("compare", None)
-    if compared is not None and (compared, words[0]) != ("paper", "predictors"):
-        raise BadInput(
-            "--compare sets predictors beside the paper: memoserve query predictors --compare paper"
-        )
-    chosen = find_query(words[0] if compared is None else f"{words[0]}_vs_{compared}")
-    if show_sql:
-        typer.echo(chosen.sql, nl=False)
-        return
-    if len(words) > 2:
-        raise BadInput(f"one query and one store at a time, not {' '.join(words)}")
-    store = words[1] if len(words) == 2 else os.environ.get("MEMOSERVE_OUT") or DEFAULT_STORE
-    with connect(store, memory_limit=memory) as connection, explained(store):
-        result = run_query(connection, chosen, values, store)
-        write_answer(result, form, output, chosen.question)
+    if listing or context.invoked_subcommand is None:
+        _print_list(queries)
+        raise typer.Exit
 
 
 def sql(
@@ -85,8 +41,8 @@ def sql(
     directory: Annotated[
         str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
     ] = "memoserve-out",
-    form: _FormatOption = "table",
-    output: _OutputOption = None,
+    form: FormatOption = None,
+    output: OutputOption = None,
     memory: Annotated[
         str | None,
         typer.Option(
@@ -101,15 +57,16 @@ def sql(
 
     The views are checkpoints, scores, memorized, sequences and checks.
     """
-    from memoserve.catalog import connect, default_memory, execute, explained, limited
+    from memoserve.catalog import Catalog, default_memory, explained, limited
     from memoserve.queries.output import write_answer
 
+    form = chosen_format(form, output)
     with (
-        connect(directory, memory_limit=memory or default_memory()) as connection,
-        limited(connection, seconds),
+        Catalog.open(directory, memory_limit=memory or default_memory()) as catalog,
+        limited(catalog.connection, seconds),
         explained(directory),
     ):
-        write_answer(execute(connection, statement, directory), form, output)
+        write_answer(catalog.sql(statement), form, output)
 
 
 def catalog(
@@ -135,35 +92,34 @@ def catalog(
     typer.echo(f"{file} ({file.stat().st_size:,} bytes)")
 
 
-def _split(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Plain words, and --name value or --name=value pairs."""
-    words: list[str] = []
-    values: dict[str, str] = {}
-    rest = iter(arguments)
-    for argument in rest:
-        if not argument.startswith("-"):
-            words.append(argument)
-            continue
-        name, equals, value = argument.lstrip("-").partition("=")
-        if not argument.startswith("--") or not name:
-            raise BadInput(
-                f"{argument!r} is no option of memoserve query; a parameter is given as --name value"
-            )
-        if not equals:
-            following = next(rest, None)
-            if following is None:
-                raise BadInput(f"--{name} lacks its value")
-            value = following
-        if name in values:
-            raise BadInput(f"--{name} is given twice")
-        values[name] = value
-    return words, values
-
-
-def _print_list() -> None:
+def _print_list(own: Path | None) -> None:
     from memoserve.queries import list_queries
+    from memoserve.terminal import harmless
 
-    for one in list_queries():
-        typer.echo(f"{one.name}\n  {one.question}")
-        for parameter in one.parameters:
-            typer.echo(f"  --{parameter.name} ({parameter.type}, {parameter.default}): {parameter.meaning}")
+    queries = list_queries(own)
+    # In the order of use: what is measured first, then what follows from it.
+    groups = dict.fromkeys((*_GROUPS, *(one.group for one in queries)))
+    for group in groups:
+        members = [one for one in queries if one.group == group]
+        if members:
+            typer.echo(harmless(group))
+            typer.echo()
+        for one in members:
+            typer.echo(harmless(f"  {one.name}"))
+            typer.echo(harmless(f"    {one.question}"))
+            for parameter in one.parameters:
+                said = f"--{parameter.name} ({parameter.type}, {parameter.default}): {parameter.meaning}"
+                typer.echo(harmless(f"    {said}"))
+            typer.echo(harmless(f"    {one.example}"))
+            typer.echo()
+
+
+_GROUPS = (
+    "How much is memorized",
+    "What predicts it",
+    "Which predictor to choose",
+    "Over training",
+    "Order of training",
+    "Agreement",
+    "What was verified",
+)

@@ -73,8 +73,8 @@ def store_checks(directory: str) -> list[dict[str, Any]]:
 
     Raises StoreConflict if there is no store, BadInput for a damaged file.
     """
-    from memoserve.catalog import connect, explained
-    from memoserve.queries import find_query, run_query
+    from memoserve.catalog import connect, explained, run_query
+    from memoserve.queries import find_query
 
     with connect(directory) as connection, explained(directory):
         result = run_query(connection, find_query("checks"), {}, directory)

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from memoserve.catalog import explained
+from memoserve.catalog import explained, run_query
 from memoserve.errors import BadInput
-from memoserve.queries import find_query, run_query
+from memoserve.queries import find_query
 from memoserve.store import Store
 
 if TYPE_CHECKING:
@@ -122,9 +122,7 @@ def emergent_rows(
     connection: duckdb.DuckDBPyConnection, store: Store, target: Checkpoint, threshold: float, limit: int
 ) -> list[Row]:
     """What the target memorized though every smaller model scores below `threshold`: the query emergent."""
-    values = {
-        "suite": target.suite, "target": str(target), "threshold": repr(threshold), "rows": str(limit),
-    }  # fmt: skip
+    values = {"suite": target.suite, "target": str(target), "threshold": threshold, "rows": limit}
     result = run_query(connection, find_query("emergent"), values, store.path)
     with explained(store.path):
         columns = [column[0] for column in result.description or ()]

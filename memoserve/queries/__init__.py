@@ -1,15 +1,17 @@
-"""The queries: SQL files that each answer one question, found and run."""
+"""The queries: SQL files that each answer one question, their parameters, and answers as text."""
 
-from memoserve.queries.files import Column, Parameter, Query, find_query, list_queries
-from memoserve.queries.run import Answer, check_parameters, run_query
+from memoserve.queries.answer import Answer
+from memoserve.queries.files import Column, Parameter, Query, find_query, list_queries, read_query
+from memoserve.queries.parameters import Value, typed_values
 
 __all__ = [
     "Answer",
     "Column",
     "Parameter",
     "Query",
-    "check_parameters",
+    "Value",
     "find_query",
     "list_queries",
-    "run_query",
+    "read_query",
+    "typed_values",
 ]

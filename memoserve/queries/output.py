@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from memoserve.errors import BadInput
 from memoserve.files.whole import writing
-from memoserve.queries.run import Answer
+from memoserve.queries.answer import Answer
 from memoserve.terminal import harmless, harmless_lines
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from memoserve.catalog import run_query
 from memoserve.errors import BadInput
-from memoserve.queries import find_query, run_query
+from memoserve.queries import find_query
 from memoserve.recommend.rules import Share, Unit
 
 if TYPE_CHECKING:
@@ -158,11 +159,11 @@ def read_observations(
     step: int | None = None,
 ) -> list[Observation]:
     """What the query scaling counts: each model as target, of the checkpoints that cost less."""
-    values = {"suite": suite}
+    values: dict[str, object] = {"suite": suite}
     if smaller_than is not None:
         values["smaller_than"] = smaller_than
     if step is not None and step > 0:
-        values["step"] = str(step)
+        values["step"] = step
     result = run_query(connection, find_query("scaling"), values, store)
     names = [column[0] for column in result.description]
     rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]

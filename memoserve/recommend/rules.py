@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from memoserve.catalog import run_query
 from memoserve.errors import BadInput
-from memoserve.queries import find_query, run_query
+from memoserve.queries import find_query
 
 if TYPE_CHECKING:
     import duckdb
@@ -131,7 +132,9 @@ def read_rules(
     the store doesn't number windows and they are asked for.
     """
     query = find_query("recommend_candidates")
-    values = {"suite": suite, "target": target} | ({} if blocks is None else {"blocks": str(blocks)})
+    values: dict[str, object] = {"suite": suite, "target": target}
+    if blocks is not None:
+        values["blocks"] = blocks
     result = run_query(connection, query, values, store)
     names = [column[0] for column in result.description]
     rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]

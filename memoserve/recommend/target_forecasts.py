@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memoserve.catalog import run_query
 from memoserve.errors import BadInput
-from memoserve.queries import find_query, run_query
+from memoserve.queries import find_query
 from memoserve.recommend.backtest_data import (
     PAPER_RULE,
     TAUS,
@@ -77,7 +78,7 @@ def _flagged(
     if not names:
         return {}
     result = run_query(
-        connection, find_query("flagged"), {"suite": target.suite, "checkpoints": ",".join(names)}, store
+        connection, find_query("flagged"), {"suite": target.suite, "checkpoints": names}, store
     )
     found: dict[tuple[str, Line], int] = {}
     by_tau: dict[tuple[str, str], dict[float, int]] = {}

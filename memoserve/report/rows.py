@@ -9,8 +9,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memoserve.catalog import explained
-from memoserve.queries import Query, find_query, run_query
+from memoserve.catalog import explained, run_query
+from memoserve.queries import Query, find_query
 
 if TYPE_CHECKING:
     import duckdb

@@ -138,7 +138,8 @@ def queries(workspace: Workspace) -> Reply:
 
 def query(workspace: Workspace, name: str, given: Values, form: Format, limit: int | None) -> Reply:
     """The answer of a named query."""
-    from memoserve.queries import find_query, run_query
+    from memoserve.catalog import run_query
+    from memoserve.queries import find_query
 
     try:
         found = find_query(name)

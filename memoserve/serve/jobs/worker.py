@@ -22,10 +22,10 @@ from pathlib import Path
 import psutil
 
 from memoserve.errors import RunIncomplete, StoreConflict
+from memoserve.files.local import LOCK
 from memoserve.serve.jobs import progress
 from memoserve.serve.jobs.process import command_of
 from memoserve.serve.jobs.queue import Queue, QueuedJob
-from memoserve.files.local import LOCK
 
 POLL_SECONDS = 0.2
 IDLE_SECONDS = 5.0

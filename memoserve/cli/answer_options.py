@@ -1,0 +1,53 @@
+"""The options of whatever prints an answer: in which form, and where to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from memoserve.errors import BadInput
+
+Format = Literal["table", "csv", "json", "parquet", "markdown"]
+
+FormatOption = Annotated[
+    Format | None,
+    typer.Option(
+        "--format",
+        "-f",
+        help="How to print the answer. Default: as the ending of --output says, else a table.",
+        show_default=False,
+    ),
+]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Write to this file, whole or not at all: .csv, .json, .parquet or .md.",
+        show_default=False,
+    ),
+]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--memory", help="Memory that DuckDB may use, such as 4GB. Default: 80% of it.", show_default=False
+    ),
+]
+
+_ENDINGS: dict[str, Format] = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown"}
+
+
+def chosen_format(form: Format | None, output: Path | None) -> Format:
+    """The form that was asked for, or the one of the file's ending. Raises BadInput for an unknown ending."""
+    if form is not None:
+        return form
+    if output is None:
+        return "table"
+    if output.suffix.lower() not in _ENDINGS:
+        raise BadInput(
+            f"--output {output}: what to write is known by the ending, {', '.join(_ENDINGS)}; "
+            "for another one say which --format"
+        )
+    return _ENDINGS[output.suffix.lower()]
