@@ -17,7 +17,7 @@ from tiny_models import logliks, make, windows
 
 from memoserve.engines import EngineProcess, EngineSettings, tune, unsupported_head_size
 from memoserve.engines.child import in_short
-from memoserve.engines.weights import config_identity
+from memoserve.engines.weights.config_identity import config_identity
 from memoserve.errors import EngineFailed
 
 
