@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from memoserve.errors import BadInput
 from memoserve.serve.answers.formats import MOST_ROWS, Format, names_and_rows, reply_json, value, write
 from memoserve.serve.answers.pool import Reply, Workspace, catalog
 from memoserve.serve.errors import NotThere
 from memoserve.serve.files import file_of_suite, suite_files
+
+if TYPE_CHECKING:
+    from memoserve.memorized import Shown
 
 Unit = Literal["sequences", "windows"]
 Cell = Literal["memorized", "hit", "miss", "false_alarm"]
@@ -267,20 +270,7 @@ def text(
             looked = rows_of(connection, opened, pair, kind, _SEARCHED)
             found = list(reader.containing(looked, search))
             total, rows = len(found), found[offset : offset + limit]
-        shown = [
-            {
-                "sequence_id": one.row.sequence_id,
-                "window_id": None if one.row.window_id is None else str(one.row.window_id),
-                "cell": cell,
-                "context": "".join(piece.text for piece in one.context),
-                "pieces": [{"text": piece.text, "match": not piece.mismatch} for piece in one.continuation],
-                "occurrences": one.row.occurrences,
-                "compared": one.compared,
-                "matches": one.matches,
-                "matched_prefix": one.matched_prefix,
-            }
-            for one in reader.shown(kind, rows, redact)
-        ]
+        shown = [_text_row(one, cell) for one in reader.shown(kind, rows, redact)]
     return reply_json(
         {
             "total": total,
@@ -293,6 +283,20 @@ def text(
             "warnings": warnings,
         }
     )
+
+
+def _text_row(one: Shown, cell: Cell) -> dict[str, Any]:
+    return {
+        "sequence_id": one.row.sequence_id,
+        "window_id": None if one.row.window_id is None else str(one.row.window_id),
+        "cell": cell,
+        "context": "".join(piece.text for piece in one.context),
+        "pieces": [{"text": piece.text, "match": not piece.mismatch} for piece in one.continuation],
+        "occurrences": one.row.occurrences,
+        "compared": one.compared,
+        "matches": one.matches,
+        "matched_prefix": one.matched_prefix,
+    }
 
 
 def suites(workspace: Workspace, folder: str | None) -> Reply:
