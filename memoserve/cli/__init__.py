@@ -68,11 +68,19 @@ def _add(function: Callable[..., None]) -> None:
     app.command(help=without_markup(inspect.getdoc(function) or ""))(function)
 
 
-for _function in (run, status, verify):
-    _add(_function)
+_add(run)
+_add(status)
+_add(verify)
 app.add_typer(query, name="query")
-for _function in (sql, catalog, recommend, scaling, show, plot, report, export, serve):
-    _add(_function)
+_add(sql)
+_add(catalog)
+_add(recommend)
+_add(scaling)
+_add(show)
+_add(plot)
+_add(report)
+_add(export)
+_add(serve)
 app.add_typer(imports, name="import")
 app.add_typer(suite, name="suite")
 app.add_typer(sequences, name="sequences")
