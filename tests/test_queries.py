@@ -396,26 +396,6 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     return call
 
 
-class TestHeaders:
-    @pytest.mark.parametrize("query", [find_query(name) for name in CORE], ids=lambda q: q.name)
-    def test_they_say_what_the_file_gives(self, query, tmp_path: Path) -> None:
-        world = random_world(tmp_path, 0, "score")
-        with connect(world.path) as db:
-            columns = [column[0] for column in run_query(db, query, {}, world.path).description]
-        shown = [c for c in columns if not re.search(r"_(low|high)$", c)]
-        documented = [column.name for column in query.columns]
-        # memoserve's own order may differ from the header's only if a header is wrong.
-        assert documented == shown
-        assert {p.name for p in query.parameters} == set(re.findall(r"getvariable\('(\w+)'\)", query.sql))
-        assert query.question.endswith("?")
-        assert len(query.description) > 80
-        lines = [line for line in query.sql.splitlines() if line.startswith(("-- parameter", "-- column"))]
-        assert len(lines) == len(query.columns) + len(query.parameters)
-
-    def test_all_the_questions_are_there(self) -> None:
-        assert {q.name for q in list_queries()} >= set(CORE)
-
-
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> World:
     """One store by hand: 12b@7 memorized 0..9, 70m@7 memorized 5..7 and 100; nothing repeats."""

@@ -165,7 +165,8 @@ def scaling(
 
 def _write(answer: Answer, form: _Format, output: Path | None, title: str, said: list[str]) -> None:
     """Print the answer; for people with the sentences, for programs without."""
-    from memoserve.queries.output import as_csv, as_json, as_markdown, plain, print_table, write_text
+    from memoserve.queries.output import as_csv, as_json, as_markdown, plain, write_text
+    from memoserve.queries.table import print_table
     from memoserve.terminal import harmless_lines
 
     sentences = "".join(f"{line}\n" for line in said)

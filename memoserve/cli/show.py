@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from memoserve.errors import BadInput
-from memoserve.terminal import harmless
+from memoserve.terminal import harmless, harmless_lines
 
 if TYPE_CHECKING:
     from memoserve.memorized import Cell, Pair, Piece, Shown
@@ -166,34 +166,40 @@ def _agreement(one: Shown) -> str:
 
 def _write(shown: Iterator[Shown], form: Literal["json", "csv"]) -> None:
     import csv
+    import io
     import json
 
-    from memoserve.sequences import printable
-
-    def records(escape: Any) -> Iterator[dict[str, Any]]:
-        for one in shown:
-            yield {
-                "sequence_id": one.row.sequence_id,
-                "window_id": one.row.window_id,
-                "occurrences": one.row.occurrences,
-                "context": escape("".join(piece.text for piece in one.context)),
-                "continuation": escape("".join(piece.text for piece in one.continuation)),
-                "compared": one.compared,
-                "matches": one.matches,
-                "matched_prefix": one.matched_prefix,
-                "mismatches": one.mismatches,
-            }
-
+    records: list[dict[str, Any]] = [
+        {
+            "sequence_id": one.row.sequence_id,
+            "window_id": one.row.window_id,
+            "occurrences": one.row.occurrences,
+            "context": "".join(piece.text for piece in one.context),
+            "continuation": "".join(piece.text for piece in one.continuation),
+            "compared": one.compared,
+            "matches": one.matches,
+            "matched_prefix": one.matched_prefix,
+            "mismatches": one.mismatches,
+        }
+        for one in shown
+    ]
     if form == "json":
         # JSON escapes control characters itself, and with ensure_ascii all that could turn text around.
-        typer.echo(json.dumps(list(records(str)), indent=2))
+        typer.echo(json.dumps(records, indent=2))
         return
-    rows = csv.writer(sys.stdout, lineterminator="\n")
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
     names = ("sequence_id", "window_id", "occurrences", "context", "continuation", "compared", "matches",
              "matched_prefix", "mismatches")  # fmt: skip
     rows.writerow(names)
-    for record in records(lambda text: printable(text, sys.stdout.encoding or "ascii")):
+    for record in records:
         missing = record["mismatches"]
-        record["compared"] = harmless(record["compared"] or "")
         record["mismatches"] = None if missing is None else " ".join(map(str, missing))
         rows.writerow(["" if record[name] is None else record[name] for name in names])
+    # As it is, for programs; a terminal gets what it could obey escaped.
+    content = text.getvalue()
+    if sys.stdout.isatty():
+        sys.stdout.write(harmless_lines(content))
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content.encode("utf-8", "backslashreplace"))

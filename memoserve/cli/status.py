@@ -48,12 +48,20 @@ def status(
                 harmless(f"{twin['checkpoint']} has the weights of {twin['same_weights_as']}: skipped")
             )
         if suite["checkpoints"]:
-            _print(suite["checkpoints"], sys.stdout.isatty())
+            _print(_marked(suite["checkpoints"]), sys.stdout.isatty())
         if suite["checks"]:
             counted = ", ".join(f"{n:,} {result}" for result, n in suite["checks"].items())
             typer.echo(f"checks: {counted} (memoserve status --checks lists them)")
         for failed in suite["failed_checks"]:
             typer.echo(harmless(f"failed: {failed['name']} of {failed['subject']}: {failed['detail']}"))
+
+
+def _marked(checkpoints: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """With a column for those that have another's weights, if any has."""
+    mark = "same_weights_as"
+    if not any(mark in one for one in checkpoints):
+        return checkpoints
+    return [{**one, mark: one.get(mark)} for one in checkpoints]
 
 
 def _say_checks(directory: str, form: str, terminal: bool) -> None:
@@ -73,11 +81,10 @@ def store_checks(directory: str) -> list[dict[str, Any]]:
 
     Raises StoreConflict if there is no store, BadInput for a damaged file.
     """
-    from memoserve.catalog import connect, explained, run_query
-    from memoserve.queries import find_query
+    from memoserve.catalog import Catalog, explained
 
-    with connect(directory) as connection, explained(directory):
-        result = run_query(connection, find_query("checks"), {}, directory)
+    with Catalog.open(directory) as catalog, explained(directory):
+        result = catalog.query("checks")
         columns = [column[0] for column in result.description or ()]
         rows = [dict(zip(columns, row, strict=True)) for row in result.fetchall()]
     return [{**row, "checked_at": f"{row['checked_at'].isoformat(timespec='seconds')}Z"} for row in rows]
@@ -88,15 +95,15 @@ def store_status(directory: str) -> dict[str, Any]:
 
     Raises StoreConflict if there is no store, BadInput for a damaged part.
     """
-    from memoserve.catalog import connect, explained
+    from memoserve.catalog import Catalog, explained
     from memoserve.report.coverage import checks_by_suite
     from memoserve.store import Store
     from memoserve.store.fingerprint import differences
     from memoserve.store.parts import part_metadata
 
     store = Store.open(directory)
-    with connect(directory) as connection, explained(directory):
-        rows = connection.execute(
+    with Catalog.open(directory) as catalog, explained(directory):
+        rows = catalog.rows(
             """
             SELECT c.suite, c.checkpoint, c.model, c.step, c.sequences_seen, c.evaluated,
                    coalesce(m.memorized, 0), coalesce(m.control_memorized, 0)
@@ -107,12 +114,13 @@ def store_status(directory: str) -> dict[str, Any]:
             ) m USING (suite, model, step)
             ORDER BY c.suite, c.model_order, c.step
             """
-        ).fetchall()
-        twins = connection.execute(
+        )
+        twins = catalog.rows(
             "SELECT suite, checkpoint, same_weights_as FROM checkpoints WHERE same_weights_as IS NOT NULL "
             "ORDER BY suite, model_order, step"
-        ).fetchall()
-        checks = checks_by_suite(connection)
+        )
+        checks = checks_by_suite(catalog.connection)
+    same = {(suite, checkpoint): other for suite, checkpoint, other in twins}
     suites = []
     for suite in store.suites():
         fingerprint = store.fingerprint(suite)
@@ -140,6 +148,8 @@ def store_status(directory: str) -> dict[str, Any]:
                     "memorized": memorized,
                     "control_memorized": control,
                 }
+                # Scored before that was known; no query but counts uses it unless it is named.
+                | ({"same_weights_as": same[suite, checkpoint]} if (suite, checkpoint) in same else {})
             )
         suites.append(
             {
@@ -162,7 +172,8 @@ def store_status(directory: str) -> dict[str, Any]:
 
 def _print(rows: list[dict[str, Any]], terminal: bool) -> None:
     from memoserve.queries import Answer
-    from memoserve.queries.output import plain, print_table
+    from memoserve.queries.output import plain
+    from memoserve.queries.table import print_table
 
     answer = Answer(tuple(rows[0]), [tuple(row.values()) for row in rows])
     if terminal:

@@ -8,7 +8,6 @@ import json
 import math
 import sys
 import warnings
-from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,16 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from memoserve.errors import BadInput
 from memoserve.files.whole import writing
 from memoserve.queries.answer import Answer
+from memoserve.queries.numbers import cells_of, numeric_columns
 from memoserve.terminal import harmless, harmless_lines
 
 if TYPE_CHECKING:
     import duckdb
-    from rich.table import Table
 
 Format = Literal["table", "csv", "json", "parquet", "markdown"]
-
-# Numbers that name something rather than count it.
-_NAMES = {"step", "score", "suite", "first", "last"}
 
 
 def write_answer(
@@ -40,6 +36,8 @@ def write_answer(
         return
     answer = fetch(result)
     if form == "table" and output is None and sys.stdout.isatty():
+        from memoserve.queries.table import print_table
+
         print_table(answer, title)
         return
     write_text(
@@ -93,17 +91,17 @@ def _json_line(row: dict[str, Any]) -> str:
 
 def as_markdown(answer: Answer) -> str:
     """A pipe table with numbers for people."""
-    cells = _cells(answer)
-    align = ["---:" if numeric else "---" for numeric in _numeric(answer)]
+    cells = cells_of(answer)
+    align = ["---:" if numeric else "---" for numeric in numeric_columns(answer)]
     rows = [[harmless(name) for name in answer.columns], align, *cells]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
 
 
 def plain(answer: Answer) -> str:
     """Columns aligned with spaces, every column, no colours, no wrapping: the same wherever it goes."""
-    table = [[harmless(name) for name in answer.columns], *_cells(answer)]
+    table = [[harmless(name) for name in answer.columns], *cells_of(answer)]
     widths = [max(len(row[i]) for row in table) for i in range(len(answer.columns))]
-    numeric = _numeric(answer)
+    numeric = numeric_columns(answer)
     lines = []
     for row in table:
         cells = [
@@ -132,151 +130,6 @@ def _write_parquet(result: duckdb.DuckDBPyConnection, output: Path | None) -> No
         return
     with writing(output) as temporary:
         pq.write_table(table, temporary, compression="zstd")
-
-
-def print_table(answer: Answer, title: str | None) -> None:
-    """Print an answer for people: a table a unit, intervals below values, what never changes said once."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    if title is not None:
-        console.print(Text(title, style="bold"))
-    if not answer.rows:
-        console.print("no rows", style="dim")
-        return
-    shown, constant, same = _compact(answer)
-    places = {name: place for place, name in enumerate(answer.columns)}
-    for name in constant:
-        value = human(name, answer.rows[0][places[name]])
-        console.print(Text(f"{harmless(name).replace('_', ' ')}: {value}"))
-    for name, other in same.items():
-        said = f"{name.replace('_', ' ')}: here the same as {other.replace('_', ' ')}"
-        console.print(Text(harmless(said)))
-    if "unit" not in shown:
-        console.print(_table(answer, answer.rows, shown))
-        return
-    # Sequences and windows are never compared with each other.
-    for unit in dict.fromkeys(row[places["unit"]] for row in answer.rows):
-        console.print(Text(f"\nin {harmless(str(unit))}"))
-        rows = [row for row in answer.rows if row[places["unit"]] == unit]
-        console.print(_table(answer, rows, [name for name in shown if name != "unit"]))
-
-
-def _table(answer: Answer, rows: list[tuple[Any, ...]], shown: list[str]) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    numeric = dict(zip(answer.columns, _numeric(answer), strict=True))
-    places = {name: place for place, name in enumerate(answer.columns)}
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
-    for name in shown:
-        table.add_column(
-            Text(harmless(name).replace("_", " ").replace("parameters", "params")),
-            justify="right" if numeric[name] else "left",
-            overflow="fold",
-        )
-    for row in rows:
-        cells = []
-        for name in shown:
-            cell = Text(human(name, row[places[name]]))
-            low, high = (
-                row[places[end]] if end in places else None for end in (f"{name}_low", f"{name}_high")
-            )
-            if low is not None and high is not None:
-                cell.append(f"\n{_end(low)}-{_end(high)}", style="dim")
-            cells.append(cell)
-        table.add_row(*cells)
-    return table
-
-
-def _end(share: float) -> str:
-    """An end of an interval: .168, .0021."""
-    return (f"{share:.4f}" if 0 < share < 0.01 else f"{share:.3f}").removeprefix("0")
-
-
-def _compact(answer: Answer) -> tuple[list[str], list[str], dict[str, str]]:
-    """What a table of many columns shows: (columns, those with one value, those equal to a later column).
-
-    Steps and FLOPs are left out where a checkpoint's name and a share of FLOPs say them.
-    """
-    ends = {f"{name}{end}" for name in answer.columns for end in ("_low", "_high")}
-    shown = [name for name in answer.columns if name not in ends]
-    if len(shown) <= 8:
-        return shown, [], {}
-    if "flops_share" in shown:
-        ends.add("training_flops")
-    if "checkpoint" in shown or "predictor" in shown:
-        ends.add("step")
-    shown = [name for name in shown if name not in ends]
-    values = {
-        name: [row[place] for row in answer.rows]
-        for place, name in enumerate(answer.columns)
-        if name in shown
-    }
-    constant = [
-        name for name in shown if len(answer.rows) > 1 and name != "unit" and len(set(values[name])) == 1
-    ]
-    shown = [name for name in shown if name not in constant]
-    same = {
-        name: later
-        for place, name in enumerate(shown)
-        for later in shown[place + 1 :]
-        if values[name] == values[later]
-    }
-    return [name for name in shown if name not in same], constant, same
-
-
-def human(name: str, value: Any) -> str:
-    """A value for people: 1,234,567 counts, 70.4M parameters, 0.956 shares, 1.32e+20 FLOPs, text on one line
-    that no terminal obeys.
-    """
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        if name in _NAMES or name.endswith("_id"):
-            return str(value)
-        if name.startswith("parameters"):
-            return _short(value)
-        return f"{value:,}"
-    if isinstance(value, Decimal):
-        value = float(value)
-    if isinstance(value, float):
-        size = abs(value)
-        if not math.isfinite(value):
-            return str(value)
-        if value == 0:
-            return "0"
-        if size >= 1e6 or size < 1e-4:
-            return f"{value:.2e}"
-        return f"{value:.4f}" if size < 0.1 else f"{value:.3f}" if size < 10 else f"{value:,.1f}"
-    return harmless(str(value))
-
-
-def _short(value: int) -> str:
-    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return str(value)
-
-
-def _cells(answer: Answer) -> list[list[str]]:
-    return [
-        [human(name, value) for name, value in zip(answer.columns, row, strict=True)] for row in answer.rows
-    ]
-
-
-def _numeric(answer: Answer) -> list[bool]:
-    def of(place: int) -> bool:
-        values: Sequence[Any] = [row[place] for row in answer.rows if row[place] is not None]
-        return bool(values) and all(
-            isinstance(value, int | float | Decimal) and not isinstance(value, bool) for value in values
-        )
-
-    return [of(place) for place in range(len(answer.columns))]
 
 
 def exact(value: Any) -> Any:
