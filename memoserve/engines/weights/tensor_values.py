@@ -34,9 +34,9 @@ FileState = tuple[str, int, int, int]
 
 
 def state_of(file: Path) -> FileState:
-    """What changes when a file does: its path, inode, size and time of change."""
+    """What changes when a file does: its path, inode, size and times (a copy may keep the one, never both)."""
     status = os.stat(file)
-    return str(file), status.st_ino, status.st_size, status.st_mtime_ns
+    return str(file), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @dataclass(frozen=True)
