@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from tiny_models import logliks, make, windows
 
-from memoserve.engines import EngineProcess, EngineSettings, tune, unsupported_head_size
+from memoserve.engines import EngineProcess, EngineSettings, NotFinite, tune, unsupported_head_size
 from memoserve.engines.child import in_short
 from memoserve.engines.weights.config_identity import config_identity
 from memoserve.errors import EngineFailed
@@ -319,7 +319,7 @@ def test_the_first_row_that_is_not_finite_is_named(
     truth = torch.zeros(rows, dtype=torch.int64) if loglik else None
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setattr(logits, "LOGITS_PER_SLICE", 9 * data.draw(st.integers(1, 31)))
-    with monkeypatch.context(), pytest.raises(logits.NotFinite) as caught:
+    with monkeypatch.context(), pytest.raises(NotFinite) as caught:
         logits.best_tokens(
             lambda hidden: numbers[hidden[:, 0]].clone(), torch.arange(rows)[:, None], 9, banned, truth
         )
