@@ -143,12 +143,14 @@ def _texts(
     data: str | None, tokenizer: str | None, limit: int, redact: bool,
 ) -> Texts:  # fmt: skip
     """Memorized texts as memoserve show finds them. Without the sequences or a tokenizer, says so."""
+    from memoserve.catalog import Catalog
     from memoserve.cli.show import warn
     from memoserve.memorized import choose, open_text_of, rows_of, shown_texts, suite_name
     from memoserve.report.contents import Text, Texts
 
+    catalog = Catalog(connection, store.path)
     named = data is not None or tokenizer is not None
-    pair = choose(connection, store, suite_name(suite), target, None)
+    pair = choose(catalog, suite_name(suite), target, None)
     try:
         source, decoder = open_text_of(store, pair.target.suite, suite, data, tokenizer, warn)
     except BadInput as error:
@@ -158,8 +160,8 @@ def _texts(
     if decoder is None:
         return Texts((), redact, "without a tokenizer, the sequences are numbers; name one with --tokenizer")
     context = int(store.fingerprint(pair.target.suite).get("context") or 32)
-    rows = list(rows_of(connection, store, pair, "memorized", limit))
-    found = shown_texts(connection, store, pair, "memorized", rows, source, decoder, context, redact)
+    rows = list(rows_of(catalog, pair, "memorized", limit))
+    found = shown_texts(catalog, pair, "memorized", rows, source, decoder, context, redact)
     return Texts(
         [Text(one.row.sequence_id, one.row.occurrences, one.context, one.continuation) for one in found],
         redact,

@@ -76,7 +76,7 @@ def show(
     Characters that a terminal would obey are escaped. --redact goes by shapes: it misses what has none,
     such as names.
     """
-    from memoserve.catalog import connect
+    from memoserve.catalog import Catalog
     from memoserve.memorized import (
         choose,
         containing,
@@ -89,24 +89,24 @@ def show(
     from memoserve.store import Store
 
     store = Store.open(directory)
-    with connect(directory) as connection:
-        pair = choose(connection, store, suite_name(suite), target, predictor)
+    with Catalog.open(directory) as catalog:
+        pair = choose(catalog, suite_name(suite), target, predictor)
         source, decoder = open_text_of(store, pair.target.suite, suite, data, tokenizer, warn)
         if decoder is None and (search is not None or redact):
             raise BadInput(f"--{'search' if search is not None else 'redact'} needs text: name a --tokenizer")
         context = int(store.fingerprint(pair.target.suite).get("context") or 32)
         if cell == "emergent":
             few = limit if search is None else _EVERY
-            every = iter(emergent_rows(connection, store, pair.target, below, few))
+            every = iter(emergent_rows(catalog, pair.target, below, few))
         else:
-            every = rows_of(connection, store, pair, cell, limit if search is None else None)
+            every = rows_of(catalog, pair, cell, limit if search is None else None)
         if search is None:
             rows = list(every)
         else:
             assert decoder is not None
             rows = list(islice(containing(every, source, decoder, context, search), limit))
         drawn_from: Cell = "memorized" if cell == "emergent" else cell
-        shown = shown_texts(connection, store, pair, drawn_from, rows, source, decoder, context, redact)
+        shown = shown_texts(catalog, pair, drawn_from, rows, source, decoder, context, redact)
         if form == "table":
             _print_all(shown, _heading(pair, cell, below))
         else:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from memoserve.catalog import Catalog
 from memoserve.definitions import CONTINUATION
 from memoserve.errors import BadInput, StoreConflict
 from memoserve.memorized.cells import Cell, Pair, Row, matches_of
@@ -19,7 +20,6 @@ from memoserve.store import Store
 from memoserve.suites import load_suite
 
 if TYPE_CHECKING:
-    import duckdb
     from tokenizers import Tokenizer
 
 _SEARCHED = 1024
@@ -96,7 +96,7 @@ def open_text_of(
 
 
 def shown_texts(
-    connection: duckdb.DuckDBPyConnection, store: Store, pair: Pair, cell: Cell, rows: Sequence[Row],
+    catalog: Catalog, pair: Pair, cell: Cell, rows: Sequence[Row],
     source: SequenceSource, decoder: Tokenizer | None, context: int, redact: bool,
 ) -> Iterator[Shown]:  # fmt: skip
     """The rows of a cell as text, in their order; without a tokenizer, as token ids."""
@@ -104,7 +104,7 @@ def shown_texts(
     ids = [row.sequence_id for row in rows]
     # A hit matches for both; the target's own memorized ones only against a predictor.
     compared = pair.target if cell == "false-alarm" else None if cell == "hit" else pair.predictor
-    known = matches_of(connection, store, compared, ids) if compared is not None else {}
+    known = matches_of(catalog, compared, ids) if compared is not None else {}
     for first in range(0, len(rows), _SEARCHED):
         block = rows[first : first + _SEARCHED]
         for row, tokens in zip(block, _windows(source, block, length), strict=True):

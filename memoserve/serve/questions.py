@@ -235,6 +235,7 @@ def text(
     data: Values,
 ) -> Reply:
     """Windows of a cell as text. `folder`: of suite files; `data`: the sequences of suites' last runs."""
+    from memoserve.catalog import Catalog
     from memoserve.memorized import (
         choose,
         containing,
@@ -249,7 +250,8 @@ def text(
     opened = Store.open(place.store)
     warnings: list[str] = []
     with catalog(place) as connection:
-        pair = choose(connection, opened, suite, target, predictor)
+        asked = Catalog(connection, place.store)
+        pair = choose(asked, suite, target, predictor)
         name = pair.target.suite
         file = file_of_suite(None if folder is None else Path(folder), name)
         source, decoder = open_text_of(opened, name, file, dict(data).get(name), None, warnings.append)
@@ -259,12 +261,12 @@ def text(
                 "to redact: ask with redact=false for token ids"
             )
         context = int(opened.fingerprint(pair.target.suite).get("context") or 32)
-        windows = total = count_rows(connection, opened, pair, kind)
+        windows = total = count_rows(asked, pair, kind)
         if search is None:
-            rows = list(rows_of(connection, opened, pair, kind, limit, offset))
+            rows = list(rows_of(asked, pair, kind, limit, offset))
         else:
             assert decoder is not None
-            looked = rows_of(connection, opened, pair, kind, _SEARCHED)
+            looked = rows_of(asked, pair, kind, _SEARCHED)
             found = list(containing(looked, source, decoder, context, search))
             total, rows = len(found), found[offset : offset + limit]
         shown = [
@@ -279,7 +281,7 @@ def text(
                 "matches": one.matches,
                 "matched_prefix": one.matched_prefix,
             }
-            for one in shown_texts(connection, opened, pair, kind, rows, source, decoder, context, redact)
+            for one in shown_texts(asked, pair, kind, rows, source, decoder, context, redact)
         ]
     return reply_json(
         {
