@@ -1,5 +1,4 @@
--- How well does each earlier checkpoint, of its model or a smaller one, predict what the target
--- memorized?
+-- How well does each earlier checkpoint, of its model or a smaller one, predict what the target memorized?
 --
 -- The paper's heat maps of earlier checkpoints as predictors (Biderman et al. 2023), with the recall that
 -- decisions need: recall_corpus, over all that the target has seen, where what a checkpoint has not seen yet

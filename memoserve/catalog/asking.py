@@ -32,10 +32,10 @@ def run_query(
     with explained(store):
         for parameter in query.parameters:
             if parameter.name in bound:
-                connection.execute(f"SET VARIABLE {parameter.name} = ?", [bound[parameter.name]])
+                connection.execute(f'SET VARIABLE "{parameter.name}" = ?', [bound[parameter.name]])
             else:
                 # The connection may have answered another question before.
-                connection.execute(f"RESET VARIABLE {parameter.name}")
+                connection.execute(f'RESET VARIABLE "{parameter.name}"')
         if not query.shipped:
             return execute(connection, query.sql, store)
         connection.execute(query.sql)

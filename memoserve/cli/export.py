@@ -65,19 +65,19 @@ def export(
         raise BadInput(f"--threshold takes a number, not {threshold}")
     if threshold is not None and signal != "continuation_ll" and not 0 <= threshold <= 32:
         raise BadInput(f"--threshold {threshold:g}: it is a number of the 32 tokens, 0 to 32")
-    from memoserve.catalog import connect
+    from memoserve.catalog import Catalog
     from memoserve.memorized import choose
     from memoserve.memorized import export as write
     from memoserve.store import Store
 
     store = Store.open(directory)
     # Without the sandbox, which forbids to write outside the store: every statement is memoserve's own.
-    with connect(directory, sandbox=False) as connection:
+    with Catalog.open(directory, sandbox=False) as catalog:
         names = [name.strip() for one in predictor for name in one.split(" + ")]
-        pairs = [choose(connection, store, suite, target, name) for name in dict.fromkeys(names)]
+        pairs = [choose(catalog, suite, target, name) for name in dict.fromkeys(names)]
         predictors = [one.predictor for one in pairs if one.predictor is not None]
         done = write(
-            connection, store, predictors, None if target is None else pairs[0].target, output,
+            catalog.connection, store, predictors, None if target is None else pairs[0].target, output,
             signal=signal, threshold=threshold,
         )  # fmt: skip
     found = "" if target is None else f"; {target} memorized {done.hits:,} of them, {done.false_alarms:,} not"

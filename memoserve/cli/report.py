@@ -144,21 +144,23 @@ def _texts(
     data: str | None, tokenizer: str | None, limit: int, redact: bool,
 ) -> Texts:  # fmt: skip
     """Memorized texts as memoserve show finds them. Without the sequences or a tokenizer, says so."""
+    from memoserve.catalog import Catalog
     from memoserve.cli.show import warn
     from memoserve.memorized import choose, open_texts, rows_of, suite_name
     from memoserve.report.sections import Text, Texts
 
+    catalog = Catalog(connection, store.path)
     named = data is not None or tokenizer is not None
-    pair = choose(connection, store, suite_name(suite), target, None)
+    pair = choose(catalog, suite_name(suite), target, None)
     try:
-        reader = open_texts(connection, store, pair, suite=suite, data=data, tokenizer=tokenizer, warn=warn)
+        reader = open_texts(catalog, store, pair, suite=suite, data=data, tokenizer=tokenizer, warn=warn)
     except BadInput as error:
         if named:
             raise
         return Texts((), redact, str(error))
     if reader.decoder is None:
         return Texts((), redact, "without a tokenizer, the sequences are numbers; name one with --tokenizer")
-    rows = list(rows_of(connection, store, pair, "memorized", limit))
+    rows = list(rows_of(catalog, pair, "memorized", limit))
     shown = [
         Text(one.row.sequence_id, one.row.occurrences, one.context, one.continuation)
         for one in reader.shown("memorized", rows, redact)

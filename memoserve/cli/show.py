@@ -76,7 +76,7 @@ def show(
     Characters that a terminal would obey are escaped. --redact goes by shapes: it misses what has none,
     such as names.
     """
-    from memoserve.catalog import connect
+    from memoserve.catalog import Catalog
     from memoserve.memorized import (
         choose,
         emergent_rows,
@@ -87,16 +87,16 @@ def show(
     from memoserve.store import Store
 
     store = Store.open(directory)
-    with connect(directory) as connection:
-        pair = choose(connection, store, suite_name(suite), target, predictor)
-        reader = open_texts(connection, store, pair, suite=suite, data=data, tokenizer=tokenizer, warn=warn)
+    with Catalog.open(directory) as catalog:
+        pair = choose(catalog, suite_name(suite), target, predictor)
+        reader = open_texts(catalog, store, pair, suite=suite, data=data, tokenizer=tokenizer, warn=warn)
         if reader.decoder is None and (search is not None or redact):
             raise BadInput(f"--{'search' if search is not None else 'redact'} needs text: name a --tokenizer")
         if cell == "emergent":
             few = limit if search is None else _EVERY
-            every = iter(emergent_rows(connection, store, pair.target, below, few))
+            every = iter(emergent_rows(catalog, pair.target, below, few))
         else:
-            every = rows_of(connection, store, pair, cell, limit if search is None else None)
+            every = rows_of(catalog, pair, cell, limit if search is None else None)
         found = every if search is None else islice(reader.containing(every, search), limit)
         drawn_from: Cell = "memorized" if cell == "emergent" else cell
         shown = reader.shown(drawn_from, list(found), redact)

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from memoserve.catalog import explained, run_query
-from memoserve.errors import BadInput
-from memoserve.queries import find_query
-from memoserve.store import Store
-
-if TYPE_CHECKING:
-    import duckdb
+from memoserve.catalog import Catalog, explained
+from memoserve.errors import BadInput, did_you_mean
 
 Cell = Literal["memorized", "hit", "miss", "false-alarm"]
 CELLS: tuple[Cell, ...] = ("memorized", "hit", "miss", "false-alarm")
@@ -48,32 +43,29 @@ class Row:
     occurrences: int
 
 
-def choose(
-    connection: duckdb.DuckDBPyConnection,
-    store: Store,
-    suite: str | None,
-    target: str | None,
-    predictor: str | None,
-) -> Pair:
-    """The checkpoints by name; by default the first evaluated suite, and its largest model's last step.
+def choose(catalog: Catalog, suite: str | None, target: str | None, predictor: str | None) -> Pair:
+    """The checkpoints by name; by default the first evaluated suite, and its largest model's last step that
+    has weights of its own.
 
     Raises BadInput for what is not evaluated, saying what is.
     """
-    with explained(store.path):
-        rows = connection.execute(
-            "SELECT suite, model, step, least(sequences_seen, trained) FROM checkpoints WHERE evaluated > 0 "
-            "ORDER BY suite, model_order, step"
-        ).fetchall()
+    rows = catalog.rows(
+        "SELECT suite, model, step, least(sequences_seen, trained), same_weights_as IS NULL FROM checkpoints "
+        "WHERE evaluated > 0 ORDER BY suite, model_order, step"
+    )
     if not rows:
-        raise BadInput(f"{store.path} holds no scores yet: memoserve run fills it")
-    known = [Checkpoint(*row) for row in rows]
-    suites = sorted({one.suite for one in known})
+        raise BadInput(f"{catalog.store} holds no scores yet: memoserve run fills it")
+    suites = sorted({row[0] for row in rows})
     suite = suites[0] if suite is None else suite
     if suite not in suites:
-        raise BadInput(f"suite {suite!r} has no scores in this store; it holds {', '.join(suites)}")
-    known = [one for one in known if one.suite == suite]
+        raise BadInput(
+            f"suite {suite!r} has no scores in this store{did_you_mean(suite, suites)}; it holds "
+            + ", ".join(suites)
+        )
+    known = [Checkpoint(*row[:4]) for row in rows if row[0] == suite]
+    usual = [Checkpoint(*row[:4]) for row in rows if row[0] == suite and row[4]]
     return Pair(
-        known[-1] if target is None else _find(known, target, "--target"),
+        (usual or known)[-1] if target is None else _find(known, target, "--target"),
         None if predictor is None else _find(known, predictor, "--predictor"),
     )
 
@@ -83,7 +75,10 @@ def _find(known: Sequence[Checkpoint], name: str, option: str) -> Checkpoint:
         if str(one) == name:
             return one
     shown = ", ".join(map(str, known[:30])) + (f" and {len(known) - 30} more" if len(known) > 30 else "")
-    raise BadInput(f"{option} {name}: no such checkpoint is evaluated in this store. Evaluated: {shown}")
+    raise BadInput(
+        f"{option} {name}: no such checkpoint is evaluated in this store"
+        f"{did_you_mean(name, map(str, known))}. Evaluated: {shown}"
+    )
 
 
 # What each memorized of what it has seen; held-out sequences never count. As in the catalog's
@@ -97,8 +92,7 @@ _EVALUATED = "SELECT sequence_id FROM scores WHERE suite = $suite AND model = ${
 
 
 def rows_of(
-    connection: duckdb.DuckDBPyConnection,
-    store: Store,
+    catalog: Catalog,
     pair: Pair,
     cell: Cell,
     limit: int | None,
@@ -112,29 +106,27 @@ def rows_of(
     sql += "ORDER BY first"
     if limit is not None:
         sql += f" LIMIT {limit:d}"
-    with explained(store.path):
-        result = connection.execute(f"{sql} OFFSET {offset:d}", values)
+    with explained(catalog.store):
+        result = catalog.connection.execute(f"{sql} OFFSET {offset:d}", values)
         while rows := result.fetchmany(1024):
             yield from (Row(*row) for row in rows)
 
 
-def emergent_rows(
-    connection: duckdb.DuckDBPyConnection, store: Store, target: Checkpoint, threshold: float, limit: int
-) -> list[Row]:
+def emergent_rows(catalog: Catalog, target: Checkpoint, threshold: float, limit: int) -> list[Row]:
     """What the target memorized though every smaller model scores below `threshold`: the query emergent."""
-    values = {"suite": target.suite, "target": str(target), "threshold": threshold, "rows": limit}
-    result = run_query(connection, find_query("emergent"), values, store.path)
-    with explained(store.path):
+    with explained(catalog.store):
+        result = catalog.query(
+            "emergent", suite=target.suite, target=str(target), threshold=threshold, rows=limit
+        )
         columns = [column[0] for column in result.description or ()]
         found = [dict(zip(columns, row, strict=True)) for row in result.fetchall()]
     return [Row(row["sequence_id"], row["window_id"], row["occurrences"] or 1) for row in found]
 
 
-def count_rows(connection: duckdb.DuckDBPyConnection, store: Store, pair: Pair, cell: Cell) -> int:
+def count_rows(catalog: Catalog, pair: Pair, cell: Cell) -> int:
     """How many windows a cell has. Raises BadInput as rows_of does."""
     sql, values = _windows_of(pair, cell)
-    with explained(store.path):
-        (count,) = connection.execute(f"SELECT count(*) FROM ({sql})", values).fetchone() or (0,)
+    ((count,),) = catalog.rows(f"SELECT count(*) FROM ({sql})", values)
     return int(count)
 
 
@@ -173,16 +165,15 @@ def _windows_of(pair: Pair, cell: Cell) -> tuple[str, dict[str, object]]:
 
 
 def matches_of(
-    connection: duckdb.DuckDBPyConnection, store: Store, checkpoint: Checkpoint, ids: Sequence[int]
+    catalog: Catalog, checkpoint: Checkpoint, ids: Sequence[int]
 ) -> dict[int, tuple[int | None, int | None, int | None]]:
     """(matches, matched_prefix, match_mask) of a checkpoint, by sequence id; without those not evaluated."""
     if not ids:
         return {}
-    with explained(store.path):
-        rows = connection.execute(
-            "SELECT sequence_id, matches, matched_prefix, match_mask FROM scores "
-            "WHERE suite = ? AND model = ? AND step = ? AND sequence_id BETWEEN ? AND ? "
-            "AND sequence_id IN (SELECT unnest(?::BIGINT[]))",
-            [checkpoint.suite, checkpoint.model, checkpoint.step, min(ids), max(ids), list(ids)],
-        ).fetchall()
+    rows = catalog.rows(
+        "SELECT sequence_id, matches, matched_prefix, match_mask FROM scores "
+        "WHERE suite = ? AND model = ? AND step = ? AND sequence_id BETWEEN ? AND ? "
+        "AND sequence_id IN (SELECT unnest(?::BIGINT[]))",
+        [checkpoint.suite, checkpoint.model, checkpoint.step, min(ids), max(ids), list(ids)],
+    )
     return {row[0]: (row[1], row[2], row[3]) for row in rows}

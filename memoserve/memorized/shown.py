@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from memoserve.catalog import Catalog
 from memoserve.domain import CONTINUATION
 from memoserve.errors import BadInput, StoreConflict
 from memoserve.memorized.cells import Cell, Pair, Row, matches_of
@@ -19,7 +20,6 @@ from memoserve.store import Store
 from memoserve.suites import load_suite
 
 if TYPE_CHECKING:
-    import duckdb
     from tokenizers import Tokenizer
 
 _SEARCHED = 1024
@@ -99,8 +99,7 @@ def open_text_of(
 class TextReader:
     """Windows of a pair's suite as text. decoder: None without a tokenizer, then they are token ids."""
 
-    connection: duckdb.DuckDBPyConnection
-    store: Store
+    catalog: Catalog
     pair: Pair
     source: SequenceSource
     decoder: Tokenizer | None
@@ -112,7 +111,7 @@ class TextReader:
         # A hit matches for both; the target's own memorized ones only against a predictor.
         pair = self.pair
         compared = pair.target if cell == "false-alarm" else None if cell == "hit" else pair.predictor
-        known = matches_of(self.connection, self.store, compared, ids) if compared is not None else {}
+        known = matches_of(self.catalog, compared, ids) if compared is not None else {}
         for first in range(0, len(rows), _SEARCHED):
             block = rows[first : first + _SEARCHED]
             windows = _windows(self.source, block, self.context + CONTINUATION)
@@ -141,7 +140,7 @@ class TextReader:
 
 
 def open_texts(
-    connection: duckdb.DuckDBPyConnection,
+    catalog: Catalog,
     store: Store,
     pair: Pair,
     *,
@@ -153,9 +152,7 @@ def open_texts(
     """What reads the texts of a pair; `suite`, `data`, `tokenizer`, `warn` and errors: see open_text_of."""
     name = pair.target.suite
     source, decoder = open_text_of(store, name, suite, data, tokenizer, warn)
-    return TextReader(
-        connection, store, pair, source, decoder, int(store.fingerprint(name).get("context") or 32)
-    )
+    return TextReader(catalog, pair, source, decoder, int(store.fingerprint(name).get("context") or 32))
 
 
 def _windows(source: SequenceSource, rows: Sequence[Row], length: int) -> list[list[int]]:

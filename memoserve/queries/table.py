@@ -104,7 +104,7 @@ def _column(answer: Answer, name: str, whole: bool) -> _Column:
 
 
 def _fitting(columns: Sequence[_Column], width: int) -> list[_Column]:
-    """The columns that fit beside each other, in their order; none if not even the first two do."""
+    """The columns that fit beside each other, in their order; none if fewer than half of them do."""
     named = 0
     while named < len(columns) and not columns[named].right and not columns[named].measure:
         named += 1
@@ -114,7 +114,8 @@ def _fitting(columns: Sequence[_Column], width: int) -> list[_Column]:
     while _width([columns[place] for place in kept]) > width and going:
         kept.remove(going.pop(0))
     chosen = [columns[place] for place in kept]
-    if _width(chosen) > width or (len(kept) < 2 < len(columns)):
+    # Where most would be missing, a line a value says more.
+    if _width(chosen) > width or 2 * len(kept) < len(columns):
         return []
     return chosen
 

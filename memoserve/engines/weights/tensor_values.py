@@ -30,11 +30,11 @@ below its normal numbers half of the smallest one)."""
 FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 """Types whose values are read as numbers; of others the bytes are compared."""
 
-FileState = tuple[str, int, int, int]
+FileState = tuple[str, int, int, int, int]
 
 
 def state_of(file: Path) -> FileState:
-    """What changes when a file does: its path, inode, size and times (a copy may keep the one, never both)."""
+    """What changes when a file does: path, inode, size and times (a copy may keep the one, never both)."""
     status = os.stat(file)
     return str(file), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 

@@ -234,6 +234,7 @@ def text(
     data: Values,
 ) -> Reply:
     """Windows of a cell as text. `folder`: of suite files; `data`: the sequences of suites' last runs."""
+    from memoserve.catalog import Catalog
     from memoserve.memorized import (
         choose,
         count_rows,
@@ -246,11 +247,12 @@ def text(
     opened = Store.open(workspace.store)
     warnings: list[str] = []
     with catalog(workspace) as connection:
-        pair = choose(connection, opened, suite, target, predictor)
+        asked = Catalog(connection, workspace.store)
+        pair = choose(asked, suite, target, predictor)
         name = pair.target.suite
         file = file_of_suite(None if folder is None else Path(folder), name)
         reader = open_texts(
-            connection,
+            asked,
             opened,
             pair,
             suite=file,
@@ -263,11 +265,11 @@ def text(
                 f"suite {pair.target.suite} has no tokenizer, and without text there is nothing to search or "
                 "to redact: ask with redact=false for token ids"
             )
-        windows = total = count_rows(connection, opened, pair, kind)
+        windows = total = count_rows(asked, pair, kind)
         if search is None:
-            rows = list(rows_of(connection, opened, pair, kind, limit, offset))
+            rows = list(rows_of(asked, pair, kind, limit, offset))
         else:
-            looked = rows_of(connection, opened, pair, kind, _SEARCHED)
+            looked = rows_of(asked, pair, kind, _SEARCHED)
             found = list(reader.containing(looked, search))
             total, rows = len(found), found[offset : offset + limit]
         shown = [_text_row(one, cell) for one in reader.shown(kind, rows, redact)]
