@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Feed damaged files to memoserve for as long as you like: scripts/fuzz.py KIND [SECONDS] [SEED].
 
-KIND is one of those of tests/fuzz_targets.py, or `all`. With atheris installed (pip install atheris) one
+KIND is one of those of tests/support/fuzz_targets.py, or `all`.
+ With atheris installed (pip install atheris) one
 kind is guided by which lines an input reaches; without, inputs are changed at random. Whatever is no error
 in words ends it, with the input in a file. Address space is limited to 4 GiB, an input to 20 s.
 """
@@ -15,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests")]
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests" / "support")]
 
 
 def by_chance(kind: str, seconds: float, seed: int) -> int:

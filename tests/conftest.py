@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import Cli, command
 from numpy.typing import NDArray
 
 from memoserve.sequences import open_sequences
 from memoserve.suites import Suite, load_suite
-
-Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
@@ -31,11 +28,6 @@ def mini_windows(mini: Suite) -> NDArray[np.uint32]:
     windows = source.read(0, source.count, 64)
     _, first = np.unique(windows, axis=0, return_index=True)
     return windows[np.sort(first)]
-
-
-def command(*arguments: str | Path) -> list[str]:
-    """The command line of memoserve with these arguments."""
-    return [sys.executable, "-m", "memoserve", *map(str, arguments)]
 
 
 @pytest.fixture
