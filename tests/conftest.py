@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from command_line import Cli, command
+from hypothesis import settings
 from numpy.typing import NDArray
 
 from memoserve.sequences import open_sequences
 from memoserve.suites import Suite, load_suite
+
+# How long an example takes is the machine's business: what must be fast has a test of its own.
+settings.register_profile("memoserve", deadline=None)
+settings.load_profile("memoserve")
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +57,31 @@ def cli(tmp_path: Path) -> Cli:
         return result
 
     return call
+
+
+# Tests that the selection leaves out, by the mark that does it. Where tests run in several processes, each of
+# them counts the same.
+_left_out: Counter[str] = Counter()
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        _left_out["exhaustive" if item.get_closest_marker("exhaustive") else "thorough"] += 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = dict(_left_out)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    _left_out.clear()
+    _left_out.update(getattr(node, "workeroutput", {}).get("left_out", {}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if terminalreporter.config.getoption("-m"):
+        for mark, option in (("thorough", "--all"), ("exhaustive", "--exhaustive")):
+            if number := _left_out[mark]:
+                terminalreporter.line(f"left out: {number} {mark} tests; scripts/test {option} runs them")

@@ -43,7 +43,7 @@ def test_a_port_stays_ours_while_its_server_is_away() -> None:
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("place", [pytest.param("local", marks=pytest.mark.slow), "s3"])
+@pytest.mark.parametrize("place", [pytest.param("local", marks=pytest.mark.exhaustive), "s3"])
 def test_a_killed_driver_and_damaged_parts(tmp_path: Path, place: str) -> None:
     kinds = "driver,engine,flip,truncate,footer,overlap"
     said, faults = harness(tmp_path, "--faults", "5", "--seed", "3", "--place", place, "--kinds", kinds)
@@ -53,7 +53,7 @@ def test_a_killed_driver_and_damaged_parts(tmp_path: Path, place: str) -> None:
 
 
 @pytest.mark.engine
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])
 def test_every_kind(tmp_path: Path, engine: str) -> None:
     kept = tmp_path / "result.json"
@@ -68,7 +68,7 @@ def test_every_kind(tmp_path: Path, engine: str) -> None:
 
 
 @pytest.mark.engine
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_on_a_ray_cluster(tmp_path: Path) -> None:
     kinds = "driver,engine,worker,node,flip,truncate"
     _, faults = harness(tmp_path, "--faults", "15", "--seed", "5", "--executor", "ray", "--kinds", kinds)

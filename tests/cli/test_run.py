@@ -431,7 +431,7 @@ def test_an_engine_killed_in_mid_run_costs_one_checkpoint(
 
 
 @pytest.mark.engine
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_what_engines_are_forked_from_killed_at_its_start_costs_one_checkpoint(
     small_suite: Path, tmp_path: Path
 ) -> None:

@@ -62,7 +62,7 @@ def fetched(url: str, folder: Path) -> Path:
 
 
 @pytest.mark.engine
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_cluster_makes_the_same_parts_and_loses_nothing_with_a_node(
     nodes: Nodes, bucket: str, mini: Suite, cli: Cli, tmp_path: Path
 ) -> None:
@@ -101,7 +101,7 @@ def test_a_cluster_makes_the_same_parts_and_loses_nothing_with_a_node(
 
 
 @pytest.mark.engine
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_node_whose_engine_never_starts_leaves_its_parts_to_others(nodes: Nodes, tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "sitecustomize.py").write_text(

@@ -568,7 +568,7 @@ class TestWeightsFromStrangers:
         )
         return folder
 
-    @pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.exhaustive)])
     def test_code_beside_the_weights_is_not_run(
         self, tmp_path: Path, stranger: Path, cli: Cli, engine: str
     ) -> None:

@@ -74,7 +74,7 @@ def test_answers_are_as_described(described: schemathesis.BaseSchema, server: Se
     assert "Traceback" not in server.stderr()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_answers_are_as_described_at_length(described: schemathesis.BaseSchema, server: Server) -> None:
     try:
         print(check(described, 150), "requests")

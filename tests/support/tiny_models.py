@@ -22,9 +22,14 @@ HIDDEN = 64
 
 @dataclass(frozen=True)
 class Family:
-    """config: the name of Transformers' configuration class; fields: what makes it tiny; mutations: by name
+    """A family of models that is claimed.
+
+    config: the name of Transformers' configuration class; fields: what makes it tiny; mutations: by name
     fields that change results and no shape; refused: why vLLM 0.32 doesn't run it so, by (mode, tied); anew:
-    whether it is tied that vLLM can't replace the weights in place, so that a fresh engine takes them.
+    whether it is tied that vLLM can't replace the weights in place, so that a fresh engine takes them;
+    unsupported: what vLLM's own class of the family, which scores, says to a mutation that it refuses;
+    ignored: (mode, mutation) that vLLM takes no notice of, so that the proof at an engine's start must;
+    rounding: how much further than of others 16 bits lead away (Transformers' own forward as well).
     """
 
     name: str
@@ -33,6 +38,9 @@ class Family:
     mutations: dict[str, dict[str, Any]] = field(default_factory=dict)
     refused: dict[tuple[str, bool], str] = field(default_factory=dict)
     anew: bool | None = None
+    unsupported: dict[str, str] = field(default_factory=dict)
+    ignored: frozenset[tuple[str, str]] = frozenset()
+    rounding: float = 1.0
 
 
 _TINY = {
@@ -52,6 +60,8 @@ _GROUPED = _TINY | {"num_key_value_heads": 1}
 def _rope(**changes: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, **changes}}
 
+
+_SILU_ALONE = {"activation": "Only silu is supported"}
 
 _BASE = {"rope base": _rope(rope_theta=50.0)}
 _ACT = {"activation": {"hidden_act": "relu"}}
@@ -97,12 +107,22 @@ FAMILIES = {
                 "activation": {"hidden_act": "relu"},
             },
         ),
-        Family("llama", "LlamaConfig", _GROUPED, _LLAMA),
+        Family("llama", "LlamaConfig", _GROUPED, _LLAMA, unsupported=_SILU_ALONE),
         Family(
-            "mistral", "MistralConfig", _GROUPED | {"sliding_window": None}, _BASE | _ACT | _EPS | _WINDOW
+            "mistral",
+            "MistralConfig",
+            _GROUPED | {"sliding_window": None},
+            _BASE | _ACT | _EPS | _WINDOW,
+            unsupported=_SILU_ALONE,
         ),
-        Family("qwen2", "Qwen2Config", _GROUPED, _BASE | _ACT | _EPS),
-        Family("qwen3", "Qwen3Config", _GROUPED | {"head_dim": 32}, _BASE | _ACT | _EPS),
+        Family("qwen2", "Qwen2Config", _GROUPED, _BASE | _ACT | _EPS, unsupported=_SILU_ALONE),
+        Family(
+            "qwen3",
+            "Qwen3Config",
+            _GROUPED | {"head_dim": 32},
+            _BASE | _ACT | _EPS,
+            unsupported=_SILU_ALONE,
+        ),
         Family(
             "gemma2",
             "Gemma2Config",
@@ -116,6 +136,7 @@ FAMILIES = {
                 "layer types": {"layer_types": _LAYERS[::-1]},
             },
             {("score", False): "no module or parameter named 'lm_head'"},
+            unsupported={"activation": "Gemma2 uses `gelu_pytorch_tanh`"},
         ),
         Family(
             "gemma3",
@@ -140,6 +161,7 @@ FAMILIES = {
                 "layer types": {"layer_types": _LAYERS[::-1]},
             }
             | _WINDOW,
+            unsupported={"activation": "Activation function 'relu' is not supported"},
         ),
         Family(
             "opt",
@@ -180,6 +202,8 @@ FAMILIES = {
                 ("extract", tied): "not initialized from checkpoint"  # of its fused Conv1D
                 for tied in (False, True)
             },
+            unsupported={"attention scale by layer": "scale_attn_by_inverse_layer_idx"},
+            ignored=frozenset({("score", "attention scale")}),
         ),
         Family(
             "smollm3",
@@ -206,6 +230,7 @@ FAMILIES = {
             "StableLmConfig",
             _GROUPED | _rope(partial_rotary_factor=0.25),
             {"rotary share": _rope(partial_rotary_factor=1.0)} | _ACT | _LAYER_NORM,
+            ignored=frozenset({("score", "activation")}),
         ),
         Family(
             "granite",
@@ -220,6 +245,9 @@ FAMILIES = {
                 "residual scale": {"residual_multiplier": 0.4},
                 "logits scale": {"logits_scaling": 3.0},
             },
+            unsupported=_SILU_ALONE,
+            ignored=frozenset({("extract", "logits scale")}),
+            rounding=2.0,
         ),
     )
 }

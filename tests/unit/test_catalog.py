@@ -244,7 +244,7 @@ class TestFile:
             tags = rows(db, "SELECT tags FROM duckdb_databases() WHERE database_name = 'c'")
         assert tags[0][0]["storage_version"].startswith("v1.0")
 
-    @pytest.mark.slow
+    @pytest.mark.exhaustive
     @pytest.mark.parametrize("embed", [False, True])
     def test_the_previous_major_opens_it(self, tmp_path: Path, world: World, embed: bool) -> None:
         """Installs DuckDB 1.4 into an environment of its own and asks it every question."""
