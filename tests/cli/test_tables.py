@@ -51,7 +51,7 @@ def test_no_name_and_no_number_is_broken(
         return
     if width >= 80:
         assert max(map(len, said.splitlines())) <= width, said
-    missing = re.search(r"not shown here: (.*?) \(", said.replace("\n", " "))
+    missing = re.search(r"not shown here: (.*?) \(", " ".join(said.split()))
     left_out = set() if missing is None else set(re.split(r",\s+", missing[1]))
     words = set(said.split())
     for column, values in zip(answer.columns, zip(*cells_of(answer), strict=True), strict=True):
@@ -61,7 +61,7 @@ def test_no_name_and_no_number_is_broken(
             continue
         if column in ("step", "training_flops") and len(answer.columns) > 8:
             continue  # as the checkpoint's name and the share of FLOPs say
-        if f"{plain}: here the same as" in said.replace("\n", " "):
+        if f"{plain}: here the same as" in " ".join(said.split()):
             continue
         for value in values:
             assert set(value.split()) <= words, (column, value, said)

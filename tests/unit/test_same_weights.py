@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,30 @@ LISTED = {"counts", "checks"}
 """Queries that tell of every checkpoint: counts marks them."""
 
 
-@pytest.fixture(scope="module", params=[0, 4, 5, 7])
-def twins(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[World, set[str]]:
-    """A store in which the last checkpoint, the first and one between turned out to be another one's."""
+@dataclass
+class Twins:
+    """A store in which `names` turned out to have another's weights; the same without their scores."""
+
+    world: World
+    names: set[str]
+    noted: Catalog
+    without: Catalog
+
+
+@pytest.fixture(scope="module", params=[0, 5])
+def twins(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twins]:
+    """The last checkpoint of all, and the first that had seen something."""
     world = random_world(tmp_path_factory.mktemp("twins"), request.param, "score", loglik=True)
     own = [name for name in world.scores if world.checkpoints[name].step]
     names = {world.largest, own[0]}
     note(world, world.path, names, own[-2])
-    return world, names
+    without = world.path.parent / "without"
+    shutil.copytree(world.path, without)
+    for name in names:
+        one = world.checkpoints[name]
+        shutil.rmtree(without / "scores" / "suite=toy" / f"model={one.model.name}" / f"step={one.step}")
+    with Catalog.open(world.path) as noted, Catalog.open(without) as other:
+        yield Twins(world, names, noted, other)
 
 
 def note(world: World, path: Path, names: set[str], holder: str) -> None:
@@ -35,39 +53,26 @@ def note(world: World, path: Path, names: set[str], holder: str) -> None:
     Store.open(path).note_weights("toy", dict.fromkeys(keys, ("sha", holder)))
 
 
-def answer(path: Path, query: str, **values: object) -> list[dict[str, Any]]:
-    with Catalog.open(path) as catalog:
-        result = catalog.query(query, **values)
-        names = [column[0] for column in result.description]
-        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+def answer(catalog: Catalog, query: str, **values: object) -> list[dict[str, Any]]:
+    result = catalog.query(query, **values)
+    names = [column[0] for column in result.description]
+    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
 @pytest.mark.parametrize("query", [one.name for one in list_queries() if one.name not in LISTED])
-def test_no_answer_is_of_them(twins: tuple[World, set[str]], query: str) -> None:
-    world, names = twins
-    for row in answer(world.path, query):
+def test_an_answer_is_as_if_they_had_no_scores(twins: Twins, query: str) -> None:
+    """They are in no row; nor is a set that all have in common, a first or a last one theirs."""
+    rows = answer(twins.noted, query)
+    for row in rows:
         for column in NAMED & set(row):
             if isinstance(row[column], str):
-                assert not names & set(row[column].split(" + ")), (column, row)
+                assert not twins.names & set(row[column].split(" + ")), (column, row)
+    assert rows == answer(twins.without, query)
 
 
-@pytest.mark.parametrize("query", [one.name for one in list_queries() if one.name not in LISTED])
-def test_an_answer_is_as_if_they_had_no_scores(
-    twins: tuple[World, set[str]], query: str, tmp_path: Path
-) -> None:
-    """Not only unnamed: no set that all have in common, no first or last one is theirs."""
-    world, names = twins
-    without = tmp_path / "without"
-    shutil.copytree(world.path, without)
-    for name in names:
-        one = world.checkpoints[name]
-        shutil.rmtree(without / "scores" / "suite=toy" / f"model={one.model.name}" / f"step={one.step}")
-    assert answer(world.path, query) == answer(without, query)
-
-
-def test_counts_and_status_mark_them(twins: tuple[World, set[str]]) -> None:
-    world, names = twins
-    rows = answer(world.path, "counts")
+def test_counts_and_status_mark_them(twins: Twins) -> None:
+    world, names = twins.world, twins.names
+    rows = answer(twins.noted, "counts")
     assert {row["checkpoint"] for row in rows if row["same_weights_as"] is not None} == names
     assert {row["checkpoint"] for row in rows} == set(world.scores)
     (suite,) = store_status(str(world.path))["suites"]
@@ -75,21 +80,23 @@ def test_counts_and_status_mark_them(twins: tuple[World, set[str]]) -> None:
     assert marked == names
 
 
-def test_named_ones_are_answered(twins: tuple[World, set[str]]) -> None:
-    world, names = twins
+def test_named_ones_are_answered(twins: Twins) -> None:
+    world, names = twins.world, twins.names
     for name in names:
-        assert {row["checkpoint"] for row in answer(world.path, "distribution", checkpoints=[name])} == {name}
-        assert {row["checkpoint"] for row in answer(world.path, "training", checkpoints=[name])} <= {name}
-        assert {row["target"] for row in answer(world.path, "confusion", target=name)} <= {name}
-        assert {row["checkpoint"] for row in answer(world.path, "position", checkpoint=name)} == {name}
+        assert {row["checkpoint"] for row in answer(twins.noted, "distribution", checkpoints=[name])} == {
+            name
+        }
+        assert {row["checkpoint"] for row in answer(twins.noted, "training", checkpoints=[name])} <= {name}
+        assert {row["target"] for row in answer(twins.noted, "confusion", target=name)} <= {name}
+        assert {row["checkpoint"] for row in answer(twins.noted, "position", checkpoint=name)} == {name}
     target = max(set(world.scores) - names, key=lambda one: world.checkpoints[one].training_flops)
-    rows = answer(world.path, "confusion", target=target, predictors=sorted(names))
+    rows = answer(twins.noted, "confusion", target=target, predictors=sorted(names))
     assert {row["predictor"] for row in rows} == names
 
 
-def test_emergent_by_hand(twins: tuple[World, set[str]]) -> None:
+def test_emergent_by_hand(twins: Twins) -> None:
     """A brute-force count: memorized by the last own checkpoint, below 16 in every own smaller one."""
-    world, names = twins
+    world, names = twins.world, twins.names
     own = {name: one for name, one in world.checkpoints.items() if name not in names}
     target = max(own, key=lambda name: (own[name].model.order, own[name].step))
     others = {}
@@ -110,5 +117,5 @@ def test_emergent_by_hand(twins: tuple[World, set[str]]) -> None:
         ]
         if scores and max(scores) < 16:
             found.add(first[window])
-    rows = answer(world.path, "emergent", rows=10_000)
+    rows = answer(twins.noted, "emergent", rows=10_000)
     assert {row["sequence_id"] for row in rows} == found
