@@ -31,7 +31,9 @@ def rows_note(shown: int, total: int) -> str:
     """What a table says of rows that it doesn't show; nothing if it shows them all."""
     if not total:
         return "no rows"
-    return f"{shown:,} of {total:,} rows; .df(), .pl(), .arrow() and .rows() have all" if shown < total else ""
+    return (
+        f"{shown:,} of {total:,} rows; .df(), .pl(), .arrow() and .rows() have all" if shown < total else ""
+    )
 
 
 def _row(tag: str, cells: Sequence[str], align: Sequence[str]) -> str:

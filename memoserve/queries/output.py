@@ -28,7 +28,7 @@ ENDINGS: dict[str, Format] = {".csv": "csv", ".json": "json", ".parquet": "parqu
 
 
 def write_answer(
-    result: duckdb.DuckDBPyConnection | duckdb.DuckDBPyRelation,
+    result: duckdb.DuckDBPyConnection,
     form: Format,
     output: Path | None,
     title: str | None = None,
@@ -63,12 +63,12 @@ def write_text(text: str, output: Path | None) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def fetch(result: duckdb.DuckDBPyConnection | duckdb.DuckDBPyRelation) -> Answer:
+def fetch(result: duckdb.DuckDBPyConnection) -> Answer:
     """All rows of a pending result."""
     return Answer(tuple(column[0] for column in result.description or ()), result.fetchall())
 
 
-def arrow_table(result: duckdb.DuckDBPyConnection | duckdb.DuckDBPyRelation) -> pa.Table:
+def arrow_table(result: duckdb.DuckDBPyConnection) -> pa.Table:
     """A pending result as an Arrow table, column by column."""
     # 1.x has only the older name.
     to_arrow: Any = getattr(result, "to_arrow_table", None) or getattr(result, "fetch_arrow_table", None)
@@ -128,9 +128,7 @@ def plain(answer: Answer) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write_parquet(
-    result: duckdb.DuckDBPyConnection | duckdb.DuckDBPyRelation, output: Path | None
-) -> None:
+def _write_parquet(result: duckdb.DuckDBPyConnection, output: Path | None) -> None:
     import pyarrow.parquet as pq
 
     if output is None and sys.stdout.isatty():

@@ -69,14 +69,14 @@ class Result:
     def df(self) -> pd.DataFrame:
         """As a pandas DataFrame. Raises BadInput if pandas is not installed."""
         _require("pandas", "df")
-        with self._relation() as relation:
-            return relation.df()
+        with self._pending() as pending:
+            return pending.df()
 
     def pl(self) -> pl.DataFrame:
         """As a polars DataFrame. Raises BadInput if polars is not installed."""
         _require("polars", "pl")
-        with self._relation() as relation:
-            return relation.pl()
+        with self._pending() as pending:
+            return pending.pl()
 
     def arrow(self) -> pa.Table:
         """As an Arrow table, which costs nothing."""
@@ -84,8 +84,8 @@ class Result:
 
     def rows(self) -> list[tuple[Any, ...]]:
         """As a list of tuples of Python's values."""
-        with self._relation() as relation:
-            return relation.fetchall()
+        with self._pending() as pending:
+            return pending.fetchall()
 
     def to(self, path: str | Path) -> None:
         """Write it to a .csv, .json, .parquet or .md file, whole or not at all.
@@ -95,15 +95,15 @@ class Result:
         file = Path(path)
         if file.suffix.lower() not in ENDINGS:
             raise BadInput(f"{file}: what to write is known by the ending, {', '.join(ENDINGS)}")
-        with self._relation() as relation:
-            write_answer(relation, ENDINGS[file.suffix.lower()], file)
+        with self._pending() as pending:
+            write_answer(pending, ENDINGS[file.suffix.lower()], file)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        with self._relation() as relation:
-            while rows := relation.fetchmany(_FETCHED):
+        with self._pending() as pending:
+            while rows := pending.fetchmany(_FETCHED):
                 yield from rows
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
@@ -120,11 +120,11 @@ class Result:
         return as_html(self._first(_SHOWN_IN_HTML), len(self), self.title, self.sentences)
 
     def _first(self, rows: int) -> Answer:
-        with self._relation(rows) as relation:
-            return fetch(relation)
+        with self._pending(rows) as pending:
+            return fetch(pending)
 
     @contextmanager
-    def _relation(self, rows: int | None = None) -> Iterator[duckdb.DuckDBPyRelation]:
+    def _pending(self, rows: int | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
         """The first rows, or all, for DuckDB to convert, in a database of their own."""
         import duckdb
         import pyarrow as pa
@@ -139,13 +139,17 @@ class Result:
             for field in table.schema
         ]
         with duckdb.connect() as connection:
-            yield connection.from_arrow(table).project(", ".join(selected))
+            connection.register("answer", table)
+            yield connection.execute(f"SELECT {', '.join(selected)} FROM answer")
 
 
 def table_of(
-    columns: Sequence[str], rows: Sequence[Sequence[object]], whole: Sequence[str] = (), text: Sequence[str] = ()
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    whole: Sequence[str] = (),
+    text: Sequence[str] = (),
 ) -> pa.Table:
-    """Rows of Python's values as an Arrow table. `whole`, `text`: columns that are such even if all is None."""
+    """Rows of Python's values as an Arrow table. `whole`, `text`: of which type columns without a value are."""
     import pyarrow as pa
 
     typed: dict[str, Callable[[], Any]] = {
