@@ -149,7 +149,7 @@ def table_of(
     whole: Sequence[str] = (),
     text: Sequence[str] = (),
 ) -> pa.Table:
-    """Rows of Python's values as an Arrow table. `whole`, `text`: of which type columns without a value are."""
+    """Rows of Python's values as an Arrow table. `whole`, `text`: types of columns without any value."""
     import pyarrow as pa
 
     typed: dict[str, Callable[[], Any]] = {
