@@ -195,8 +195,8 @@ class Store:
         `cell`: memorized by the target; by both ("hit"), by the target alone ("miss"), by the predictor alone
         ("false-alarm"); "emergent": by the target though every smaller model scores less than `below`, of 32.
         `search`: only windows with this text. `redact`: mask what looks private (it goes by shapes, and
-        misses names). `suite` is a name or file; `data` and `tokenizer`: where the suite doesn't say. mismatches:
-        tokens of the continuation, from 0 on, that `compared` did not generate.
+        misses names). `suite` is a name or file; `data` and `tokenizer`: where the suite doesn't say.
+        mismatches: tokens of the continuation, from 0 on, that `compared` did not generate.
         """
         if isinstance(limit, bool) or limit < 1:
             raise BadInput(f"limit takes a whole number from 1 on, not {limit!r}")
@@ -277,8 +277,9 @@ def _known(name: str, asked: list[object], there: list[object]) -> list[object]:
     known = list(dict.fromkeys(there))
     for one in asked:
         if one not in known:
+            names = list(map(str, known))
             raise BadInput(
-                f"{name} {one!r}: nothing of it is evaluated in this store"
-                f"{did_you_mean(str(one), map(str, known))}; evaluated: {', '.join(map(str, known)) or 'nothing yet'}"
+                f"{name} {one!r}: nothing of it is evaluated in this store{did_you_mean(str(one), names)}; "
+                f"evaluated: {', '.join(names) or 'nothing yet'}"
             )
     return asked or known

@@ -69,14 +69,14 @@ class Result:
     def df(self) -> pd.DataFrame:
         """As a pandas DataFrame. Raises BadInput if pandas is not installed."""
         _require("pandas", "df")
-        with self._pending() as pending:
-            return pending.df()
+        with self._asked() as (connection, sql):
+            return connection.sql(sql).df()
 
     def pl(self) -> pl.DataFrame:
         """As a polars DataFrame. Raises BadInput if polars is not installed."""
         _require("polars", "pl")
-        with self._pending() as pending:
-            return pending.pl()
+        with self._asked() as (connection, sql):
+            return connection.sql(sql).pl()
 
     def arrow(self) -> pa.Table:
         """As an Arrow table, which costs nothing."""
@@ -125,7 +125,13 @@ class Result:
 
     @contextmanager
     def _pending(self, rows: int | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-        """The first rows, or all, for DuckDB to convert, in a database of their own."""
+        """The first rows, or all, ready to fetch."""
+        with self._asked(rows) as (connection, sql):
+            yield connection.execute(sql)
+
+    @contextmanager
+    def _asked(self, rows: int | None = None) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
+        """A database of their own with the first rows, or all, and the SQL that selects them."""
         import duckdb
         import pyarrow as pa
 
@@ -140,7 +146,7 @@ class Result:
         ]
         with duckdb.connect() as connection:
             connection.register("answer", table)
-            yield connection.execute(f"SELECT {', '.join(selected)} FROM answer")
+            yield connection, f"SELECT {', '.join(selected)} FROM answer"
 
 
 def table_of(

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 
 class _Callable(ModuleType):
-    """A package that can be called: it has the name of a function of memoserve's, whose place it takes as soon
-    as anything imports one of its modules.
+    """A package that can be called: it has the name of a function of memoserve's, whose place it takes as
+    soon as anything imports one of its modules.
     """
 
     def __call__(self, **options: Any) -> Outcome:

@@ -78,14 +78,13 @@ class NotebookDisplay:
 
         bars = [bar for bar in (self._all, *self._checkpoints.values()) if bar is not None and bar.total]
         lines = "\n".join(self._lines)
+        plain = [*self._lines, *(f"{harmless(bar.label)}: {bar.text()}" for bar in bars)]
         content = {
             "text/html": f"<pre>{escape(lines)}</pre>" + "".join(bar.html() for bar in bars),
-            "text/plain": "\n".join(
-                [*self._lines, *(f"{harmless(bar.label)}: {bar.text()}" for bar in bars)]
-            ),
+            "text/plain": "\n".join(plain),
         }
         if self._handle is None:
-            self._handle = display(content, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+            self._handle = display(content, raw=True, display_id=True)
         else:
             self._handle.update(content, raw=True)
         self._shown = time.monotonic()
