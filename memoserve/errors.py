@@ -7,7 +7,9 @@ The command line prints the message and exits with `exit_code`; it shows a trace
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class MemoserveError(Exception):
@@ -81,6 +83,31 @@ def in_words(error: Exception) -> Exception:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageFailed(f"{error} ({advice_on(error)}).\n{GOES_ON}")
     return error
+
+
+@contextmanager
+def in_python_words() -> Iterator[None]:
+    """Errors name what is passed as Python does: target, where the command line says --target.
+
+    Commands that a message names stay as they are typed.
+    """
+    try:
+        yield
+    except MemoserveError as error:
+        error.args = tuple(_python_words(one) if isinstance(one, str) else one for one in error.args)
+        raise
+
+
+_COMMAND_OR_OPTION = re.compile(r"(`[^`]*`|\bmemoserve [a-z]+(?: --?[a-z-]+)*)|(?<![\w-])--([a-z][a-z_-]*)")
+
+
+def _python_words(message: str) -> str:
+    r"""The message with --max-flagged as max_flagged.
+
+    >>> _python_words("--max-flagged 0: see `memoserve recommend --help`, or memoserve run --loglik")
+    'max_flagged 0: see `memoserve recommend --help`, or memoserve run --loglik'
+    """
+    return _COMMAND_OR_OPTION.sub(lambda match: match[1] or match[2].replace("-", "_"), message)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from memoserve.errors import BadInput
-
-Format = Literal["table", "csv", "json", "parquet", "markdown"]
+from memoserve.queries.output import ENDINGS, Format
 
 FormatOption = Annotated[
     Format | None,
@@ -36,8 +35,6 @@ MemoryOption = Annotated[
     ),
 ]
 
-_ENDINGS: dict[str, Format] = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown"}
-
 
 def chosen_format(form: Format | None, output: Path | None) -> Format:
     """The form that was asked for, or the one of the file's ending. Raises BadInput for an unknown ending."""
@@ -45,9 +42,9 @@ def chosen_format(form: Format | None, output: Path | None) -> Format:
         return form
     if output is None:
         return "table"
-    if output.suffix.lower() not in _ENDINGS:
+    if output.suffix.lower() not in ENDINGS:
         raise BadInput(
-            f"--output {output}: what to write is known by the ending, {', '.join(_ENDINGS)}; "
+            f"--output {output}: what to write is known by the ending, {', '.join(ENDINGS)}; "
             "for another one say which --format"
         )
-    return _ENDINGS[output.suffix.lower()]
+    return ENDINGS[output.suffix.lower()]

@@ -8,11 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from memoserve.errors import BadInput
-
 if TYPE_CHECKING:
     from memoserve.queries import Answer
-    from memoserve.recommend.advisor import Recommended
 
 _Format = Literal["table", "csv", "json", "markdown"]
 _Unit = Literal["sequences", "windows"]
@@ -93,10 +90,8 @@ def recommend(
     """
     from memoserve.catalog import connect
     from memoserve.queries import Answer
-    from memoserve.recommend import advise
+    from memoserve.recommend import advise, export_hint
 
-    if budget is None and recall is None and not grid:
-        raise BadInput("specify --budget (such as 10%), --recall (such as 0.9) or --grid")
     with connect(directory) as connection:
         advice = advise(
             connection,
@@ -112,25 +107,8 @@ def recommend(
             forecast=forecast,
             seed=seed,
         )
-    sentences = advice.sentences
-    if budget is not None and advice.answers[0].flagged is not None:
-        sentences = [
-            *sentences,
-            f"To list what it flags: memoserve export {_export_of(advice.answers[0], directory)}",
-        ]
-    title = f"What to run to know what {advice.target.checkpoint} memorizes"
-    _write(Answer(*advice.table()), form, output, title, sentences)
-
-
-def _export_of(answer: Recommended, directory: str) -> str:
-    """The arguments of memoserve export for a recommended rule."""
-    import shlex
-
-    words = [directory, "--predictor", answer.predictors]
-    signal, line, tau = answer.rule.partition(" >= ")
-    if line:
-        words += ["--signal", signal, "--threshold", tau]
-    return shlex.join([*words, "-o", "to-remove.parquet"])
+    sentences = [*advice.sentences, *export_hint(advice, directory)]
+    _write(Answer(*advice.table()), form, output, advice.title, sentences)
 
 
 def scaling(

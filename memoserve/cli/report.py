@@ -54,7 +54,7 @@ def plot(
 
     Pictures need pip install 'memoserve[report]'; Vega-Lite doesn't.
     """
-    from memoserve.report import CHARTS, Look, find_chart, write_picture
+    from memoserve.report import CHARTS, draw, find_chart
 
     if listing or name is None:
         for chart in CHARTS:
@@ -62,22 +62,12 @@ def plot(
         return
     chart = find_chart(name)
     from memoserve.catalog import connect
-    from memoserve.files.whole import writing
     from memoserve.queries import find_query
-    from memoserve.report.page import chart_page
-    from memoserve.report.rows import ask, models_of, parameters_for
+    from memoserve.report.rows import parameters_for
 
     file = output or Path(f"{name}.png")
     with connect(directory) as connection:
-        values = parameters_for(find_query(chart.query), suite, target)
-        answer = ask(connection, chart.query, values, directory)
-        look = Look(models_of(connection, suite, directory))
-        if file.suffix.lower() == ".html":
-            text = chart_page(chart, answer, look)
-            with writing(file) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-        else:
-            write_picture(chart.spec(answer.rows, look, chart.reading), file)
+        draw(connection, name, parameters_for(find_query(chart.query), suite, target), directory).save(file)
     typer.echo(f"{file} ({file.stat().st_size:,} bytes)")
 
 

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from memoserve.errors import BadInput
 from memoserve.terminal import harmless, harmless_lines
 
 if TYPE_CHECKING:
-    from memoserve.memorized import Cell, Pair, Piece, Shown
-
-
-_EVERY = 1_000_000_000
-"""More windows than anyone has: a search looks at all of them."""
+    from memoserve.memorized import Pair, Piece, Shown
 
 
 def show(
@@ -77,33 +71,30 @@ def show(
     such as names.
     """
     from memoserve.catalog import Catalog
-    from memoserve.memorized import (
-        choose,
-        emergent_rows,
-        open_texts,
-        rows_of,
-        suite_name,
-    )
+    from memoserve.memorized import find_texts
     from memoserve.store import Store
 
     store = Store.open(directory)
     with Catalog.open(directory) as catalog:
-        pair = choose(catalog, suite_name(suite), target, predictor)
-        reader = open_texts(catalog, store, pair, suite=suite, data=data, tokenizer=tokenizer, warn=warn)
-        if reader.decoder is None and (search is not None or redact):
-            raise BadInput(f"--{'search' if search is not None else 'redact'} needs text: name a --tokenizer")
-        if cell == "emergent":
-            few = limit if search is None else _EVERY
-            every = iter(emergent_rows(catalog, pair.target, below, few))
-        else:
-            every = rows_of(catalog, pair, cell, limit if search is None else None)
-        found = every if search is None else islice(reader.containing(every, search), limit)
-        drawn_from: Cell = "memorized" if cell == "emergent" else cell
-        shown = reader.shown(drawn_from, list(found), redact)
+        texts = find_texts(
+            catalog,
+            store,
+            target=target,
+            predictor=predictor,
+            cell=cell,
+            below=below,
+            search=search,
+            limit=limit,
+            redact=redact,
+            suite=suite,
+            data=data,
+            tokenizer=tokenizer,
+            warn=warn,
+        )
         if form == "table":
-            _print_all(shown, _heading(pair, cell, below))
+            _print_all(texts.shown, _heading(texts.pair, cell, below))
         else:
-            _write(shown, form)
+            _write(texts.shown, form)
 
 
 def warn(message: str) -> None:
@@ -169,33 +160,19 @@ def _write(shown: Iterator[Shown], form: Literal["json", "csv"]) -> None:
     import io
     import json
 
-    records: list[dict[str, Any]] = [
-        {
-            "sequence_id": one.row.sequence_id,
-            "window_id": one.row.window_id,
-            "occurrences": one.row.occurrences,
-            "context": "".join(piece.text for piece in one.context),
-            "continuation": "".join(piece.text for piece in one.continuation),
-            "compared": one.compared,
-            "matches": one.matches,
-            "matched_prefix": one.matched_prefix,
-            "mismatches": one.mismatches,
-        }
-        for one in shown
-    ]
+    from memoserve.memorized import TEXT_COLUMNS, text_row
+
+    records = [text_row(one) for one in shown]
     if form == "json":
         # JSON escapes control characters itself, and with ensure_ascii all that could turn text around.
-        typer.echo(json.dumps(records, indent=2))
+        typer.echo(json.dumps([dict(zip(TEXT_COLUMNS, row, strict=True)) for row in records], indent=2))
         return
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    names = ("sequence_id", "window_id", "occurrences", "context", "continuation", "compared", "matches",
-             "matched_prefix", "mismatches")  # fmt: skip
-    rows.writerow(names)
-    for record in records:
-        missing = record["mismatches"]
-        record["mismatches"] = None if missing is None else " ".join(map(str, missing))
-        rows.writerow(["" if record[name] is None else record[name] for name in names])
+    rows.writerow(TEXT_COLUMNS)
+    for *values, missing in records:
+        places = None if missing is None else " ".join(map(str, missing))
+        rows.writerow(["" if value is None else value for value in (*values, places)])
     # As it is, for programs; a terminal gets what it could obey escaped.
     content = text.getvalue()
     if sys.stdout.isatty():

@@ -16,14 +16,16 @@ import os
 import re
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import Pipe, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, TypeVar, cast
 
 from memoserve.engines.settings import EngineSettings
@@ -52,6 +54,23 @@ _ROOM = 1 << 16
 
 _OURS = "MEMOSERVE_"
 """What the names of environment variables begin with that say how engines work."""
+
+
+_HIDING = threading.Lock()
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Nothing here is defined in the main module, which multiprocessing would import in the new process: a
+    script that starts a run when it is imported would start it there again, and a notebook has no file.
+    """
+    with _HIDING:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 class Child(Generic[T]):
@@ -105,7 +124,8 @@ class Child(Generic[T]):
         with silence(2):  # it would tell the user of vLLM's semaphores, which go with the process
             resource_tracker.ensure_running()
         try:
-            self._process.start()
+            with _without_main():
+                self._process.start()
         except (EOFError, OSError) as error:
             self._connection.close()
             self._raise_if_out_of_room("start", error.errno if isinstance(error, OSError) else None)

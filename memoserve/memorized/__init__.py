@@ -15,26 +15,31 @@ from memoserve.memorized.cells import (
     rows_of,
 )
 from memoserve.memorized.export import Export, export
+from memoserve.memorized.finding import TEXT_COLUMNS, Group, Texts, find_texts, text_row
 from memoserve.memorized.redaction import Redaction, find_private
 from memoserve.memorized.shown import Shown, TextReader, open_text_of, open_texts, suite_name
 from memoserve.memorized.text import Piece, Words, mismatches, pieces, words
 
 __all__ = [
     "CELLS",
+    "TEXT_COLUMNS",
     "Cell",
     "Export",
+    "Group",
     "Pair",
     "Piece",
     "Redaction",
     "Row",
     "Shown",
     "TextReader",
+    "Texts",
     "Words",
     "choose",
     "count_rows",
     "emergent_rows",
     "export",
     "find_private",
+    "find_texts",
     "matches_of",
     "mismatches",
     "open_text_of",
@@ -42,5 +47,6 @@ __all__ = [
     "pieces",
     "rows_of",
     "suite_name",
+    "text_row",
     "words",
 ]

@@ -20,12 +20,18 @@ from memoserve.terminal import harmless, harmless_lines
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
 Format = Literal["table", "csv", "json", "parquet", "markdown"]
+ENDINGS: dict[str, Format] = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".md": "markdown"}
+"""What the end of a file's name says."""
 
 
 def write_answer(
-    result: duckdb.DuckDBPyConnection, form: Format, output: Path | None, title: str | None = None
+    result: duckdb.DuckDBPyConnection,
+    form: Format,
+    output: Path | None,
+    title: str | None = None,
 ) -> None:
     """Write a pending result to a file, whole or not at all, or to standard output.
 
@@ -60,6 +66,16 @@ def write_text(text: str, output: Path | None) -> None:
 def fetch(result: duckdb.DuckDBPyConnection) -> Answer:
     """All rows of a pending result."""
     return Answer(tuple(column[0] for column in result.description or ()), result.fetchall())
+
+
+def arrow_table(result: duckdb.DuckDBPyConnection) -> pa.Table:
+    """A pending result as an Arrow table, column by column."""
+    # 1.x has only the older name.
+    to_arrow: Any = getattr(result, "to_arrow_table", None) or getattr(result, "fetch_arrow_table", None)
+    with warnings.catch_warnings():
+        # DuckDB 2 warns that this copies the rows once more.
+        warnings.simplefilter("ignore", UserWarning)
+        return to_arrow()
 
 
 def as_csv(answer: Answer) -> str:
@@ -117,12 +133,7 @@ def _write_parquet(result: duckdb.DuckDBPyConnection, output: Path | None) -> No
 
     if output is None and sys.stdout.isatty():
         raise BadInput("Parquet is no text for a terminal: name a file with -o, or pipe it")
-    # 1.x has only the older name.
-    to_arrow: Any = getattr(result, "to_arrow_table", None) or getattr(result, "fetch_arrow_table", None)
-    with warnings.catch_warnings():
-        # DuckDB 2 warns that this copies the rows once more.
-        warnings.simplefilter("ignore", UserWarning)
-        table = to_arrow()
+    table = arrow_table(result)
     if output is None:
         content = io.BytesIO()
         pq.write_table(table, content, compression="zstd")

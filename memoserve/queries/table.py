@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import StringIO
 
 from rich.console import Console
 from rich.text import Text
@@ -34,9 +35,24 @@ class _Column:
     most: int
 
 
-def print_table(answer: Answer, title: str | None) -> None:
-    """Print an answer for people: a table a unit, intervals below values, what never changes said once."""
-    console = Console(highlight=False)
+def table_text(answer: Answer, title: str | None, elsewhere: str) -> str:
+    """What print_table prints, as text as wide as the terminal, or 80 columns."""
+    text = StringIO()
+    print_table(answer, title, Console(file=text, highlight=False, force_terminal=False), elsewhere)
+    return text.getvalue()
+
+
+def print_table(
+    answer: Answer,
+    title: str | None,
+    console: Console | None = None,
+    elsewhere: str = "--format json has them",
+) -> None:
+    """Print an answer for people: a table a unit, intervals below values, what never changes said once.
+
+    `elsewhere`: where the columns are that don't fit.
+    """
+    console = console or Console(highlight=False)
     if title is not None:
         console.print(Text(title, style="bold"))
     if not answer.rows:
@@ -73,7 +89,7 @@ def print_table(answer: Answer, title: str | None) -> None:
             _print_stacked(console, columns, rows)
     if left_out:
         names = ", ".join(harmless(name) for name in left_out)
-        console.print(Text(f"not shown here: {names} (--format json has them)"))
+        console.print(Text(f"not shown here: {names} ({elsewhere})"))
 
 
 def _column(answer: Answer, name: str, whole: bool) -> _Column:

@@ -2,7 +2,7 @@
 
 from memoserve.recommend.advisor import Advisor
 from memoserve.recommend.law import MEASURES, RULE, Law, fit, hold_out, read_observations
-from memoserve.recommend.recommendation import advise, grid_answers
+from memoserve.recommend.recommendation import advise, export_hint, grid_answers
 from memoserve.recommend.rehearsal import Rehearsal, rehearse_largest
 from memoserve.recommend.rules import Bounds, Unit
 from memoserve.recommend.sentences import backtest_sentence
@@ -18,6 +18,7 @@ __all__ = [
     "Unit",
     "advise",
     "backtest_sentence",
+    "export_hint",
     "find_target",
     "fit",
     "grid_answers",

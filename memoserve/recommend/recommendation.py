@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,12 +83,18 @@ def grid_answers(advisor: Advisor) -> tuple[list[Recommended], list[str]]:
 
 @dataclass(frozen=True)
 class Advice:
-    """What was recommended for a target, and what to say about it."""
+    """What was recommended for a target, and what to say about it. `budget`: in FLOPs, None without one."""
 
     target: Target
     unit: Unit
     answers: list[Recommended]
     sentences: list[str]
+    budget: float | None
+
+    @property
+    def title(self) -> str:
+        """What the answers are about."""
+        return f"What to run to know what {self.target.checkpoint} memorizes"
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
         """(columns, rows) of the answers."""
@@ -111,9 +118,11 @@ def advise(
 ) -> Advice:
     """What to run within `budget` (as parse_budget reads it), to reach `recall`, for a `grid` of budgets.
 
-    A precision of 0.8 is wanted where nothing else bounds what is flagged. Raises BadInput if nothing keeps
-    to budget and bounds.
+    One of the three has to be asked for. A precision of 0.8 is wanted where nothing else bounds what is
+    flagged. Raises BadInput if nothing keeps to budget and bounds.
     """
+    if budget is None and recall is None and not grid:
+        raise BadInput("specify --budget (such as 10%), --recall (such as 0.9) or --grid")
     if min_precision is None and max_flagged is None:
         min_precision = Bounds().min_precision
     chosen = find_target(connection, suite, target)
@@ -125,7 +134,20 @@ def advise(
     if grid:
         rows, more = grid_answers(advisor)
         answers, said = [*answers, *rows], list(dict.fromkeys([*said, *more]))
-    return Advice(chosen, unit, answers, said)
+    return Advice(chosen, unit, answers, said, flops)
+
+
+def export_hint(advice: Advice, store: str | Path) -> list[str]:
+    """The command that lists what the rule for a budget flags, as a sentence; none without one."""
+    if advice.budget is None or advice.answers[0].flagged is None:
+        return []
+    best = advice.answers[0]
+    words = [str(store), "--predictor", best.predictors]
+    signal, line, tau = best.rule.partition(" >= ")
+    if line:
+        words += ["--signal", signal, "--threshold", tau]
+    command = shlex.join([*words, "-o", "to-remove.parquet"])
+    return [f"To list what it flags: memoserve export {command}"]
 
 
 _SHARES: tuple[tuple[str, Callable[[Recommended], Share]], ...] = (

@@ -26,7 +26,7 @@ class Table:
 
 
 def ask(
-    connection: duckdb.DuckDBPyConnection, name: str, values: Mapping[str, str], store: str | Path
+    connection: duckdb.DuckDBPyConnection, name: str, values: Mapping[str, object], store: str | Path
 ) -> Table:
     """Run the query `name`; `values` that it has no parameter for raise BadInput."""
     query = find_query(name)

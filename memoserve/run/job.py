@@ -25,7 +25,7 @@ from memoserve.run.execute import execute, execute_on
 from memoserve.run.fingerprint import fingerprint_of
 from memoserve.run.indexing import make_lists
 from memoserve.run.local import devices_for
-from memoserve.run.options import Options
+from memoserve.run.options import Options, refuse_wrong
 from memoserve.run.outcome import FailedCheckpoint, Outcome, why_incomplete
 from memoserve.run.plan import Plan, make_plan, part_size_for
 from memoserve.run.worker import Fetch, WorkerSetup
@@ -41,6 +41,7 @@ def prepare(options: Options) -> Job:
     Connects to the Ray cluster, if that is to evaluate. Raises BadInput for options that don't go together, a
     suite or a selector; EngineFailed if no engine can run.
     """
+    refuse_wrong(options)
     if options.loglik and options.mode != "extract":
         raise BadInput(
             "--loglik needs --mode extract: generation gives no likelihood of the true continuation"

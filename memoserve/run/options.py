@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from functools import cache
+from types import NoneType
+from typing import Literal, get_args, get_type_hints
+
+from memoserve.errors import BadInput, did_you_mean
 
 Mode = Literal["score", "extract"]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
@@ -49,6 +53,38 @@ class Options:
     allow_pickle_weights: bool = False
     dry_run: bool = False
     verbose: bool = False
+
+
+def refuse_wrong(options: Options) -> None:
+    """Raise BadInput for a value that its option can't have."""
+    for field in fields(options):
+        value, kinds = getattr(options, field.name), _kinds(field.name)
+        choices = [one for one in kinds if isinstance(one, str)]
+        if choices:
+            fits = value in choices
+        else:
+            types = tuple(one for one in kinds if isinstance(one, type))
+            fits = isinstance(value, (*types, int) if float in types else types)
+            fits = fits and (bool in types or not isinstance(value, bool))
+        if not fits:
+            wanted = " or ".join(choices) or " or ".join(_IN_WORDS[one] for one in types)
+            raise BadInput(f"--{field.name.replace('_', '-')} takes {wanted}, not {value!r}"
+                           + did_you_mean(str(value), choices))  # fmt: skip
+        if field.name in _FROM_ONE and value is not None and value < 1:
+            raise BadInput(f"--{field.name.replace('_', '-')} takes a whole number from 1 on, not {value!r}")
+
+
+_FROM_ONE = ("context", "tensor_parallel", "part_size")
+_IN_WORDS: dict[object, str] = {
+    str: "text", bool: "True or False", int: "a whole number", float: "a number", NoneType: "None",
+}  # fmt: skip
+
+
+@cache
+def _kinds(name: str) -> tuple[object, ...]:
+    """The words that an option may be, or its types."""
+    hint = get_type_hints(Options)[name]
+    return get_args(hint) or (hint,)
 
 
 def arguments_of(options: Options) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from memoserve.checks import Check
@@ -32,8 +32,8 @@ class Outcome:
     reason for people each.
     """
 
-    plan: Plan
-    inputs: Inputs
+    plan: Plan = field(repr=False)
+    inputs: Inputs = field(repr=False)
     sequences: int
     windows: int
     seconds: float

@@ -174,18 +174,15 @@ def plots(workspace: Workspace) -> Reply:
 
 def plot(workspace: Workspace, name: str, given: Values) -> Reply:
     """A plot's Vega-Lite with its data inside; its parameters are those of its query."""
-    from memoserve.report import Look, find_chart
-    from memoserve.report.rows import ask, models_of
+    from memoserve.report import draw, find_chart
 
     try:
-        chart = find_chart(name)
+        find_chart(name)
     except BadInput as error:
         raise NotThere(str(error)) from None
-    values = dict(given)
     with catalog(workspace) as connection:
-        answer = ask(connection, chart.query, {**chart.values, **values}, workspace.store)
-        look = Look(models_of(connection, values.get("suite"), workspace.store))
-    return reply_json(chart.spec(answer.rows, look, chart.reading))
+        plot = draw(connection, name, dict(given), workspace.store)
+    return reply_json(plot.spec)
 
 
 def recommend(
