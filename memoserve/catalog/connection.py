@@ -36,6 +36,7 @@ _MEMORIZED, _REPEATS = "scores/*/*/*/memorized-*.parquet", "sequences/*/repeats-
 _READS = {
     "score_parts": _SCORES,
     "part_rows": _SCORES,
+    "misplaced_parts": _SCORES,
     "score_listings": _SCORES,
     "memorized_listings": _MEMORIZED,
     "memorized_parts": _MEMORIZED,
@@ -91,6 +92,7 @@ def connect(
             connection.execute("SET parquet_metadata_cache = true")
         with explained(files.root):
             create_views(connection, files)
+            _refuse_misplaced(connection)
         if sandbox:
             for setting in (
                 # Both as it is and as it stands in the views' globs.
@@ -140,6 +142,17 @@ def create_views(connection: duckdb.DuckDBPyConnection, files: Files) -> None:
         connection.execute(over_files[view] if there[_READS[view]] else empty)
     for topic in _TOPICS:
         connection.execute((SQL / f"{topic}.sql").read_text(encoding="utf-8"))
+
+
+def _refuse_misplaced(connection: duckdb.DuckDBPyConnection) -> None:
+    """Raise BadInput if the scores of one checkpoint lie where those of another belong."""
+    found = connection.execute("SELECT path, name FROM misplaced_parts ORDER BY path LIMIT 1").fetchone()
+    if found is not None:
+        raise BadInput(
+            f"{found[0]} was written as {found[1]}: a folder was renamed, or exchanged with another, and its "
+            "scores would count as another checkpoint's. Move it back, or let memoserve verify --repair move "
+            "it aside"
+        )
 
 
 def kinds_of_parts(files: LocalFiles) -> tuple[bool, ...]:

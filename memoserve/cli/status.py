@@ -41,7 +41,7 @@ def status(
         typer.echo(harmless(f"suite {suite['suite']}: {made or 'imported'}"))
         typer.echo(f"{len(suite['checkpoints'])} of {suite['checkpoints_in_suite']} checkpoints have scores")
         for path in suite["foreign_parts"]:
-            told = f"warning: {path} is of another run, or another checkpoint, than its folder: move it away"
+            told = f"warning: {path} is of another run than the rest: move it away"
             typer.echo(harmless(told), err=True)
         for twin in suite["same_weights"]:
             typer.echo(
@@ -132,11 +132,11 @@ def store_status(directory: str) -> dict[str, Any]:
             if not evaluated:
                 continue
             parts = store.parts(suite, model, step)
-            for part in parts:
-                origin = part_metadata(store.files, part)
-                elsewhere = origin.get("name", part.name) != part.name  # a folder was renamed, or exchanged
-                if elsewhere or differences(fingerprint, origin.get("fingerprint") or {}):
-                    foreign.append(part.path)
+            foreign += [
+                part.path
+                for part in parts
+                if differences(fingerprint, part_metadata(store.files, part).get("fingerprint") or {})
+            ]
             checkpoints.append(
                 {
                     "checkpoint": checkpoint,

@@ -55,8 +55,8 @@ def differences(stored: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-OF_ENGINE = frozenset({"mode", "loglik", "deterministic", "engine", "engine_version", "dtype"})
-"""The keys that say how scores are computed, not of what: free to change as long as there is no score."""
+OF_ENGINE = frozenset({"mode", "context", "loglik", "deterministic", "engine", "engine_version", "dtype"})
+"""The keys that say how scores are computed, not of which data: free to change while there is no score."""
 
 
 def unknown_keys(stored: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -288,3 +288,17 @@ def test_a_damaged_file_of_checks_is_called_by_its_name(tmp_path: Path, cli: Cli
         refused = cli(*command, "out", code=3)
         assert file.name in refused.stderr
         assert "verify --repair" in refused.stderr
+
+
+def test_scores_in_the_folder_of_another_checkpoint_answer_nothing(tmp_path: Path, cli: Cli) -> None:
+    """By hand, two steps exchanged: every figure would be another's."""
+    world = random_world(tmp_path, 6, "score")
+    (model,) = {path.parent for path in (world.path / "scores").glob("suite=toy/model=l-x/step=*")}
+    first, second, *_ = sorted(model.glob("step=*"))
+    first.rename(model / "kept")
+    second.rename(first)
+    (model / "kept").rename(second)
+    for command in (("query", "predictors"), ("sql", "FROM checkpoints"), ("status",), ("recommend",)):
+        refused = cli(*command, str(world.path), *(("--grid",) if command == ("recommend",) else ()), code=3)
+        assert "a folder was renamed, or exchanged" in refused.stderr
+        assert f"model=l-x/{first.name}/part-" in refused.stderr

@@ -103,7 +103,7 @@ class TestFingerprint:
         suite = toy_suite(tmp_path / "suite")
         store.write_sequences("toy", 0, 3, np.arange(3), np.arange(3))
         store.index_repeats("toy")
-        other = {**FINGERPRINT, "mode": "extract", "engine": "another"}
+        other = {**FINGERPRINT, "mode": "extract", "engine": "another", "context": 48}
         store.refuse_unlike("toy", other)
         with pytest.raises(StoreConflict, match="suite: toy vs else"):
             store.claim(suite, {**other, "suite": "else"})

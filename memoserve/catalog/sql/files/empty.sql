@@ -10,6 +10,10 @@ SELECT ''::VARCHAR AS suite, ''::VARCHAR AS model, 0::BIGINT AS step, 0::BIGINT 
        0::BIGINT AS rows
 WHERE false;
 
+CREATE VIEW misplaced_parts AS
+SELECT ''::VARCHAR AS path, ''::VARCHAR AS name
+WHERE false;
+
 CREATE VIEW score_listings AS
 SELECT ''::VARCHAR AS suite, ''::VARCHAR AS model, 0::BIGINT AS step, ''::VARCHAR AS listing
 WHERE false;

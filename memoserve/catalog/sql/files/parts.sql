@@ -14,6 +14,14 @@ SELECT regexp_extract(path, 'suite=([^/]*)/[^/]*/[^/]*/[^/]*$', 1) AS suite,
 FROM (SELECT file_name AS path, num_rows::BIGINT AS rows
       FROM parquet_file_metadata('@STORE@/scores/*/*/*/part-*.parquet'));
 
+-- Parts in another folder than the one that they were written into, `name`: a folder was renamed, or exchanged.
+CREATE VIEW misplaced_parts AS
+SELECT path, name
+FROM (SELECT file_name AS path,
+             json_extract_string(CASE WHEN decode(key) = 'memoserve' THEN decode(value) END, '$.name') AS name
+      FROM parquet_kv_metadata('@STORE@/scores/*/*/*/part-*.parquet'))
+WHERE NOT ends_with(path, '/' || name);
+
 -- Which parts of each checkpoint there are and the digests of their data, as one digest.
 CREATE VIEW score_listings AS
 SELECT suite, model, step, md5(string_agg(name || ' ' || digest, ',' ORDER BY name)) AS listing
