@@ -76,7 +76,7 @@ def advice_on(error: OSError) -> str:
     return _ADVICE.get(error.errno or 0, "check the file system")
 
 
-def in_words(error: Exception) -> Exception:
+def as_user_error(error: Exception) -> Exception:
     """The error as one of memoserve's, if a full disk is behind it: that may show wherever something writes,
     be it the standard output.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def harmless(text: str, keep: str = "") -> str:
+def escape_for_terminal(text: str, keep: str = "") -> str:
     r"""`text` with what a terminal could obey escaped, as `\x1b` and `\u202e`, but not what is in `keep`.
 
     For names and messages, which stay readable as they are; what has to be unambiguous, as token text, is
@@ -17,9 +17,9 @@ def harmless(text: str, keep: str = "") -> str:
     )
 
 
-def harmless_lines(text: str) -> str:
+def escape_lines_for_terminal(text: str) -> str:
     """The same for text of several lines, which stay lines."""
-    return harmless(text, keep="\n\t")
+    return escape_for_terminal(text, keep="\n\t")
 
 
 def escaped(character: str) -> str:

@@ -19,7 +19,7 @@
 -- column: not_evaluated: what both have seen and only the target was evaluated on; left out of every count
 -- column: tp: true positives, memorized by both
 -- column: fp: false positives, memorized by the predictor alone: false alarms
--- column: fn: false negatives, memorized by the target alone: leaks that nobody was warned of
+-- column: fn: false negatives, memorized by the target alone: undetected leaks, so recall matters most
 -- column: tn: true negatives, memorized by neither
 -- column: target_memorized_unseen: memorized by the target, not seen by the predictor
 

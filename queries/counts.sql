@@ -1,4 +1,4 @@
--- How much did each checkpoint memorize, and is the instrument sound?
+-- How much did each checkpoint memorize, and is the held-out control clean?
 --
 -- The paper's counts of memorized sequences by model size and by step, with what they lack: windows beside
 -- sequences, intervals that take equal windows as one cluster, and held-out control sequences that no model

@@ -1,4 +1,4 @@
--- Which sequences did the target memorize out of the blue?
+-- Which sequences did the target memorize that no smaller model predicted?
 --
 -- The sequences behind the paper's emergent memorization (Biderman et al. 2023): memorized by the target,
 -- though every cheaper run that has seen them (smaller models, each at its last evaluated step not after the

@@ -1,4 +1,4 @@
--- How much of what the target memorized came out of the blue, and would a lower threshold have caught it?
+-- How much of what the target memorized did no smaller model predict, and would a lower threshold?
 --
 -- Sums of emergent, for several thresholds (Biderman et al. 2023 count what smaller models did not memorize:
 -- threshold 32): of what the target memorized, the share that scores below the threshold in every cheaper run

@@ -1,4 +1,4 @@
--- How well does every smaller model, as far as it is trained, say what the target memorized?
+-- How well does each smaller model's last checkpoint predict what the target memorized?
 --
 -- The paper's table of precision and recall of smaller models (Biderman et al. 2023): each smaller model
 -- at its last evaluated step that is not after the target's. Precision is over what both have seen and were

@@ -2,7 +2,7 @@
 --
 -- The paper's table (Biderman et al. 2023): what fully trained smaller models say of what Pythia-12B
 -- memorized, beside the same of the store's scores, row by row, with differences. A model that the store
--- lacks keeps its row. A precision, a recall and the two counts hang together, precision / recall = target's
+-- lacks keeps its row. A precision, a recall and the two counts are linked, precision / recall = target's
 -- memorized / predictor's memorized, so that ratio is shown for both: where it differs, the two can't be
 -- about the same counts, and the rates can't agree. (The authors' notebook used the deduplicated v0 models,
 -- the published lists are of the final ones.) Sequences, as in the paper. `memoserve query predictors

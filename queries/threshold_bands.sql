@@ -1,7 +1,7 @@
 -- How sure is the curve of thresholds, if the training order had been drawn again?
 --
 -- Beyond the paper: the precision-recall curve of thresholds with the percentiles (95%) of a bootstrap over
--- blocks of the training order, which makes no assumption about how sequences hang together within a block. A
+-- blocks of the training order, which makes no assumption about how sequences are linked within a block. A
 -- window counts in the block of its first occurrence, so that none is in two. Each replicate weighs each
 -- block by a Poisson variable of mean 1, drawn from an MD5 of block, replicate and seed: the same answer
 -- every time. Lines as in thresholds, of a log-likelihood half nats from -64 on (all below count at -64).

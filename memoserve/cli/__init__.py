@@ -25,8 +25,8 @@ from memoserve.cli.show import show
 from memoserve.cli.status import status
 from memoserve.cli.suite import app as suite
 from memoserve.cli.verify import verify
-from memoserve.errors import MemoserveError, in_words
-from memoserve.terminal import harmless_lines, without_markup
+from memoserve.errors import MemoserveError, as_user_error
+from memoserve.terminal import escape_lines_for_terminal, without_markup
 
 app = typer.Typer(
     name="memoserve",
@@ -85,11 +85,11 @@ def main() -> None:
     except Exception as raised:
         if os.environ.get("MEMOSERVE_TRACEBACK"):
             raise
-        error = in_words(raised)
+        error = as_user_error(raised)
         if isinstance(error, MemoserveError):
-            said, code = harmless_lines(f"error: {error}"), error.exit_code
+            said, code = escape_lines_for_terminal(f"error: {error}"), error.exit_code
         else:
-            said = harmless_lines(f"error: unexpected {type(error).__name__}: {error}\n")
+            said = escape_lines_for_terminal(f"error: unexpected {type(error).__name__}: {error}\n")
             said += "This is a defect of memoserve; memoserve --traceback ... shows where."
             code = 1
         with suppress(OSError):  # it may go to the disk that is full

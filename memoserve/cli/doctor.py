@@ -21,7 +21,7 @@ def doctor(
         Literal["score", "extract"], typer.Option("--mode", help="The mode that the settings are shown for.")
     ] = "score",
 ) -> None:
-    """Say which engine this machine can run, what stands in the way of the others, and how vLLM is set up.
+    """Say which engine this machine can run, why others are unavailable, and how vLLM is set up.
 
     Exit code 5 if none can run here.
     """

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from memoserve.errors import BadInput
-from memoserve.terminal import harmless
+from memoserve.terminal import escape_for_terminal
 
 
 def export(
@@ -83,4 +83,4 @@ def export(
     found = "" if target is None else f"; {target} memorized {done.hits:,} of them, {done.false_alarms:,} not"
     said = " or ".join(map(str, predictors))
     verb = "predicts" if len(predictors) == 1 else "predict"
-    typer.echo(harmless(f"{output}: {done.rows:,} sequences that {said} {verb}{found}"))
+    typer.echo(escape_for_terminal(f"{output}: {done.rows:,} sequences that {said} {verb}{found}"))

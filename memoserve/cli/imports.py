@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from memoserve.errors import BadInput
-from memoserve.terminal import harmless
+from memoserve.terminal import escape_for_terminal
 
 app = typer.Typer(
     no_args_is_help=True, help="Turn scores that others measured into a store that all queries read."
@@ -80,8 +80,8 @@ def pythia_memorized_evals(
                 left_out = f"; {done.beyond:,} listed ones it had not seen left out" if done.beyond else ""
                 was = "" if done.written else " (was here already)"
                 typer.echo(
-                    f"{harmless(one.name)} -> {its.name} {done.checkpoint}: {done.evaluated:,} sequences, "
-                    f"{done.memorized:,} memorized ({done.windows:,} distinct){left_out}{was}"
+                    f"{escape_for_terminal(one.name)} -> {its.name} {done.checkpoint}: "
+                    f"{done.evaluated:,} sequences, {done.memorized:,} memorized ({done.windows:,} distinct){left_out}{was}"
                 )
     typer.echo(f"{out}: memoserve status {out} says what it holds; memoserve query asks it")
 
@@ -126,7 +126,9 @@ def csv_parts(
     with store.lock():
         done = import_csv(store, its, chosen[0], files, fix_last_batch=fix_last_batch)
     for file, lines in done.renumbered.items():
-        typer.echo(f"{harmless(str(file))}: the last {lines} lines were numbered one too high; mended")
+        typer.echo(
+            f"{escape_for_terminal(str(file))}: the last {lines} lines were numbered one too high; mended"
+        )
     typer.echo(
         f"{done.checkpoint}: {done.sequences:,} sequences from {done.lines:,} lines in {done.files} "
         f"file{'s' if done.files > 1 else ''} ({done.lines - done.sequences:,} duplicates), "

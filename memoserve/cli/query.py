@@ -94,7 +94,7 @@ def catalog(
 
 def _print_list(own: Path | None) -> None:
     from memoserve.queries import list_queries
-    from memoserve.terminal import harmless
+    from memoserve.terminal import escape_for_terminal
 
     queries = list_queries(own)
     # In the order of use: what is measured first, then what follows from it.
@@ -102,15 +102,15 @@ def _print_list(own: Path | None) -> None:
     for group in groups:
         members = [one for one in queries if one.group == group]
         if members:
-            typer.echo(harmless(group))
+            typer.echo(escape_for_terminal(group))
             typer.echo()
         for one in members:
-            typer.echo(harmless(f"  {one.name}"))
-            typer.echo(harmless(f"    {one.question}"))
+            typer.echo(escape_for_terminal(f"  {one.name}"))
+            typer.echo(escape_for_terminal(f"    {one.question}"))
             for parameter in one.parameters:
                 said = f"--{parameter.name} ({parameter.type}, {parameter.default}): {parameter.meaning}"
-                typer.echo(harmless(f"    {said}"))
-            typer.echo(harmless(f"    {one.example}"))
+                typer.echo(escape_for_terminal(f"    {said}"))
+            typer.echo(escape_for_terminal(f"    {one.example}"))
             typer.echo()
 
 

@@ -145,12 +145,12 @@ def _write(answer: Answer, form: _Format, output: Path | None, title: str, said:
     """Print the answer; for people with the sentences, for programs without."""
     from memoserve.queries.output import as_csv, as_json, as_markdown, plain, write_text
     from memoserve.queries.table import print_table
-    from memoserve.terminal import harmless_lines
+    from memoserve.terminal import escape_lines_for_terminal
 
     sentences = "".join(f"{line}\n" for line in said)
     if form == "table" and output is None and sys.stdout.isatty():
         print_table(answer, title)
-        typer.echo(harmless_lines(sentences), nl=False)
+        typer.echo(escape_lines_for_terminal(sentences), nl=False)
         return
     text = {"table": plain, "csv": as_csv, "json": as_json, "markdown": as_markdown}[form](answer)
     if form in ("table", "markdown"):

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import typer
 
-from memoserve.errors import MemoserveError, RunIncomplete, in_words
+from memoserve.errors import MemoserveError, RunIncomplete, as_user_error
 from memoserve.run.options import Dtype, Executor, Mode, Options, Verify
-from memoserve.terminal import harmless, harmless_lines
+from memoserve.terminal import escape_for_terminal, escape_lines_for_terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -281,7 +281,7 @@ def _run(options: Options, progress: Literal["auto", "json"]) -> None:
 def _print_job(console: Console, job: Job) -> None:
     options, diagnosis = job.options, job.diagnosis
     console.print(
-        f"suite {harmless(job.suite.name)}: {len(job.checkpoints)} checkpoints -> {options.out}"
+        f"suite {escape_for_terminal(job.suite.name)}: {len(job.checkpoints)} checkpoints -> {options.out}"
         f"  ({options.mode} mode, {options.engine} {diagnosis.version} on {diagnosis.device}"
         + (", over Ray)" if job.cluster is not None else ")"),
         markup=False,
@@ -309,7 +309,7 @@ def _ending(lines: EventLines | None, console: Console) -> Iterator[None]:
             lines(End("interrupted", _INTERRUPTED))
         raise typer.Exit(_INTERRUPTED) from None
     except Exception as raised:
-        error = in_words(raised)
+        error = as_user_error(raised)
         if lines is not None:
             code = error.exit_code if isinstance(error, MemoserveError) else 1
             with suppress(OSError):  # they may go to the disk that is full
@@ -328,12 +328,12 @@ def _print_inputs(console: Console, inputs: Inputs, dry_run: bool) -> None:
     told = {(one.model.name, one.step) for one in (*inputs.weights.refused, *inputs.weights.same_as)}
     for check in inputs.checks:
         if (line := checked_line(check)) and (check.model, check.step) not in told:
-            console.print(harmless_lines(line), markup=False, highlight=False)
+            console.print(escape_lines_for_terminal(line), markup=False, highlight=False)
     for checkpoint, reason in inputs.weights.refused.items() if dry_run else ():
-        line = harmless_lines(f"{checkpoint!s:>14}  FAILED: {reason}")
+        line = escape_lines_for_terminal(f"{checkpoint!s:>14}  FAILED: {reason}")
         console.print(line, markup=False, highlight=False, style="bold red")
     for checkpoint, other in inputs.weights.same_as.items():
-        line = harmless(f"{checkpoint!s:>14}  skipped: it has the weights of {other}")
+        line = escape_for_terminal(f"{checkpoint!s:>14}  skipped: it has the weights of {other}")
         console.print(line, markup=False, highlight=False)
     counts = Counter(check.result for check in inputs.checks)
     counted = ", ".join(f"{counts[result]} {result}" for result in get_args(CheckResult) if counts[result])
@@ -356,10 +356,10 @@ def _print_outcome(console: Console, outcome: Outcome) -> None:
     planned = {item.checkpoint for item in plan.todo}
     for failure in outcome.failures:
         if failure.checkpoint not in planned:  # not told of during the run: it had nothing to do there
-            console.print(harmless_lines(failure.reason), markup=False, highlight=False)
+            console.print(escape_lines_for_terminal(failure.reason), markup=False, highlight=False)
     if same_as:
         names = "; ".join(f"{one} has those of {other}" for one, other in same_as.items())
-        line = harmless(f"{len(same_as)} skipped for the weights of another checkpoint: {names}")
+        line = escape_for_terminal(f"{len(same_as)} skipped for the weights of another checkpoint: {names}")
         console.print(line, markup=False, highlight=False)
 
 
@@ -385,7 +385,7 @@ def _print_estimate(console: Console, plan: Plan, cost: Estimate) -> None:
         table.add_column(heading, justify="right")
     for item in cost.checkpoints:
         table.add_row(
-            escape(harmless(str(item.plan.checkpoint))),
+            escape(escape_for_terminal(str(item.plan.checkpoint))),
             f"{len(item.plan.missing):,}",
             f"{item.plan.sequences:,}",
             f"{item.windows:,}",

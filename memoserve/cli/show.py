@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from memoserve.terminal import harmless, harmless_lines
+from memoserve.terminal import escape_for_terminal, escape_lines_for_terminal
 
 if TYPE_CHECKING:
     from memoserve.memorized import Pair, Piece, Shown
@@ -99,7 +99,7 @@ def show(
 
 def warn(message: str) -> None:
     """A warning on standard error."""
-    typer.echo(harmless(f"warning: {message}"), err=True)
+    typer.echo(escape_for_terminal(f"warning: {message}"), err=True)
 
 
 def _heading(pair: Pair, cell: str, below: float) -> str:
@@ -132,7 +132,7 @@ def _print_all(shown: Iterator[Shown], heading: str) -> None:
             text.append(safe, style="reverse red" if piece.mismatch else style)
         console.print(text)
 
-    console.print(harmless(heading))
+    console.print(escape_for_terminal(heading))
     count = 0
     for one in shown:
         count += 1
@@ -143,7 +143,7 @@ def _print_all(shown: Iterator[Shown], heading: str) -> None:
         line("context", one.context, "dim")
         line("continuation", one.continuation, "bold")
         if one.compared is not None:
-            console.print(f"  {harmless(one.compared):<14}{_agreement(one)}")
+            console.print(f"  {escape_for_terminal(one.compared):<14}{_agreement(one)}")
     if not count:
         console.print("none")
 
@@ -176,7 +176,7 @@ def _write(shown: Iterator[Shown], form: Literal["json", "csv"]) -> None:
     # As it is, for programs; a terminal gets what it could obey escaped.
     content = text.getvalue()
     if sys.stdout.isatty():
-        sys.stdout.write(harmless_lines(content))
+        sys.stdout.write(escape_lines_for_terminal(content))
     else:
         sys.stdout.flush()
         sys.stdout.buffer.write(content.encode("utf-8", "backslashreplace"))

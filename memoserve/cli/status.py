@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from memoserve.terminal import harmless
+from memoserve.terminal import escape_for_terminal
 
 
 def status(
@@ -38,14 +38,16 @@ def status(
         made = ", ".join(
             f"{key} {said[key]}" for key in ("mode", "engine", "engine_version", "dtype") if key in said
         )
-        typer.echo(harmless(f"suite {suite['suite']}: {made or 'imported'}"))
+        typer.echo(escape_for_terminal(f"suite {suite['suite']}: {made or 'imported'}"))
         typer.echo(f"{len(suite['checkpoints'])} of {suite['checkpoints_in_suite']} checkpoints have scores")
         for path in suite["foreign_parts"]:
             told = f"warning: {path} is of another run than the rest: move it away"
-            typer.echo(harmless(told), err=True)
+            typer.echo(escape_for_terminal(told), err=True)
         for twin in suite["same_weights"]:
             typer.echo(
-                harmless(f"{twin['checkpoint']} has the weights of {twin['same_weights_as']}: skipped")
+                escape_for_terminal(
+                    f"{twin['checkpoint']} has the weights of {twin['same_weights_as']}: skipped"
+                )
             )
         if suite["checkpoints"]:
             _print(_marked(suite["checkpoints"]), sys.stdout.isatty())
@@ -53,7 +55,9 @@ def status(
             counted = ", ".join(f"{n:,} {result}" for result, n in suite["checks"].items())
             typer.echo(f"checks: {counted} (memoserve status --checks lists them)")
         for failed in suite["failed_checks"]:
-            typer.echo(harmless(f"failed: {failed['name']} of {failed['subject']}: {failed['detail']}"))
+            typer.echo(
+                escape_for_terminal(f"failed: {failed['name']} of {failed['subject']}: {failed['detail']}")
+            )
 
 
 def _marked(checkpoints: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -51,11 +51,13 @@ def show(
     from rich.text import Text
 
     from memoserve.suites import load_suite, select
-    from memoserve.terminal import harmless, harmless_lines
+    from memoserve.terminal import escape_for_terminal, escape_lines_for_terminal
 
     console = Console()
     loaded = load_suite(suite)
-    console.print(harmless_lines(f"{loaded.name}: {loaded.description}"), markup=False, highlight=False)
+    console.print(
+        escape_lines_for_terminal(f"{loaded.name}: {loaded.description}"), markup=False, highlight=False
+    )
     facts = [
         f"batch size {loaded.batch_size:,} sequences of {loaded.sequence_length:,} tokens",
         f"end of text: {loaded.eos} (token {loaded.eos_token_id})",
@@ -66,14 +68,14 @@ def show(
         first, stop = loaded.sequences.control
         facts.append(f"control: sequences {first:,} to {stop - 1:,}, which no model saw")
     for fact in facts:
-        console.print(f"  {harmless(fact)}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  {escape_for_terminal(fact)}", markup=False, highlight=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     table.add_column("checkpoint")
     for heading in ("parameters", "without emb.", "sequences seen", "tokens seen", "training FLOPs"):
         table.add_column(heading, justify="right")
     for checkpoint in select(loaded, checkpoints):
         table.add_row(
-            Text(harmless(str(checkpoint))),
+            Text(escape_for_terminal(str(checkpoint))),
             f"{checkpoint.model.parameters:,}",
             f"{checkpoint.model.parameters_without_embeddings:,}",
             f"{checkpoint.sequences_seen:,}",
@@ -90,7 +92,7 @@ def show(
         named = f"{defect.model or 'every model'}{f', steps {steps}{more}' if defect.steps else ''}"
         what = defect.kind + (f" ({defect.of})" if defect.of is not None else "")
         line = f"  {named}: {what}{f', {defect.note}' if defect.note else ''}. {defect.source}"
-        console.print(harmless(line), markup=False, highlight=False, soft_wrap=True)
+        console.print(escape_for_terminal(line), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -123,12 +125,12 @@ def check(
     from memoserve.run.checks.described_weights import Use
     from memoserve.run.checks.suite import check_suite, what_is_read
     from memoserve.suites import load_suite, select
-    from memoserve.terminal import harmless
+    from memoserve.terminal import escape_for_terminal
 
     loaded = load_suite(suite)
     chosen = select(loaded, checkpoints)
     for line in what_is_read(loaded, chosen, data=data, all_steps=all_steps):
-        typer.echo(harmless(line), err=output == "json")
+        typer.echo(escape_for_terminal(line), err=output == "json")
     checks = check_suite(
         loaded,
         chosen,
@@ -157,7 +159,7 @@ def _print_checks(checks: Sequence[Check]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from memoserve.terminal import harmless
+    from memoserve.terminal import escape_for_terminal
 
     rows: dict[tuple[str, str, str, str], list[Check]] = defaultdict(list)
     for one in checks:
@@ -170,7 +172,7 @@ def _print_checks(checks: Sequence[Check]) -> None:
         subject = those[0].subject if len(those) == 1 else f"{of}: {len(those)} checkpoints"
         # Details of several that passed differ, if at all, in no more than a name.
         cells = name, subject, result, those[0].detail if len(those) == 1 or result != "passed" else ""
-        table.add_row(*(Text(harmless(cell)) for cell in cells))
+        table.add_row(*(Text(escape_for_terminal(cell)) for cell in cells))
     Console().print(table)
     results = Counter(one.result for one in checks)
     typer.echo(", ".join(f"{count} {result}" for result, count in sorted(results.items())))

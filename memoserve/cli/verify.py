@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from memoserve.errors import BadInput
-from memoserve.terminal import harmless
+from memoserve.terminal import escape_for_terminal
 
 
 def verify(
@@ -37,7 +37,7 @@ def verify(
             found = verified(directory)  # as it is under the lock
             move_away(files, found.damages)
     for damage in found.damages:
-        typer.echo(harmless(f"{damage.name}: {damage.problem}"))
+        typer.echo(escape_for_terminal(f"{damage.name}: {damage.problem}"))
     looked = f"{found.files:,} files, {decimal(found.bytes)}"
     if not found.damages:
         typer.echo(f"{directory}: {looked}, all as they were written")

@@ -65,7 +65,7 @@ def make_engine(settings: EngineSettings, folder: Path) -> Engine:
 
 
 def diagnose(name: str) -> Diagnosis:
-    """What stands in the way of an engine. Raises BadInput for a name that no engine has."""
+    """Why an engine is unavailable. Raises BadInput for a name that no engine has."""
     try:
         return engine_class(name).diagnose()
     except EngineFailed as error:

@@ -7,7 +7,7 @@ from html import escape
 
 from memoserve.queries.answer import Answer
 from memoserve.queries.numbers import cells_of, numeric_columns
-from memoserve.terminal import harmless
+from memoserve.terminal import escape_for_terminal
 
 
 def as_html(answer: Answer, total: int, title: str = "", sentences: Sequence[str] = ()) -> str:
@@ -46,4 +46,4 @@ def _row(tag: str, cells: Sequence[str], align: Sequence[str]) -> str:
 
 def _safe(text: str) -> str:
     # Jupyter sets what stands between dollars as a formula.
-    return escape(harmless(text)).replace("$", "&#36;")
+    return escape(escape_for_terminal(text)).replace("$", "&#36;")

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from memoserve.queries.answer import Answer
-from memoserve.terminal import harmless
+from memoserve.terminal import escape_for_terminal
 
 # Numbers that name something rather than count it.
 _NAMES = {"step", "score", "suite", "first", "last"}
@@ -73,7 +73,7 @@ def human(name: str, value: Any, *, whole: bool = False) -> str:
         if size >= 1e6 or size < 1e-4:
             return f"{value:.2e}"
         return f"{value:.4f}" if size < 0.1 else f"{value:.3f}" if size < 10 else f"{value:,.1f}"
-    return harmless(str(value))
+    return escape_for_terminal(str(value))
 
 
 def _short(value: int) -> str:

@@ -16,7 +16,7 @@ from memoserve.errors import BadInput
 from memoserve.files.whole import writing
 from memoserve.queries.answer import Answer
 from memoserve.queries.numbers import cells_of, numeric_columns
-from memoserve.terminal import harmless, harmless_lines
+from memoserve.terminal import escape_for_terminal, escape_lines_for_terminal
 
 if TYPE_CHECKING:
     import duckdb
@@ -57,7 +57,7 @@ def write_text(text: str, output: Path | None) -> None:
     Raises StorageFailed if the file system refuses.
     """
     if output is None:
-        sys.stdout.write(harmless_lines(text) if sys.stdout.isatty() else text)
+        sys.stdout.write(escape_lines_for_terminal(text) if sys.stdout.isatty() else text)
         return
     with writing(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -109,13 +109,13 @@ def as_markdown(answer: Answer) -> str:
     """A pipe table with numbers for people."""
     cells = cells_of(answer)
     align = ["---:" if numeric else "---" for numeric in numeric_columns(answer)]
-    rows = [[harmless(name) for name in answer.columns], align, *cells]
+    rows = [[escape_for_terminal(name) for name in answer.columns], align, *cells]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
 
 
 def plain(answer: Answer) -> str:
     """Columns aligned with spaces, every column, no colours, no wrapping: the same wherever it goes."""
-    table = [[harmless(name) for name in answer.columns], *cells_of(answer)]
+    table = [[escape_for_terminal(name) for name in answer.columns], *cells_of(answer)]
     widths = [max(len(row[i]) for row in table) for i in range(len(answer.columns))]
     numeric = numeric_columns(answer)
     lines = []

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from memoserve.queries.answer import Answer
 from memoserve.queries.numbers import human, numeric_columns, whole_columns
-from memoserve.terminal import harmless
+from memoserve.terminal import escape_for_terminal
 
 _PROSE = 30
 """Characters from which on text with spaces may go on in a next line, between its words."""
@@ -63,10 +63,10 @@ def print_table(
     whole = dict(zip(answer.columns, whole_columns(answer), strict=True))
     for name in constant:
         value = human(name, answer.rows[0][places[name]], whole=whole[name])
-        console.print(Text(f"{harmless(name).replace('_', ' ')}: {value}"), soft_wrap=True)
+        console.print(Text(f"{escape_for_terminal(name).replace('_', ' ')}: {value}"), soft_wrap=True)
     for name, other in same.items():
         said = f"{name.replace('_', ' ')}: here the same as {other.replace('_', ' ')}"
-        console.print(Text(harmless(said)))
+        console.print(Text(escape_for_terminal(said)))
     lists = {name for name in shown if any(isinstance(row[places[name]], list | dict) for row in answer.rows)}
     left_out = [name for name in shown if name in lists]
     shown = [name for name in shown if name not in lists]
@@ -82,13 +82,13 @@ def print_table(
     left_out += [one.name for one in columns if one not in fitting] if fitting else []
     for unit, rows in parts.items():
         if unit is not None:
-            console.print(Text(f"\nin {harmless(unit)}"))
+            console.print(Text(f"\nin {escape_for_terminal(unit)}"))
         if fitting:
             _print_aligned(console, fitting, rows)
         else:
             _print_stacked(console, columns, rows)
     if left_out:
-        names = ", ".join(harmless(name) for name in left_out)
+        names = ", ".join(escape_for_terminal(name) for name in left_out)
         console.print(Text(f"not shown here: {names} ({elsewhere})"))
 
 
@@ -101,7 +101,7 @@ def _column(answer: Answer, name: str, whole: bool) -> _Column:
         if len(ends) == 2 and all(row[end] is not None for end in ends):
             lines.append("-".join(_end(row[end]) for end in ends))
         cells.append(lines)
-    heading = harmless(name).replace("_", " ").replace("parameters", "params")
+    heading = escape_for_terminal(name).replace("_", " ").replace("parameters", "params")
     most = max(len(line) for lines in cells for line in lines)
     prose = most > _PROSE and any(" " in line for lines in cells for line in lines)
     least = max((len(word) for lines in cells for line in lines for word in line.split()), default=0)

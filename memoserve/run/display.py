@@ -11,7 +11,7 @@ from memoserve.checks import Check
 from memoserve.run import events
 from memoserve.run.checks import proof
 from memoserve.run.events import Event, OnEvent
-from memoserve.terminal import harmless, harmless_lines
+from memoserve.terminal import escape_for_terminal, escape_lines_for_terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -109,7 +109,7 @@ class _Lines:
         return True
 
     def _print(self, line: str) -> None:
-        self._console.print(harmless_lines(line), markup=False, highlight=False, soft_wrap=True)
+        self._console.print(escape_lines_for_terminal(line), markup=False, highlight=False, soft_wrap=True)
 
 
 class _Live:
@@ -132,7 +132,7 @@ class _Live:
         )  # fmt: skip
         if (line := line_of(event)) and not isinstance(event, events.EngineStarting):
             style = "bold red" if failed else None
-            self._console.print(harmless_lines(line), markup=False, highlight=False, style=style)
+            self._console.print(escape_lines_for_terminal(line), markup=False, highlight=False, style=style)
 
     def stop(self) -> None:
         """Leave the bars as they are."""
@@ -177,7 +177,7 @@ class _Live:
     def _add(self, text: str, total: int | None) -> TaskID:
         from rich.markup import escape
 
-        return self._bars.add_task(escape(harmless(text)), total=total, rate="")
+        return self._bars.add_task(escape(escape_for_terminal(text)), total=total, rate="")
 
     def _remove(self, task: TaskID | None) -> None:
         if task is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from memoserve.run import events
 from memoserve.run.display import duration, line_of
 from memoserve.run.events import Event
-from memoserve.terminal import harmless, harmless_lines
+from memoserve.terminal import escape_for_terminal, escape_lines_for_terminal
 
 if TYPE_CHECKING:
     from memoserve.domain import Checkpoint
@@ -36,7 +36,7 @@ class _Bar:
 
     def html(self) -> str:
         return (
-            f"<div><code>{escape(harmless(self.label))}</code> "
+            f"<div><code>{escape(escape_for_terminal(self.label))}</code> "
             f'<progress value="{self.done}" max="{self.total or 1}"></progress> {escape(self.text())}</div>'
         )
 
@@ -54,7 +54,7 @@ class NotebookDisplay:
     def __call__(self, event: Event) -> None:
         """Show what it changes."""
         if line := line_of(event):
-            self._lines.append(harmless_lines(line))
+            self._lines.append(escape_lines_for_terminal(line))
         match event:
             case events.PlanEvent(plan):
                 self._all = _Bar("all checkpoints", plan.sequences)
@@ -78,7 +78,7 @@ class NotebookDisplay:
 
         bars = [bar for bar in (self._all, *self._checkpoints.values()) if bar is not None and bar.total]
         lines = "\n".join(self._lines)
-        plain = [*self._lines, *(f"{harmless(bar.label)}: {bar.text()}" for bar in bars)]
+        plain = [*self._lines, *(f"{escape_for_terminal(bar.label)}: {bar.text()}" for bar in bars)]
         content = {
             "text/html": f"<pre>{escape(lines)}</pre>" + "".join(bar.html() for bar in bars),
             "text/plain": "\n".join(plain),

@@ -105,7 +105,7 @@ class TestAgainstCounting:
                 assert row["training_flops"] == flops(world, row["predictor"])
                 if flops(world, target):
                     assert row["flops_share"] == flops(world, row["predictor"]) / flops(world, target)
-                # The four hang together.
+                # The four are linked.
                 if row["precision"] and row["recall_seen"]:
                     assert row["precision"] / row["recall_seen"] == pytest.approx(
                         row["target_memorized_seen"] / row["predictor_memorized"]

@@ -30,8 +30,8 @@ STORES = [
 Z = 1.959963984540054
 ANALYSES = (
     "checkpoint_correlation", "confusion", "difference", "emergent", "emergent_counts", "ensembles",
-    "extractable", "extractibility", "first_memorized", "first_memorized_counts", "forgetting", "position",
-    "position_qq", "position_test", "rates", "threshold_bands", "thresholds", "top_correlation", "training",
+    "extractable", "continuation_lengths", "first_memorized", "first_memorized_counts", "forgetting",
+    "position", "position_qq", "position_test", "rates", "threshold_bands", "thresholds", "top_correlation", "training",
 )  # fmt: skip
 
 
@@ -310,9 +310,9 @@ def test_chi_square_tail(world: World) -> None:
         assert ends == (1, None, None)
 
 
-def test_extractibility(world: World, read: Read) -> None:
+def test_continuation_lengths(world: World, read: Read) -> None:
     names = read.order[::2]
-    found = ask(world, "extractibility", checkpoints=",".join(names))
+    found = ask(world, "continuation_lengths", checkpoints=",".join(names))
     expected = []
     for unit in units(world):
         for name in names:
@@ -324,7 +324,7 @@ def test_extractibility(world: World, read: Read) -> None:
             for length in range(1, 33) if prefix else []:
                 enough = {k for k, n in prefix.items() if n >= length}
                 row = {"checkpoint": name, "unit": unit, "length": length}
-                row |= {"evaluated": len(prefix), "extractible": len(enough)}
+                row |= {"evaluated": len(prefix), "extractable": len(enough)}
                 expected.append(row | read.share("share", enough, prefix))
     assert len(found) == len(expected)
     for row, one in zip(found, expected, strict=True):

@@ -14,7 +14,7 @@ from memoserve.errors import (
     EngineStorageFailed,
     StorageFailed,
     advice_on,
-    in_words,
+    as_user_error,
 )
 
 
@@ -48,7 +48,7 @@ def download(checkpoint: Checkpoint, allow_pickle: bool) -> Path:
         raise EngineFailed(f"{checkpoint}: {weights} can't be fetched from the hub: {error}") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if isinstance(in_words(error), StorageFailed):
+        if isinstance(as_user_error(error), StorageFailed):
             raise EngineStorageFailed(
                 f"{checkpoint}: {weights} can't be kept: {reason} ({advice_on(error)}, or let the environment"
                 f" variable HF_HOME name a folder on another disk).\n{GOES_ON}"

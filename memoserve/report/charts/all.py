@@ -21,7 +21,7 @@ _ORDER = (
     "difference",
     "scaling",
     "distribution",
-    "extractibility",
+    "continuation_lengths",
     "extractable",
     "correlation",
     "top_correlation",

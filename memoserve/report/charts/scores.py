@@ -98,7 +98,7 @@ def _correlations(columns: Mapping[str, str]) -> Body:
     return body
 
 
-def _extractibility(rows: Sequence[Row], look: Look) -> Spec:
+def _continuation_lengths(rows: Sequence[Row], look: Look) -> Spec:
     x = {
         "field": "length",
         "type": "quantitative",
@@ -174,12 +174,12 @@ CHARTS: tuple[Chart, ...] = (
         ("share",),
     ),
     Chart(
-        "extractibility",
-        "extractibility",
-        "How much for shorter continuations",
+        "continuation_lengths",
+        "continuation_lengths",
+        "Memorization by continuation length",
         "The share whose first tokens are generated verbatim, by how many have to be; at 32 it is memorized.",
         ("share", "share_low"),
-        _extractibility,
+        _continuation_lengths,
         ("share", "share_low"),
     ),
     Chart(

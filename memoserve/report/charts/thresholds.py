@@ -81,7 +81,7 @@ CHARTS: tuple[Chart, ...] = (
     Chart(
         "thresholds",
         "thresholds",
-        "Where to draw the line",
+        "Precision-recall by threshold",
         "Precision against recall as the score from which on a sequence counts as predicted falls. The "
         "orange point is the highest threshold that reaches the wanted recall.",
         ("recall_corpus", "precision"),
@@ -90,7 +90,7 @@ CHARTS: tuple[Chart, ...] = (
     Chart(
         "threshold_bands",
         "threshold_bands",
-        "How sure the thresholds are",
+        "Bootstrap confidence bands",
         "Precision and recall by threshold, lower ones to the right. Bands: 95% of a bootstrap over blocks "
         "of the training order.",
         ("precision", "recall_corpus"),

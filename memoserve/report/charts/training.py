@@ -189,7 +189,7 @@ CHARTS: tuple[Chart, ...] = (
         "counts",
         "counts",
         "Memorized share over training",
-        "Each checkpoint over all that it has seen: new data and old mix. Bands are 95% intervals.",
+        "Each checkpoint over all that it has seen: both new and earlier data. Bands are 95% intervals.",
         ("sequences_share",),
         _counts,
     ),

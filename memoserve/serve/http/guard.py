@@ -120,7 +120,7 @@ class Guard:
             name = None
         if name is None or not self._settings.allows_host(name):
             raise _Refused(
-                403, f"this service isn't known as {host!r}: start it with --allow-host, or use its address"
+                403, f"host {host!r} is not allowed: start the service with --allow-host, or use its address"
             )
 
     def _check_origin(self, scope: Scope, headers: Mapping[str, str]) -> None:

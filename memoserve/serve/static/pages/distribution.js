@@ -18,7 +18,7 @@ export async function open(main, { store, select, link, values }) {
     suite: suitePicker(store, select),
     step: picker('Every model at', [['', 'its last evaluated step'], ...steps.map((step) => [String(step), `step ${count(step)}`])], (step) => select({ step })),
   };
-  const figures = ['distribution', 'extractibility'].map((name) => figure(name, { link }));
+  const figures = ['distribution', 'continuation_lengths'].map((name) => figure(name, { link }));
   main.append(h('div', { class: 'controls' }, Object.values(controls).map((one) => one.element)), ...figures.map((one) => one.element));
   let before = null;
   function update(its) {

@@ -109,7 +109,7 @@ function tables(all, target, unit, from) {
   const best = rows.reduce((a, b) => ((b.recall_corpus ?? 0) > (a.recall_corpus ?? 0) ? b : a));
   const words = memorized && best.recall_corpus
     ? [h('b', {}, target), ` memorized ${count(memorized)} ${unit}. `,
-      from === 'models' ? 'Of the smaller models, ' : 'Of all that is cheaper, ', h('b', {}, best.predictor), ' warns of most: for ',
+      from === 'models' ? 'Of the smaller models, ' : 'Of all that is cheaper, ', h('b', {}, best.predictor), ' predicts the most: for ',
       percent(best.flops_share), ' of the compute it finds ', h('b', {}, percent(best.recall_corpus)), ' of them at a precision of ',
       percent(best.precision), ', and misses ', h('b', {}, count(best.target_memorized - best.both_memorized)), '.']
     : [h('b', {}, target), memorized ? ` memorized ${count(memorized)} ${unit}, and no predictor any of them.` : ` memorized nothing, so there is nothing to predict.`];

@@ -69,7 +69,7 @@ function shown(answer, { target, predictor, cell, search, masked, from, select }
     what.push(h('p', { class: 'small soft' }, `The search looked through the first ${count(answer.searched)} of ${count(answer.windows)}.`));
   }
   what.push(h('p', { class: 'small soft' }, masked
-    ? 'What looks private (addresses, numbers, credentials) is masked. This goes by shape: names and what has no shape stay.'
+    ? 'What looks private (addresses, numbers, credentials) is masked. This goes by shape: names and free-form identifiers are not redacted.'
     : 'Nothing is masked: what follows may hold personal data and credentials.'));
   for (const warning of answer.warnings ?? []) what.push(h('p', { class: 'small soft' }, warning));
   if (!answer.rows.length) {

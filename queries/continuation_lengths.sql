@@ -6,15 +6,15 @@
 -- 95%, equal windows as one cluster. Imported scores have no matched prefix and give no rows.
 --
 -- group: How much is memorized
--- example: memoserve query extractibility --checkpoints 532k@1001,1.2m@1001
+-- example: memoserve query continuation_lengths --checkpoints 532k@1001,1.2m@1001
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: checkpoints (checkpoint names, the last evaluated step of every model): which checkpoints
 -- column: checkpoint: the checkpoint, model@step
 -- column: unit: what is counted, sequences or windows (distinct sequences)
 -- column: length: how many tokens of the continuation have to match
 -- column: evaluated: evaluated ones of those it has seen
--- column: extractible: those with a matched prefix of at least that length
--- column: share: extractible / evaluated, with its interval
+-- column: extractable: those with a matched prefix of at least that length
+-- column: share: extractable / evaluated, with its interval
 
 WITH asked AS MATERIALIZED (SELECT the_suite() AS suite),
 chosen AS MATERIALIZED (
@@ -50,14 +50,14 @@ total AS (
 ),
 counted AS (
     SELECT t.unit, t.checkpoint, l.length, t.evaluated, t.effective,
-           coalesce(sum(i.n), 0)::BIGINT AS extractible
+           coalesce(sum(i.n), 0)::BIGINT AS extractable
     FROM total t CROSS JOIN (SELECT unnest(range(1, 33)) AS length) l
     LEFT JOIN (SELECT unit, checkpoint, prefix, sum(n) AS n FROM item GROUP BY ALL) i
            ON i.unit = t.unit AND i.checkpoint = t.checkpoint AND i.prefix >= l.length
     GROUP BY ALL
 )
-SELECT n.checkpoint, n.unit, n.length, n.evaluated, n.extractible, n.extractible / n.evaluated AS share,
-       share_interval(n.extractible, n.evaluated, n.effective).low AS share_low,
-       share_interval(n.extractible, n.evaluated, n.effective).high AS share_high
+SELECT n.checkpoint, n.unit, n.length, n.evaluated, n.extractable, n.extractable / n.evaluated AS share,
+       share_interval(n.extractable, n.evaluated, n.effective).low AS share_low,
+       share_interval(n.extractable, n.evaluated, n.effective).high AS share_high
 FROM counted n JOIN chosen c USING (checkpoint)
 ORDER BY n.unit, c.model_order, c.step, n.length;

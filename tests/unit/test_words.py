@@ -1,0 +1,81 @@
+"""One word for one thing, and the field's: what people read, in help, headers, charts, messages and docs."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from memoserve.queries import list_queries
+from memoserve.report.charts.all import CHARTS
+
+ROOT = Path(__file__).parents[2]
+
+# What was said once, and what is said for it now.
+WORDS = {
+    r"extractib": "extractable; by length: continuation_lengths",
+    r"\blanes?\b": "worker",
+    r"\brungs?\b": "stage",
+    r"as far as it is trained, say": "last checkpoint predicts",
+    r"instrument sound": "is the held-out control clean?",
+    r"out of the blue": "not predicted by any smaller model",
+    r"nobody was warned": "undetected leaks",
+    r"where to draw the line": "precision-recall by threshold",
+    r"how sure the": "confidence bands",
+    r"hang together": "are linked",
+    r"rule of support": "extrapolation limits",
+    r"took no training compute": "has zero training FLOPs",
+    r"what may be spent": "specify --budget, --recall or --grid",
+    r"is up after": "ready in",
+    r"others go on without": "continuing on other devices",
+    r"nothing is missing": "nothing to do: all scores exist",
+    r"who may ask": "access control",
+    r"isn't known as": "host not allowed",
+    r"in the way of the other": "why others are unavailable",
+    r"to be forked from": "the fork server was killed",
+    r"knew no checksums": "a version without checksums",
+    r"nests without": "nested too deeply",
+    r"wants its token": "enter the access token",
+    r"new data and old": "both new and earlier data",
+    r"warns of most": "predicts the most",
+    r"has no shape": "free-form identifiers",
+}
+
+
+def literals(file: Path) -> Iterator[str]:
+    """The text in a module but for docstrings: messages, help, headings."""
+    tree = ast.parse(file.read_text())
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    described = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    if "cli" in file.parts:  # there they are the help
+        described = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in described:
+            yield node.value
+
+
+def read_by_people() -> Iterator[tuple[str, str]]:
+    for query in list_queries():
+        yield f"query {query.name}", "\n".join(x for x in query.sql.splitlines() if x.startswith("--"))
+    for chart in CHARTS:
+        yield f"chart {chart.name}", f"{chart.name} {chart.title} {chart.reading}"
+    for file in sorted((ROOT / "memoserve").rglob("*.py")):
+        yield str(file.relative_to(ROOT)), "\n".join(literals(file))
+    pages = [*(ROOT / "memoserve" / "serve" / "static").rglob("*.js"), *ROOT.glob("memoserve/**/*.html")]
+    for file in [*pages, *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]:
+        if "vendor" not in file.parts:
+            yield str(file.relative_to(ROOT)), file.read_text()
+
+
+@pytest.mark.parametrize(("word", "instead"), WORDS.items())
+def test_nobody_reads(word: str, instead: str) -> None:
+    pattern = re.compile(word.replace(" ", r"\s+"), re.IGNORECASE)
+    found = [f"{where}: {match[0]}" for where, text in read_by_people() if (match := pattern.search(text))]
+    assert not found, f"say {instead!r}"
