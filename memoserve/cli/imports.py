@@ -81,7 +81,8 @@ def pythia_memorized_evals(
                 was = "" if done.written else " (was here already)"
                 typer.echo(
                     f"{escape_for_terminal(one.name)} -> {its.name} {done.checkpoint}: "
-                    f"{done.evaluated:,} sequences, {done.memorized:,} memorized ({done.windows:,} distinct){left_out}{was}"
+                    f"{done.evaluated:,} sequences, {done.memorized:,} memorized "
+                    f"({done.windows:,} distinct){left_out}{was}"
                 )
     typer.echo(f"{out}: memoserve status {out} says what it holds; memoserve query asks it")
 

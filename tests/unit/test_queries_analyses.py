@@ -31,7 +31,8 @@ Z = 1.959963984540054
 ANALYSES = (
     "checkpoint_correlation", "confusion", "difference", "emergent", "emergent_counts", "ensembles",
     "extractable", "continuation_lengths", "first_memorized", "first_memorized_counts", "forgetting",
-    "position", "position_qq", "position_test", "rates", "threshold_bands", "thresholds", "top_correlation", "training",
+    "position", "position_qq", "position_test", "rates", "threshold_bands", "thresholds",
+    "top_correlation", "training",
 )  # fmt: skip
 
 
