@@ -110,9 +110,9 @@ class Store:
         return self.query("checks", suite=suite)
 
     def queries(self, name: str | os.PathLike[str] | None = None) -> Result:
-        """The queries: what each answers and takes. Of one, by name or file: its parameters, what they mean."""
+        """The queries: what each answers and takes. Of one, by name or file: what its parameters mean."""
         if name is None:
-            columns = ("name", "question", "group", "parameters")
+            columns = ("name", "question", "group", "takes")
             listed = [
                 (one.name, one.question, one.group, ", ".join(p.name for p in one.parameters))
                 for one in list_queries()

@@ -1,4 +1,4 @@
-"""The notebook and the page for Python, as a reader would go through them, on a real run of the mini suite."""
+"""The notebook and the page for Python, as a reader goes through them, on a real run of the mini suite."""
 
 from __future__ import annotations
 
