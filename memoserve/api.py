@@ -109,18 +109,21 @@ class Store:
         """What was verified behind these scores, and what came of it; what failed comes first."""
         return self.query("checks", suite=suite)
 
-    def queries(self) -> Result:
-        """The queries: name, what each answers, its parameters with their types and defaults."""
-        rows = [
-            (
-                one.name,
-                one.question,
-                one.group,
-                "; ".join(f"{p.name} ({p.type}, {p.default})" for p in one.parameters),
-            )
-            for one in list_queries()
-        ]
-        return Result(table_of(("name", "question", "group", "parameters"), rows), "Queries")
+    def queries(self, name: str | os.PathLike[str] | None = None) -> Result:
+        """The queries: what each answers and takes. Of one, by name or file: what its parameters mean."""
+        if name is None:
+            columns = ("name", "question", "group", "takes")
+            listed = [
+                (one.name, one.question, one.group, ", ".join(p.name for p in one.parameters))
+                for one in list_queries()
+            ]
+            return Result(table_of(columns, listed), "Queries")
+        with in_python_words():
+            found = find_query(os.fspath(name))
+            rows = [(p.name, p.type, p.default, p.meaning) for p in found.parameters]
+        columns = ("parameter", "type", "default", "meaning")
+        about = [" ".join(found.description.split())] if found.description else []
+        return Result(table_of(columns, rows, text=columns), found.question, tuple(about))
 
     def plots(self) -> Result:
         """The plots: name, what each shows, and the query that it draws, which has its parameters."""

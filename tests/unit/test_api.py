@@ -218,6 +218,9 @@ def test_scores_are_those_of_the_models_and_steps(store: memoserve.Store, world:
 
 def test_the_other_questions_are_answered(store: memoserve.Store) -> None:
     assert "predictors" in store.queries().df()["name"].tolist()
+    described = store.queries("predictors")
+    assert described.df()["parameter"].tolist() == ["suite", "target"]
+    assert described.sentences[0].startswith("The paper's table of precision and recall")
     assert len(store.plots()) == len(CHARTS)
     assert "training_flops" in store.checkpoints().columns
     assert "result" in store.checks().columns

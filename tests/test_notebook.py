@@ -1,0 +1,117 @@
+"""The notebook and the page for Python, as a reader goes through them, on a real run of the mini suite."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+import memoserve
+import memoserve.errors
+import memoserve.queries.result
+
+DOCS = Path(__file__).parents[1] / "docs"
+NUMBER = re.compile(r"(?<![\w.])-?\.?\d[\d,]*\.?\d*(?:e[+-]\d+)?")
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the notebook runs, and leaves its store."""
+    return tmp_path_factory.mktemp("notebook")
+
+
+@pytest.fixture(scope="module")
+def executed(folder: Path) -> Any:
+    """The notebook, executed in a kernel. Every cell: a run on a busy machine takes minutes."""
+    notebook = nbformat.read(DOCS / "memoserve.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(folder)}}).execute()
+    return notebook
+
+
+def output(notebook: Any, start: str) -> dict[str, Any]:
+    """What the cell with a line that starts so shows at its end."""
+    (cell,) = [
+        one for one in notebook.cells
+        if one.cell_type == "code" and any(line.startswith(start) for line in one.source.splitlines())
+    ]  # fmt: skip
+    assert cell.outputs, start
+    found: dict[str, Any] = cell.outputs[-1]["data"]
+    return found
+
+
+def test_the_notebook_ships_without_its_outputs() -> None:
+    notebook = nbformat.read(DOCS / "memoserve.ipynb", as_version=4)
+    assert not [cell for cell in notebook.cells if cell.get("outputs") or cell.get("execution_count")]
+
+
+def test_a_run_in_a_kernel_shows_how_far_it_is(executed: Any) -> None:
+    (cell,) = [one for one in executed.cells if one.source.startswith("memoserve.run(")]
+    bars, outcome = cell.outputs
+    shown = bars["data"]["text/html"]
+    assert '<progress value="70716" max="70716">' in shown
+    assert "70,716 of 70,716 sequences" in shown
+    assert "engine for 116k is ready" in shown
+    assert "116k@1001  32,532 sequences" in shown
+    assert outcome["data"]["text/plain"].startswith("Outcome(sequences=70716,")
+
+
+def test_the_cells_give_tables_a_chart_a_recommendation_and_texts(executed: Any) -> None:
+    table = output(executed, 'store.query("checkpoints"')
+    assert re.search(r"<td[^>]*>116k@1001</td>", table["text/html"])
+    assert "116k@1001" in table["text/plain"]
+    assert "dataframe" in output(executed, "by_prefix.tail")["text/html"]
+    chart = output(executed, "store.plot(")
+    spec = chart["application/vnd.vegalite.v6+json"]
+    assert spec["$schema"].endswith("vega-lite/v6.json")
+    assert spec == chart["application/vnd.vegalite.v5+json"]
+    recommended = output(executed, "store.recommend(")
+    assert "<p>Run 116k@1001 (matched_prefix &gt;= 1): for 9.3% of the compute" in recommended["text/html"]
+    texts = output(executed, "store.texts(")["text/html"]
+    assert texts.count("<tr>") == 4
+    assert "TemplateDoesNotExist" in texts
+
+
+class Approximate(doctest.OutputChecker):
+    """White space is no matter, and numbers may differ by 2%: two processors round differently."""
+
+    def check_output(self, want: str, got: str, optionflags: int) -> bool:
+        rest = [" ".join(NUMBER.sub("#", text).split()) for text in (want, got)]
+        numbers = [[float(one.replace(",", "")) for one in NUMBER.findall(text)] for text in (want, got)]
+        if len(numbers[0]) == len(numbers[1]) and numbers[1] != pytest.approx(numbers[0], rel=0.02):
+            return False
+        return super().check_output(*rest, optionflags)
+
+
+def test_the_page_for_python_says_what_is_so(
+    executed: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "80")
+    page = (DOCS / "python.md").read_text()
+    # Numbered as the page is, for what fails.
+    kept, inside = [], False
+    for line in page.splitlines():
+        if line.startswith("```"):
+            inside = line == "```pycon"
+            kept.append("")
+        else:
+            kept.append(line if inside else "")
+    code = "\n".join(kept) + "\n"
+    parsed = doctest.DocTestParser().get_doctest(code, {}, "docs/python.md", "docs/python.md", 0)
+    assert len(parsed.examples) > 20
+    said: list[str] = []
+    runner = doctest.DocTestRunner(Approximate(), optionflags=doctest.ELLIPSIS)
+    assert runner.run(parsed, out=said.append).failed == 0, "".join(said)
+
+
+def test_examples_in_docstrings_hold() -> None:
+    for module in (memoserve, memoserve.queries.result, memoserve.errors):
+        tried = doctest.testmod(module)
+        assert tried.failed == 0
