@@ -15,7 +15,7 @@ import memoserve
 import memoserve.errors
 import memoserve.queries.result
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 NUMBER = re.compile(r"(?<![\w.])-?\.?\d[\d,]*\.?\d*(?:e[+-]\d+)?")
 
 pytestmark = pytest.mark.engine
