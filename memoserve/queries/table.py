@@ -217,6 +217,8 @@ def _compact(answer: Answer) -> tuple[list[str], list[str], dict[str, str]]:
     if "checkpoint" in shown or "predictor" in shown:
         ends.add("step")
     shown = [name for name in shown if name not in ends]
+    if len(answer.rows) == 1:  # which says nothing about what changes, or changes together
+        return shown, [], {}
     values = {
         name: [row[place] for row in answer.rows]
         for place, name in enumerate(answer.columns)
@@ -226,7 +228,7 @@ def _compact(answer: Answer) -> tuple[list[str], list[str], dict[str, str]]:
         name
         for name in shown
         # Not by a set: a list has no hash.
-        if len(answer.rows) > 1 and name != "unit" and all(value == values[name][0] for value in values[name])
+        if name != "unit" and all(value == values[name][0] for value in values[name])
     ]
     shown = [name for name in shown if name not in constant]
     same = {
