@@ -38,7 +38,9 @@ class _Column:
 def table_text(answer: Answer, title: str | None, elsewhere: str) -> str:
     """What print_table prints, as text as wide as the terminal, or 80 columns."""
     text = StringIO()
-    print_table(answer, title, Console(file=text, highlight=False, force_terminal=False), elsewhere)
+    # In a notebook a console would show what it prints, whatever its file is.
+    console = Console(file=text, highlight=False, force_terminal=False, force_jupyter=False)
+    print_table(answer, title, console, elsewhere)
     return text.getvalue()
 
 

@@ -58,6 +58,8 @@ class NotebookDisplay:
         match event:
             case events.PlanEvent(plan):
                 self._all = _Bar("all checkpoints", plan.sequences)
+                if not plan.todo and not plan.index:
+                    self._lines.append("nothing to do: all scores exist")
             case events.CheckpointStarted(checkpoint, sequences):
                 self._checkpoints[checkpoint] = _Bar(str(checkpoint), sequences)
             case events.ProgressEvent(checkpoint, counts) | events.PartDone(checkpoint, _, _, _, counts):

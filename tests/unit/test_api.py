@@ -143,6 +143,11 @@ def test_long_tables_are_cut_with_a_line_that_says_so() -> None:
     assert repr(empty) == "no rows"
 
 
+def test_in_a_notebook_an_answer_is_text_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert repr(result_of("SELECT 7 AS n")).split() == ["n", "-", "7"]
+
+
 # Asking
 
 
