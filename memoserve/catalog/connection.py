@@ -77,6 +77,8 @@ def connect(
     files = Store.open(store).files
     if isinstance(files, LocalFiles):
         files = LocalFiles(files.path.resolve())
+        if "\\" in files.root:
+            raise BadInput(f"{files.root} has a backslash: DuckDB reads it as a separator; rename the folder")
     # One for each connection: two that share a directory would overwrite each other's files. DuckDB makes it
     # when something has to spill, and removes it.
     temporary = (spill or Path(tempfile.gettempdir())) / f"memoserve-{os.getpid()}-{uuid.uuid4().hex[:12]}"

@@ -199,7 +199,7 @@ def test_recommendations_are_those_of_the_command_line(server: Server, cli: Cli)
     assert got["said"]
     grid = server.get("recommend/grid", target=TARGET)
     assert [column["name"] for column in grid["columns"]] == names
-    assert "budget=10%" in server.get("recommend", 400)["error"]
+    assert "budget (such as 10%)" in server.get("recommend", 400)["error"]
     assert "FLOPs" in server.get("recommend", 400, budget="lots")["error"]
 
 

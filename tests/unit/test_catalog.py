@@ -313,6 +313,13 @@ ODD_FOLDERS = (
 )
 
 
+def test_a_path_that_duckdb_cannot_read_is_refused(tmp_path: Path) -> None:
+    """It takes a backslash for a separator, and would find nothing."""
+    store = Store.create(tmp_path / "a\\b" / "store")
+    with pytest.raises(BadInput, match=r"has a backslash: .* rename the folder"):
+        connect(store.path)
+
+
 class TestNames:
     """Whatever suites, models and folders above are called, figures are the same."""
 
@@ -334,7 +341,9 @@ class TestNames:
                 st.builds(
                     "{}={}".format,
                     st.sampled_from(["suite", "model", "step", "matches", "key", "filename"]),
-                    st.text(st.characters(exclude_characters="/\0?", exclude_categories=["Cs"]), max_size=8),
+                    st.text(
+                        st.characters(exclude_characters="/\\\0?", exclude_categories=["Cs"]), max_size=8
+                    ),
                 ),
             ),
             max_size=3,

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import random_stores
 from command_line import Cli
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -266,7 +267,7 @@ class TestMissing:
 def start(script: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script), *arguments], stdout=subprocess.PIPE, text=True,
-        cwd=Path(__file__).parent,
+        cwd=Path(random_stores.__file__).parent,
     )  # fmt: skip
 
 
@@ -299,7 +300,7 @@ class TestLockAndCrashes:
             import sys
             from pathlib import Path
             import numpy as np
-            from test_store import matches
+            from store_parts import matches
             from random_stores import toy_suite
             from memoserve.store import Store
             store = Store.open(sys.argv[1])
@@ -342,7 +343,7 @@ class TestLockAndCrashes:
             import resource, sys
             from pathlib import Path
             import numpy as np
-            from test_store import matches
+            from store_parts import matches
             from random_stores import toy_suite
             from memoserve.errors import StorageFailed
             from memoserve.store import Store
