@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from random_stores import toy_suite
 from serving import Server, mini_store, serving
 from sql_statements import LOADS_OR_SETS, READS_ELSEWHERE, WRITES, fingerprints
 
+import memoserve.__main__
 from memoserve.catalog import connect, execute
 from memoserve.queries import list_queries
 from memoserve.report import CHARTS
@@ -291,8 +293,12 @@ def fails(workspace: Workspace) -> Reply:
     raise ZeroDivisionError(f"in {workspace.threads}")
 
 
-def test_what_is_unexpected_in_a_reader_brings_its_traceback(tmp_path: Path) -> None:
+def test_what_is_unexpected_in_a_reader_brings_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A traceback doesn't cross to another process by itself; the server's log has to have it."""
+    # A reader starts from the main module, as the server's; that of a process of pytest has no file.
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", memoserve.__main__.__file__, raising=False)
     Store.create(tmp_path / "store")
     readers = ReaderPool(Settings(tmp_path / "store"))
 
