@@ -25,7 +25,7 @@ from memoserve.serve.jobs.queue import Queue
 from memoserve.store import Store
 from memoserve.suites import Suite, load_suite
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.thorough]
 
 PAGES = ("overview", "predictors", "budget", "correlation", "distribution", "texts", "sql?query=counts")
 TARGET = "1.2m@1001"

@@ -35,6 +35,8 @@ from memoserve.report.rows import ask, models_of
 from memoserve.report.sections import Text, Texts
 from memoserve.store import Store
 
+pytestmark = pytest.mark.thorough
+
 HOSTILE = "</div><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>&amp;"
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from web_server import HeldPort
 
+pytestmark = pytest.mark.thorough
+
 HARNESS = Path(__file__).parents[2] / "scripts" / "faults.py"
 
 

@@ -17,6 +17,8 @@ from suite_files import suite_of
 
 from memoserve.suites import Suite
 
+pytestmark = pytest.mark.thorough
+
 RUN = ("run", "--suite", "suite.toml", "--engine", "transformers", "--mode", "extract", "--out", "out")
 
 

@@ -21,6 +21,8 @@ from ray_cluster import events_until, start
 from memoserve.sequences import Selection
 from memoserve.suites import Suite
 
+pytestmark = pytest.mark.thorough
+
 # As few scores as a list is made for; just some of them are drawn and evaluated.
 IDS, SHARE = 1 << 20, 0.0005
 DYING = Path(__file__).parents[2] / "scripts" / "dying"

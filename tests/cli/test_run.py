@@ -296,6 +296,7 @@ RUN = ("run", "--engine", "vllm", "--part-size", "200", "--sequences", "0:1000")
 
 
 @pytest.mark.engine
+@pytest.mark.thorough
 def test_a_run_killed_at_any_moment_goes_on_and_loses_nothing(
     small_suite: Path, cli: Cli, tmp_path: Path
 ) -> None:
@@ -362,6 +363,7 @@ def test_a_run_killed_at_any_moment_goes_on_and_loses_nothing(
 
 
 @pytest.mark.engine
+@pytest.mark.thorough
 def test_a_checkpoint_that_fails_does_not_stop_the_others(
     small_suite: Path, cli: Cli, tmp_path: Path
 ) -> None:
@@ -403,6 +405,7 @@ def test_weights_that_changed_under_a_half_done_checkpoint_are_refused(
 
 
 @pytest.mark.engine
+@pytest.mark.thorough
 def test_an_engine_killed_in_mid_run_costs_one_checkpoint(
     small_suite: Path, cli: Cli, tmp_path: Path
 ) -> None:
@@ -457,6 +460,7 @@ def test_what_engines_are_forked_from_killed_at_its_start_costs_one_checkpoint(
 
 
 @pytest.mark.engine
+@pytest.mark.thorough
 def test_two_runs_on_one_store_do_not_meet(small_suite: Path, cli: Cli, tmp_path: Path) -> None:
     arguments = ("run", "--engine", "transformers", "--suite", small_suite, "--out", tmp_path / "out")
     process = subprocess.Popen(
@@ -533,6 +537,7 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(cli: Cli, tmp_path: Path) 
 
 
 @pytest.mark.engine
+@pytest.mark.thorough
 def test_a_disk_that_fills_is_said_and_loses_nothing(small_suite: Path, cli: Cli, tmp_path: Path) -> None:
     """A real, small file system, in a mount namespace of the test's own, with room for a few parts."""
     out = tmp_path / "out"
@@ -720,6 +725,7 @@ class TestTwoEngines:
         )
         return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
 
+    @pytest.mark.thorough
     def test_share_the_work_and_survive_a_broken_device(
         self, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -743,6 +749,7 @@ class TestTwoEngines:
         assert one[-1]["failures"] == []
         assert scores(tmp_path / "one") == scores(tmp_path / "both")
 
+    @pytest.mark.thorough
     def test_that_both_fail_to_start_fail_the_checkpoint(
         self, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

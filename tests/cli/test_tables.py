@@ -15,6 +15,8 @@ from memoserve.queries.output import fetch
 from memoserve.queries.table import print_table
 from memoserve.store import Store
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:

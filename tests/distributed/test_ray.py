@@ -12,6 +12,8 @@ import pytest
 from command_line import Cli
 from ray_cluster import Nodes, events_until, files, rows, start
 
+pytestmark = pytest.mark.thorough
+
 ray = pytest.importorskip("ray", reason="Ray is an extra")
 
 SMALL = ("run", "--engine", "transformers", "--checkpoints", "116k@161,116k@301", "--sequences", "0:600")

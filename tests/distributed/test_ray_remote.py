@@ -16,6 +16,8 @@ from ray_cluster import Nodes, events_until, files, rows, start
 
 from memoserve.suites import Suite
 
+pytestmark = pytest.mark.thorough
+
 ray = pytest.importorskip("ray", reason="Ray is an extra")
 
 SMALL = ("run", "--engine", "transformers", "--checkpoints", "116k@161,116k@301", "--sequences", "0:240")

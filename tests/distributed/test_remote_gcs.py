@@ -22,6 +22,8 @@ from memoserve.store import Store
 from memoserve.store.verify import mend, verify
 from memoserve.suites import Suite
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:

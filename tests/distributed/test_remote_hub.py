@@ -23,6 +23,8 @@ from web_server import listening
 
 from memoserve.suites import Suite
 
+pytestmark = pytest.mark.thorough
+
 COMMIT = "5" * 40
 TOKEN = "hf_of_a_test"
 

@@ -29,6 +29,8 @@ from memoserve.files import retries
 from memoserve.files.byte_ranges import REQUESTS
 from memoserve.sequences import open_sequences, write_pack
 
+pytestmark = pytest.mark.thorough
+
 COUNT, LENGTH = 4000, 2049
 
 

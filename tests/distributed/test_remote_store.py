@@ -38,6 +38,8 @@ from memoserve.files.remote import RemoteFiles
 from memoserve.queries import list_queries
 from memoserve.store import Store
 
+pytestmark = pytest.mark.thorough
+
 
 class Bucket:
     """A bucket of a server that can be stopped and started; what is in it stays."""

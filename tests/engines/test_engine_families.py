@@ -22,6 +22,8 @@ from memoserve.errors import EngineFailed
 from memoserve.run.checks import proof
 from memoserve.suites import load_suite
 
+pytestmark = pytest.mark.thorough
+
 # Log-likelihoods of 32 tokens, some 450 nats in all. float32: sums of some hundred numbers of about 1 in
 # another order; differences to float64 stay below 1e-4. 16 bit: each of 32 logits is off by some roundings
 # of 1/32 (bfloat16) or 1/256; they stay below 1.5 and 0.1. Another checkpoint is 29 nats away.

@@ -20,6 +20,8 @@ from memoserve.engines.child import in_short
 from memoserve.engines.weights.config_identity import config_identity
 from memoserve.errors import EngineFailed
 
+pytestmark = pytest.mark.thorough
+
 
 def settings(engine: str, **changes: object) -> EngineSettings:
     return EngineSettings(

@@ -195,6 +195,7 @@ def test_in_16_bit_the_engines_differ_only_where_rounding_decides(
 
 
 @pytest.mark.engine
+@pytest.mark.thorough
 def test_an_engine_that_does_not_take_the_weights_is_found_out(mini: Suite, log: Path) -> None:
     """If a reload silently did nothing, the checksum must say so."""
     script = log.parent / "stale.py"
@@ -233,6 +234,7 @@ def reference(mini: Suite, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.mark.engine
+@pytest.mark.thorough
 def test_end_of_text_is_generated_only_where_the_suite_allows_it(
     mini: Suite, reference: EngineProcess, tmp_path: Path
 ) -> None:
@@ -363,6 +365,7 @@ def planted(generations: NDArray[np.uint32], lengths: NDArray[np.int64]) -> NDAr
 
 
 @pytest.mark.engine
+@pytest.mark.thorough
 def test_extract_finds_every_length_of_matched_prefix(
     mini: Suite, mini_windows: NDArray[np.uint32], tmp_path: Path
 ) -> None:
@@ -399,6 +402,7 @@ def test_extract_finds_every_length_of_matched_prefix(
 
 
 @pytest.mark.engine
+@pytest.mark.thorough
 def test_other_architectures_are_compared_by_requests(
     mini: Suite, mini_windows: NDArray[np.uint32], tmp_path: Path
 ) -> None:
@@ -457,6 +461,7 @@ def test_the_log_likelihood_is_that_of_a_float64_model(
 
 @pytest.mark.engine
 @pytest.mark.parametrize("mode", ["extract", "score"])
+@pytest.mark.thorough
 def test_deterministic_results_do_not_depend_on_batches(
     mini: Suite, mini_windows: NDArray[np.uint32], tmp_path: Path, mode: str
 ) -> None:

@@ -222,6 +222,7 @@ def test_a_checkpoint_is_held_beside_those_that_it_should_beat(mini: Suite) -> N
 
 
 @pytest.mark.engine
+@pytest.mark.thorough
 def test_a_wrong_number_of_heads_is_told_and_kept(mini: Suite, tmp_path: Path, cli: Cli) -> None:
     """It loads without a word, computes without an error, and memorizes nothing, in any engine."""
     suite = suite_of(mini, tmp_path, "281k", "532k")
@@ -314,6 +315,7 @@ def test_a_folder_that_changes_during_a_run_fails_its_checkpoint(
 
 
 @pytest.mark.engine
+@pytest.mark.thorough
 def test_held_out_sequences_say_nothing_against_a_checkpoint(mini: Suite, tmp_path: Path, cli: Cli) -> None:
     """Beside a smaller one that was evaluated on what both were trained on, and knows partly by heart."""
     suite = suite_of(mini, tmp_path, "116k", "532k", steps=(1001,))

@@ -25,6 +25,8 @@ from weight_folders import own_suite, reshard, save
 
 from memoserve.suites import Suite
 
+pytestmark = pytest.mark.thorough
+
 STEPS = [161, 441, 721, 1001]
 
 

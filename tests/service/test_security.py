@@ -25,6 +25,8 @@ from memoserve.errors import BadInput
 from memoserve.queries import find_query
 from memoserve.suites import Suite
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parents[2]
 
 

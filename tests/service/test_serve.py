@@ -37,6 +37,8 @@ from memoserve.serve.settings import Settings
 from memoserve.store import Store
 from memoserve.suites import load_suite
 
+pytestmark = pytest.mark.thorough
+
 TARGET = "1.2m@1001"
 
 

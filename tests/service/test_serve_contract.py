@@ -16,6 +16,8 @@ from hypothesis import HealthCheck, settings
 from schemathesis.checks import CHECKS
 from serving import Server, mini_store, serving
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parents[2]
 
 

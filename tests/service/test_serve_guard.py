@@ -13,6 +13,8 @@ import httpx
 import pytest
 from serving import Server, mini_store, serving
 
+pytestmark = pytest.mark.thorough
+
 TOKEN = "0123456789abcdef0123456789abcdef"
 JSON = {"content-type": "application/json"}
 

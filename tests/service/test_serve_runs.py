@@ -23,6 +23,8 @@ from serving import Server, mini_store, serving, until, workers
 from memoserve.serve.jobs.queue import Queue
 from memoserve.serve.jobs.worker import lock_file
 
+pytestmark = pytest.mark.thorough
+
 
 def events_of(server: Server, id_: int, last: str | None = None) -> Iterator[dict[str, Any]]:
     """The events of a run as dicts of their fields, the data read."""

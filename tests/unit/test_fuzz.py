@@ -12,6 +12,8 @@ from fuzz_targets import SEEDS, read
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.thorough
+
 ROOM = 1 << 30
 """Bytes that reading a file of a few kB may take at most."""
 

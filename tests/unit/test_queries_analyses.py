@@ -22,6 +22,8 @@ from memoserve.errors import BadInput
 from memoserve.queries import find_query
 from memoserve.store import Store
 
+pytestmark = pytest.mark.thorough
+
 # (seed, mode, with log-likelihoods)
 STORES = [
     (9, "extract", True), (12, "score", True), (27, "imported", True), (33, "extract", False),

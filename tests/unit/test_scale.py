@@ -28,6 +28,8 @@ from memoserve.store import Store
 from memoserve.store.verify import verify
 from memoserve.suites import load_suite
 
+pytestmark = pytest.mark.thorough
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_scale_store.py"
 SEQUENCES, MODELS, STEPS = 2000 * 64, 3, (1000, 2000)
 
