@@ -2,7 +2,7 @@
 --
 -- The paper's curves over training (Biderman et al. 2023), each checkpoint over one common set: what the
 -- earliest of them has seen and all were evaluated on. counts gives each checkpoint over all that it has
--- seen, where it includes both new and earlier data; here the data stays the same and only training goes on. Intervals are
+-- seen, both new and earlier data; here the data stays the same and only training goes on. Intervals are
 -- Wilson's, 95%, equal windows as one cluster. Checkpoints that have seen nothing are left out.
 --
 -- group: Over training

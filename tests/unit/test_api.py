@@ -28,7 +28,7 @@ from memoserve.run import events
 from memoserve.run.notebook import NotebookDisplay
 from memoserve.run.options import Options
 
-MINI = Path(__file__).parent / "stores/format1"
+MINI = Path(__file__).parents[1] / "support" / "stores" / "format1"
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,8 @@ from memoserve.cli.status import store_status
 from memoserve.queries import list_queries
 from memoserve.store import Store
 
+pytestmark = pytest.mark.thorough
+
 NAMED = {"checkpoint", "target", "predictor", "predictors", "other", "first", "second", "earlier", "later"}
 NAMED |= {"first_memorized", "best_checkpoint"}
 LISTED = {"counts", "checks"}

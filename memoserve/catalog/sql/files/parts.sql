@@ -14,7 +14,7 @@ SELECT regexp_extract(path, 'suite=([^/]*)/[^/]*/[^/]*/[^/]*$', 1) AS suite,
 FROM (SELECT file_name AS path, num_rows::BIGINT AS rows
       FROM parquet_file_metadata('@STORE@/scores/*/*/*/part-*.parquet'));
 
--- Parts in another folder than the one that they were written into, `name`: a folder was renamed, or exchanged.
+-- Parts in another folder than they were written into, `name`: a folder was renamed, or exchanged.
 CREATE VIEW misplaced_parts AS
 SELECT path, name
 FROM (SELECT file_name AS path,
