@@ -19,6 +19,7 @@ import pytest
 from command_line import Cli, command
 from pyarrow import parquet
 from random_stores import World, random_world
+from store_parts import rewrite
 
 from memoserve.catalog import connect, connection, execute, run_query
 from memoserve.errors import BadInput
@@ -435,7 +436,9 @@ def renamed(store: Path, suite: str, old: str, new: str) -> None:
     place = table.schema.get_field_index("model")
     parquet.write_table(table.set_column(place, "model", pa.array(names)), file)
     folder = next((store / "scores").glob(f"*/model={old}"))
-    folder.rename(folder.with_name(f"model={new}"))
+    folder = folder.rename(folder.with_name(f"model={new}"))
+    for part in folder.glob("*/part-*.parquet"):
+        rewrite(part, said=lambda said, part=part: said | {"name": str(part.relative_to(store))})  # type: ignore[misc]
     assert suite
 
 
