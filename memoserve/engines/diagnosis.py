@@ -14,7 +14,7 @@ TORCH_OPTIONAL = ("torchvision", "torchaudio", "torchcodec")
 @dataclass(frozen=True)
 class Diagnosis:
     """Of an engine by name: its version, as scores name it; device: `cpu`, `cuda` or empty; problems: empty
-    if usable, else what stands in the way and what to do, a line each; modules: what it imports at its start.
+    if usable, else why it is not and what to do, a line each; modules: what it imports at its start.
     """
 
     engine: str
@@ -25,7 +25,7 @@ class Diagnosis:
 
     @property
     def usable(self) -> bool:
-        """Whether nothing stands in the way, as far as can be told without starting it."""
+        """Whether the engine is available, as far as can be told without starting it."""
         return not self.problems
 
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from memoserve.checks import Check, CheckResult
 from memoserve.errors import BadInput
-from memoserve.sequences.source import PLACES, OrderEvidence, SequenceSource, sampled_ids
+from memoserve.sequences.order import OrderEvidence
+from memoserve.sequences.source import PLACES, SequenceSource, sampled_ids
 
 SAMPLED = 1024
 """Sequences whose tokens are looked at, at most."""

@@ -17,15 +17,13 @@ from memoserve.errors import BadInput
 from memoserve.files.byte_ranges import ByteRanges
 from memoserve.files.place import Place
 from memoserve.sequences.identity import sampled_sha256
+from memoserve.sequences.order import MAYBE_NUMBERS, Numbering, OrderEvidence, evidence_of
 from memoserve.sequences.source import (
     LARGEST_TOKEN,
-    MAYBE_NUMBERS,
-    OrderEvidence,
     check_ids,
     check_length,
     check_long_enough,
     check_span,
-    doubt_of,
     sampled_ids,
 )
 from memoserve.sequences.tokenizer import read_tokenizer_file, tokenizer_from_bytes
@@ -96,20 +94,13 @@ class JsonlSequences:
         if self._blank is not None:
             blank = f"{self._name}: line {self._blank + 1} is blank"
             return OrderEvidence(against=(f"{blank}: ids are line numbers, so it would be one: remove it",))
-        numbers: dict[str, list[tuple[int, int]]] = {}
+        numberings: dict[str, Numbering] = {}
         for line, content in self._lines(sampled_ids(self.count, SAMPLED_LINES)):
             for key, value in self._parse(line, content).items():
                 if key in ID_KEYS or (key.lower() in MAYBE_NUMBERS and type(value) is int):
-                    numbers.setdefault(key, []).append((line, value))
-        doubts, support = [], ""
-        for key, found in numbers.items():
-            offset = found[0][1] - found[0][0]
-            jumps = [(line, value) for line, value in found if value - line != offset]
-            if jumps:
-                doubts.append(doubt_of(self._name, "line", jumps[0][0], key, jumps[0][1]))
-            else:
-                support = f"the lines are numbered one after the other by {key}"
-        return OrderEvidence(doubts=tuple(doubts), support=support)
+                    numbering = numberings.setdefault(key, Numbering(key, "line"))
+                    numbering.look_at(np.array([line]), np.array([value], dtype=object), self._name)
+        return evidence_of(numberings.values(), "line")
 
     def read(self, first: int, stop: int, length: int) -> NDArray[np.uint32]:
         """See SequenceSource.read."""

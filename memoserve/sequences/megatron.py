@@ -21,14 +21,8 @@ from memoserve.files.place import Place
 from memoserve.sequences.foreign import foreign_kind
 from memoserve.sequences.identity import sampled_sha256
 from memoserve.sequences.megatron_order import ADVICE, IndexFacts, IndexReader, order_files
-from memoserve.sequences.source import (
-    OrderEvidence,
-    as_token_ids,
-    check_ids,
-    check_length,
-    check_long_enough,
-    check_span,
-)
+from memoserve.sequences.order import OrderEvidence
+from memoserve.sequences.source import as_token_ids, check_ids, check_length, check_long_enough, check_span
 
 MAGIC = b"MMIDIDX\0\0"
 HEADER = struct.Struct("<9sQBQQ")

@@ -13,14 +13,8 @@ from memoserve.files.byte_ranges import ByteRanges
 from memoserve.files.place import Place
 from memoserve.sequences.identity import sampled_sha256, sha256
 from memoserve.sequences.megatron_order import ORDER_FILE
-from memoserve.sequences.source import (
-    OrderEvidence,
-    as_token_ids,
-    check_ids,
-    check_length,
-    check_long_enough,
-    check_span,
-)
+from memoserve.sequences.order import OrderEvidence
+from memoserve.sequences.source import as_token_ids, check_ids, check_length, check_long_enough, check_span
 
 # NumPy writes headers of 128 bytes and itself refuses those above 10,000.
 HEADER_LIMIT = 16 << 10

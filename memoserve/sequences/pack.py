@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from memoserve.errors import BadInput
 from memoserve.files.byte_ranges import ByteRanges, read_small
 from memoserve.files.place import Place
-from memoserve.sequences.source import OrderEvidence, check_ids, check_length, check_long_enough, check_span
+from memoserve.sequences.order import OrderEvidence
+from memoserve.sequences.source import check_ids, check_length, check_long_enough, check_span
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -16,16 +16,8 @@ from memoserve.errors import BadInput, StorageFailed
 from memoserve.files.byte_ranges import ByteRanges
 from memoserve.files.place import Place
 from memoserve.sequences.identity import sampled_sha256, sha256
-from memoserve.sequences.source import (
-    MAYBE_NUMBERS,
-    OrderEvidence,
-    as_token_ids,
-    check_ids,
-    check_length,
-    check_long_enough,
-    check_span,
-    doubt_of,
-)
+from memoserve.sequences.order import MAYBE_NUMBERS, Numbering, OrderEvidence, evidence_of
+from memoserve.sequences.source import as_token_ids, check_ids, check_length, check_long_enough, check_span
 
 if TYPE_CHECKING:
     import pyarrow
@@ -105,7 +97,7 @@ class ParquetSequences:
         """See SequenceSource.order_evidence: columns that number the rows, or may do so, and number them
         otherwise.
         """
-        ids, maybe = self._columns.ids, [_Numbers(name) for name in self._columns.maybe]
+        ids, maybe = self._columns.ids, [Numbering(name, "row") for name in self._columns.maybe]
         first = 0
         try:
             # Of what is far away and large, it is checked as it is read.
@@ -116,16 +108,15 @@ class ParquetSequences:
                     for batch in _open(place).iter_batches(1 << 16, columns=columns):
                         for name in ids:
                             _check_ids(batch.column(name), name, first, place)
-                        for numbers in maybe:
-                            numbers.look_at(batch.column(numbers.name), first, place)
+                        rows = np.arange(first, first + batch.num_rows)
+                        for one in maybe:
+                            column = batch.column(one.name)
+                            if not column.null_count:
+                                one.look_at(rows, column.to_numpy(zero_copy_only=False), str(place))
                         first += batch.num_rows
         except BadInput as error:
             return OrderEvidence(against=(str(error),))
-        agree = [*ids, *(one.name for one in maybe if one.offset is not None and not one.doubt)]
-        return OrderEvidence(
-            doubts=tuple(one.doubt for one in maybe if one.doubt),
-            support=f"the rows are numbered one after the other by {agree[0]}" if agree else "",
-        )
+        return evidence_of(maybe, "row", certain=ids)
 
     def read(self, first: int, stop: int, length: int) -> NDArray[np.uint32]:
         """See SequenceSource.read."""
@@ -280,27 +271,6 @@ def _check_ids(column: Any, name: str, first: int, place: Place) -> None:
             f"{place}: row {first + at} has {name} {int(found[at])}: rows must be sequences 0, 1, 2 … in "
             "training order; sort them, keep each once, or leave the column out if it means something else"
         )
-
-
-class _Numbers:
-    """A column that may number the rows: from which number on it counts, or where it first jumps."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.offset: int | None = None
-        self.doubt = ""
-
-    def look_at(self, column: Any, first: int, place: Place) -> None:
-        """Go on with its values for the rows from `first` on."""
-        if self.doubt or not len(column) or column.null_count:
-            return
-        found = column.to_numpy(zero_copy_only=False)
-        if self.offset is None:
-            self.offset = int(found[0]) - first
-        jumps = np.flatnonzero(found != first + self.offset + np.arange(len(found)))
-        if len(jumps):
-            at = int(jumps[0])
-            self.doubt = doubt_of(str(place), "row", first + at, self.name, int(found[at]))
 
 
 def _arrow(values: NDArray[np.int64]) -> Any:

@@ -2,48 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.errors import BadInput
+from memoserve.sequences.order import OrderEvidence
 
 LARGEST_TOKEN = 2**32 - 1
 
-MAYBE_NUMBERS = frozenset(
-    {
-        "id",
-        "idx",
-        "seq_id",
-        "seq_idx",
-        "sequence_idx",
-        "sequence_index",
-        "row",
-        "row_id",
-        "row_number",
-        "order",
-    }
-)
-"""Names under which others keep the number of a sequence, or something else: they can only raise a doubt."""
-
-
 PLACES = 16
 """A sample is so many runs of neighbouring sequences, the first and the last sequence among them."""
-
-
-@dataclass(frozen=True)
-class OrderEvidence:
-    """What files say of the order of their sequences, a sentence each.
-
-    against: that it isn't that of training, which a run refuses; doubts: what may say so; support: what says
-    that it is (with none of the three, nothing in the files tells).
-    """
-
-    against: tuple[str, ...] = ()
-    doubts: tuple[str, ...] = ()
-    support: str = ""
 
 
 def sampled_ids(count: int, limit: int) -> NDArray[np.int64]:
@@ -53,14 +23,6 @@ def sampled_ids(count: int, limit: int) -> NDArray[np.int64]:
     run = max(limit // PLACES, 1)
     starts = [(count - run) * i // (PLACES - 1) for i in range(PLACES)]
     return np.unique(np.concatenate([np.arange(start, start + run) for start in starts]))
-
-
-def doubt_of(file: str, row: str, at: int, name: str, value: int) -> str:
-    """A sentence of OrderEvidence.doubts: what may number the rows of a file jumps at one of them."""
-    return (
-        f"{file}: {row} {at} has {name} {value}, which doesn't follow the one before: if {name} says which "
-        "sequence it is, sort by it; ids are places in the file"
-    )
 
 
 class SequenceSource(Protocol):

