@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from command_line import Cli, command
+from command_line import Cli, WarmProcess, environment, run_fresh
 from hypothesis import settings
 from numpy.typing import NDArray
 
@@ -38,19 +37,32 @@ def mini_windows(mini: Suite) -> NDArray[np.uint32]:
     return windows[np.sort(first)]
 
 
-@pytest.fixture
-def cli(tmp_path: Path) -> Cli:
-    """Call memoserve in an empty directory and wait for it."""
+_ENVIRONMENT = environment()
+"""Before any test has changed it."""
 
-    def call(*arguments: str | Path, code: int | None = 0) -> subprocess.CompletedProcess[str]:
-        result = subprocess.run(
-            command(*arguments),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "COLUMNS": "160"},
-        )
+
+@pytest.fixture(scope="session")
+def warm_process() -> Iterator[WarmProcess]:
+    """What calls of the command line are forked from."""
+    process = WarmProcess(_ENVIRONMENT)
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def cli(warm_process: WarmProcess, tmp_path: Path) -> Cli:
+    """Call memoserve in an empty directory and wait for it.
+
+    A process is forked for it from one that has imported memoserve. `fresh`, or where a test has changed the
+    environment, or wants to see what engines print: an interpreter is started, as for a user.
+    """
+
+    def call(
+        *arguments: str | Path, code: int | None = 0, fresh: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        words = [str(argument) for argument in arguments]
+        fresh = fresh or environment() != warm_process.environment or bool({"--verbose", "-v"} & {*words})
+        result = (run_fresh if fresh else warm_process.run)(words, tmp_path)
         if code is not None:
             assert result.returncode == code, f"{arguments}\n{result.stdout}\n{result.stderr}"
         assert "Traceback" not in result.stderr, result.stderr

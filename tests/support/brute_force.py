@@ -10,15 +10,12 @@ import numpy as np
 import pytest
 from random_stores import World
 
-from memoserve.catalog import connect, run_query
-from memoserve.queries import find_query
 
 
 def ask(world: World, name: str, **values: str) -> list[dict[str, Any]]:
-    with connect(world.path) as db:
-        result = run_query(db, find_query(name), values, world.path)
-        columns = [column[0] for column in result.description]
-        return [dict(zip(columns, row, strict=True)) for row in result.fetchall()]
+    result = world.catalog.query(name, **values)
+    columns = [column[0] for column in result.description]
+    return [dict(zip(columns, row, strict=True)) for row in result.fetchall()]
 
 
 def ratio(part: int, whole: int) -> float | None:

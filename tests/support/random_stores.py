@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
+from memoserve.catalog import Catalog
 from memoserve.domain import Checkpoint
 from memoserve.store import Store
 from memoserve.suites import Suite, load_suite
@@ -48,6 +50,11 @@ class World:
 
     def seen(self, name: str) -> int:
         return self.checkpoints[name].sequences_seen
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """That of the store, opened once."""
+        return Catalog.open(self.path)
 
     @property
     def trained(self) -> int:
