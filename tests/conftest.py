@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from command_line import Cli, WarmProcess, environment, run_fresh
+from command_line import ONE_THREAD, Cli, WarmProcess, environment, run_fresh
 from hypothesis import settings
 from numpy.typing import NDArray
 
@@ -20,6 +22,14 @@ from memoserve.suites import Suite, load_suite
 # How long an example takes is the machine's business: what must be fast has a test of its own.
 settings.register_profile("memoserve", deadline=None)
 settings.load_profile("memoserve")
+
+for name, value in ONE_THREAD.items():
+    os.environ.setdefault(name, value)
+
+# Engines of this process, and of calls of the command line, are forked from one that has imported vLLM, whichever
+# comes first: after one of Transformers, each of vLLM's would import it anew.
+forkserver.set_forkserver_preload(["memoserve.engines.vllm.preload"])
+forkserver.set_forkserver_preload = lambda modules_names: None
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import httpx
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from command_line import command
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
@@ -195,6 +196,7 @@ def width_over(page: Page) -> int:
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "light"), (390, "dark")])
 def test_every_page_fits_and_asks_nobody_else(browser: Browser, served: str, width: int, scheme: str) -> None:
+    """And has the files of its pictures; and axe finds nothing."""
     tab = Tab(browser, served, width, scheme)
     for name in PAGES:
         page = tab.go(name)
@@ -210,22 +212,26 @@ def test_every_page_fits_and_asks_nobody_else(browser: Browser, served: str, wid
         ground = page.evaluate("getComputedStyle(document.querySelector('.content')).backgroundColor")
         light = sum(map(int, re.findall(r"\d+", ground)[:3])) > 384
         assert light == (scheme == "light"), ground
+        if width == 1280:
+            has_the_files_of_its_pictures(page, name)
+        if (width, scheme) in {(1280, "light"), (390, "dark")}:
+            found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+            said = [(one["id"], one["nodes"][0]["html"][:200], len(one["nodes"])) for one in found]
+            assert said == [], name
     tab.context.close()
     assert tab.wrong == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing(browser: Browser, served: str, scheme: str) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
-    tab = Tab(browser, served, 1280 if scheme == "light" else 390, scheme)
-    for name in PAGES:
-        page = tab.go(name)
-        found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
-        said = [(one["id"], one["nodes"][0]["html"][:200], len(one["nodes"])) for one in found]
-        assert said == [], name
-    tab.context.close()
-    assert tab.wrong == []
+def has_the_files_of_its_pictures(page: Page, name: str) -> None:
+    for figure in page.locator("figure:visible").all():
+        expect(figure.locator(".picture svg")).to_be_visible()
+        kinds = figure.locator(".files a, .files button").all_inner_texts()
+        # On the SQL page data and SQL are the answer's, above its chart.
+        wanted = ["SVG", "PNG"] if name.startswith("sql") else ["SVG", "PNG", "CSV", "SQL"]
+        assert kinds[: len(wanted)] == wanted, name
+    if name == PAGES[-1]:
+        files = page.locator(".files").first.locator("a, button").all_inner_texts()
+        assert files == ["CSV", "SQL"]
 
 
 # What the pages do
@@ -435,19 +441,6 @@ def test_every_picture_with_its_data_and_sql(tab: Tab, tmp_path: Path) -> None:
     tab.rest()
     expect(page.get_by_label("Start from")).to_have_value("predictors")
     expect(page.get_by_label("target", exact=True)).to_have_value(TARGET)
-
-
-def test_no_picture_is_without_its_files(tab: Tab) -> None:
-    for name in PAGES:
-        page = tab.go(name)
-        for figure in page.locator("figure:visible").all():
-            expect(figure.locator(".picture svg")).to_be_visible()
-            kinds = figure.locator(".files a, .files button").all_inner_texts()
-            # On the SQL page data and SQL are the answer's, above its chart.
-            wanted = ["SVG", "PNG"] if name.startswith("sql") else ["SVG", "PNG", "CSV", "SQL"]
-            assert kinds[: len(wanted)] == wanted, name
-    files = page.locator(".files").first.locator("a, button").all_inner_texts()
-    assert files == ["CSV", "SQL"]
 
 
 def test_what_is_selected_survives_a_reload(tab: Tab) -> None:

@@ -11,7 +11,6 @@ import pytest
 from random_stores import World
 
 
-
 def ask(world: World, name: str, **values: str) -> list[dict[str, Any]]:
     result = world.catalog.query(name, **values)
     columns = [column[0] for column in result.description]

@@ -16,6 +16,16 @@ import warm_process
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+"""Engines of tests compute in one thread. Two tests run at a time: with a thread for each core, threads that wait
+for each other in a loop would take the cores from others, and everything would take several times as long.
+"""
+
+
+def on_all_cores() -> dict[str, str]:
+    """The environment for an engine that takes all cores, as a user's does."""
+    return {name: value for name, value in os.environ.items() if name not in ONE_THREAD}
+
 
 def command(*arguments: str | Path) -> list[str]:
     """The command line of memoserve with these arguments."""
@@ -36,13 +46,7 @@ def run_fresh(arguments: list[str], folder: Path) -> subprocess.CompletedProcess
 
 
 def engine_fork_server() -> tuple[str, int]:
-    """The address of what engines of this process and of its calls are forked from, and a descriptor that
-    keeps it alive.
-
-    It has imported vLLM, whichever engine comes first: after one of Transformers, each of vLLM's would import
-    it anew.
-    """
-    forkserver.set_forkserver_preload(["memoserve.engines.vllm.preload"])
+    """The address of what engines of this process are forked from, and a descriptor that keeps it alive."""
     forkserver.ensure_running()
     running = vars(forkserver)["_forkserver"]
     return running._forkserver_address, running._forkserver_alive_fd

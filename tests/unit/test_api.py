@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from command_line import on_all_cores
 from random_stores import World, random_world
 from typer.testing import CliRunner
 
@@ -411,6 +412,7 @@ def test_a_run_starts_from_wherever_python_is(way: str, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
+        env=on_all_cores(),
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("engine for 116k is ready") == 1
