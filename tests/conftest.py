@@ -26,8 +26,8 @@ settings.load_profile("memoserve")
 for name, value in ONE_THREAD.items():
     os.environ.setdefault(name, value)
 
-# Engines of this process, and of calls of the command line, are forked from one that has imported vLLM, whichever
-# comes first: after one of Transformers, each of vLLM's would import it anew.
+# Engines of this process, and of calls of the command line, are forked from one that has imported vLLM,
+# whichever comes first: after one of Transformers, each of vLLM's would import it anew.
 forkserver.set_forkserver_preload(["memoserve.engines.vllm.preload"])
 forkserver.set_forkserver_preload = lambda modules_names: None
 

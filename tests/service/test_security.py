@@ -57,7 +57,7 @@ def store(tmp_path: Path, world: World) -> Path:
 
 @pytest.fixture(scope="module")
 def attacked(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
-    """A store of which many things are asked on one connection: what one leaves behind, the next one meets."""
+    """A store of which all is asked on one connection: what one leaves behind, the next one meets."""
     store = with_secrets(tmp_path_factory.mktemp("attacked"), world)
     with Catalog.open(store, memory_limit="200MB") as catalog:
         yield catalog

@@ -17,8 +17,8 @@ import warm_process
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-"""Engines of tests compute in one thread. Two tests run at a time: with a thread for each core, threads that wait
-for each other in a loop would take the cores from others, and everything would take several times as long.
+"""Engines of tests compute in one thread. Two tests run at a time: with a thread for each core, threads that
+wait for each other in a loop would take the cores from others, and all would take several times as long.
 """
 
 

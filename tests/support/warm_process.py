@@ -5,8 +5,8 @@
 A call costs a fork instead of an interpreter's start and a second of imports. Each still is a process of its
 own, which ends as any does: what one leaves behind, another doesn't see. `command_line.WarmProcess` is the
 other end of the socket DESCRIPTOR. There: a length and JSON of {arguments, folder, engines} with descriptors
-for what is written, and with one more if `engines` is the address of a fork server of multiprocessing's, which
-lives as long as the descriptor is open. Back: the exit status.
+for what is written, and with one more if `engines` is the address of a fork server of multiprocessing's,
+which lives as long as the descriptor is open. Back: the exit status.
 """
 
 from __future__ import annotations
