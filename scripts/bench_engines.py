@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import operator
 import os
 import statistics
 import subprocess
@@ -158,12 +159,14 @@ class TrueContinuations:
         self, sampled: list[list[int]], lengths: NDArray[np.int32], tokens: NDArray[np.int32], **_: Any
     ) -> list[list[int]]:
         """Drafts for each request in flight, of whose i32[requests, positions] tokens `lengths` are known."""
-        drafts = []
+        drafts: list[list[int]] = []
         for row, length in enumerate(lengths[: len(sampled)]):
             truth = self._rest.get(tokens[row, :CONTEXT].astype(np.int32).tobytes())
             made = int(length) - CONTEXT
-            same = truth is not None and sampled[row] and (tokens[row, CONTEXT:length] == truth[:made]).all()
-            drafts.append(truth[made:].tolist() if same else [])
+            if truth is None or not sampled[row] or (tokens[row, CONTEXT:length] != truth[:made]).any():
+                drafts.append([])
+            else:
+                drafts.append(truth[made:].tolist())
         return drafts
 
     def load_model(self, *_: Any, **__: Any) -> None:
@@ -345,10 +348,10 @@ def ceiling(size: str, dtype: str) -> dict[str, float]:
                 a = torch.randn(rows, inner).to(device, wanted)
                 b = torch.randn(inner, columns).to(device, wanted)
                 once = 2.0 * rows * inner * columns
-                products = [lambda a=a, b=b: a @ b]
+                products: list[Callable[[], object]] = [partial(operator.matmul, a, b)]
                 if precision == "float32" and device == "cpu":
                     x, y = a.numpy(), b.numpy()
-                    products.append(lambda x=x, y=y: x @ y)
+                    products.append(partial(operator.matmul, x, y))
                 for product in products:
                     product()
                     repeated = 1
@@ -371,7 +374,7 @@ def processor() -> str:
     import torch
 
     if the_device() == "cuda":
-        return torch.cuda.get_device_name()
+        return str(torch.cuda.get_device_name())
     return f"{len(os.sched_getaffinity(0))} cores, {torch.backends.cpu.get_cpu_capability()}"
 
 

@@ -122,7 +122,7 @@ class Bucket:
     """An S3-compatible server in this process, that can be taken away, and keeps what it holds."""
 
     def __init__(self) -> None:
-        from moto.server import DomainDispatcherApplication, create_backend_app
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self._app = DomainDispatcherApplication(create_backend_app)
@@ -290,7 +290,7 @@ class Harness:
     @property
     def enough(self) -> bool:
         """Whether as much happened as was asked for."""
-        return self.whole.faults.total() + self.now.faults.total() >= self.options.faults
+        return bool(self.whole.faults.total() + self.now.faults.total() >= self.options.faults)
 
     def bad(self, what: str) -> None:
         """Something that must not be."""
@@ -621,7 +621,7 @@ def kill_sender(environ: dict[str, Any]) -> int | None:
     """Kill the process at the other end of a request's connection; which one it was, None if it is gone."""
     port = int(environ["REMOTE_PORT"])
     for connection in psutil.net_connections("tcp4"):
-        if connection.laddr.port == port and connection.pid not in (None, os.getpid()):
+        if connection.laddr and connection.laddr.port == port and connection.pid not in (None, os.getpid()):
             with suppress(ProcessLookupError):
                 os.kill(connection.pid, signal.SIGKILL)
                 return connection.pid

@@ -20,7 +20,6 @@ import argparse
 import functools
 import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -337,7 +336,9 @@ def _write_cell(task: tuple[Path, World, int, int]) -> int:
         held_out = (ids >= world.sequences) & (prefix == 32)
         prefix[held_out] = 0
         if mask is not None:
-            mask[places] = _pool_of(world, checkpoint)[1][windows]
+            pool = _pool_of(world, checkpoint)[1]
+            assert pool is not None
+            mask[places] = pool[windows]
             mask[held_out] = 0
         seen = [(0, checkpoint.sequences_seen), (world.sequences, world.sequences + CONTROL)]
         for start, end in missing_ranges([(max(a, first), min(b, stop)) for a, b in seen], [], PART):
@@ -394,13 +395,13 @@ def entropy(checkpoint: Checkpoint, world: World, samples: int = 1 << 20) -> dic
     drawn, mask = _draw(rng, _normal(rng, samples) + easier.astype(np.float32), law, "score")
     assert mask is not None
     tail = np.bitwise_count(mask & _TAIL_BITS[drawn]).astype(np.int64)
-    p = np.where(drawn == 32, kinds[4], 0.0)
+    chances = np.where(drawn == 32, kinds[4], 0.0)
     rest, below = np.minimum(drawn, 31), 31 - np.minimum(drawn, 31).astype(np.int64)
     for kind, chance in enumerate(TAIL_CHANCE):
-        p += np.where(
+        chances += np.where(
             drawn == 32, 0.0, kinds[kind] * shares[kind, rest] * chance**tail * (1 - chance) ** (below - tail)
         )
-    return found | {"matches": _bits(matches), "match_mask": float(-np.log2(p).mean())}
+    return found | {"matches": _bits(matches), "match_mask": float(-np.log2(chances).mean())}
 
 
 def _bits(shares: NDArray[Any]) -> float:
@@ -409,4 +410,4 @@ def _bits(shares: NDArray[Any]) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psutil
@@ -182,7 +183,7 @@ def main() -> None:
     for line in sys.stdin:
         order, _, argument = line.strip().partition(" ")
         if order == "add":
-            print(again(lambda argument=argument: add(argument)), flush=True)
+            print(again(partial(add, argument)), flush=True)
         else:
             (node,) = [node for node in cluster.worker_nodes if node.node_id == argument]
             mine = [p for p in psutil.Process().children() if argument in line_of(p)]

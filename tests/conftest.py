@@ -81,6 +81,35 @@ def cli(warm_process: WarmProcess, tmp_path: Path) -> Cli:
     return call
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in several processes: those first that take long.
+
+    Each process gets a stretch of the list, and who is done takes from the end of another's: there are short
+    ones, so that all end at about the same time. Tests of a file that take long stay together: they share
+    servers and engines.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if processes == 1:
+        return
+    long: dict[Path, list[pytest.Item]] = {}
+    short = []
+    for item in items:
+        if item.get_closest_marker("engine") or item.get_closest_marker("browser"):
+            long.setdefault(item.path, []).append(item)
+        else:
+            short.append(item)
+    stretches: list[list[pytest.Item]] = [[] for _ in range(processes)]
+    for of_file in sorted(long.values(), key=len, reverse=True):
+        min(stretches, key=len).extend(of_file)
+    size = len(items) // processes
+    for stretch in stretches:
+        wanted = max(0, size - len(stretch))
+        stretch += short[:wanted]
+        del short[:wanted]
+    items[:] = [*(item for stretch in stretches for item in stretch), *short]
+
+
 # Tests that the selection leaves out, by the mark that does it. Where tests run in several processes, each of
 # them counts the same.
 _left_out: Counter[str] = Counter()

@@ -60,7 +60,7 @@ def plain_store(folder: Path, *, models: int, steps: tuple[int, ...], prefix: in
             continuation_ll=-prefixes.astype(np.float32) if mode == "score" else None,
         )
         store.write_scores(checkpoint, 0, len(ids), ids, matches, "weights")
-    return store.path
+    return Path(store.path)
 
 
 @pytest.fixture(

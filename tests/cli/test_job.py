@@ -6,7 +6,7 @@ import inspect
 import re
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from typer.main import get_command
@@ -43,7 +43,7 @@ def test_options_as_arguments_mean_the_same() -> None:
 
 def test_every_event_is_documented_by_its_name() -> None:
     documented = re.findall(r"^\| `(\w+)` \|", Path("docs/run.md").read_text(), re.M)
-    kinds = [kind for kind in get_args(Event) if inspect.isclass(kind)]
+    kinds: list[Any] = [kind for kind in get_args(Event) if inspect.isclass(kind)]
     assert sorted(documented) == sorted(name_of(kind.__new__(kind)) for kind in kinds)
 
 

@@ -44,7 +44,7 @@ COLUMNS = "model, step, sequence_id, matches, matched_prefix, match_mask"
 
 def scores(store: Path) -> list[tuple[object, ...]]:
     """Every row of a store, read without memoserve."""
-    return duckdb.sql(
+    return duckdb.execute(
         f"SELECT {COLUMNS} FROM read_parquet('{store}/scores/**/*.parquet', hive_partitioning=true) "
         "ORDER BY model, step, sequence_id"
     ).fetchall()
@@ -353,7 +353,7 @@ def test_a_run_killed_at_any_moment_goes_on_and_loses_nothing(
     assert scores(killed) == scores(undisturbed)
 
     # The same windows, whichever sequences they stand in, have the same score.
-    contradictions = duckdb.sql(
+    contradictions = duckdb.execute(
         "SELECT count(*) FROM (SELECT model, step, window_id FROM "
         f"read_parquet('{killed}/scores/**/*.parquet', hive_partitioning=true) JOIN "
         f"read_parquet('{killed}/sequences/**/*.parquet', hive_partitioning=false) USING (sequence_id) "
@@ -443,7 +443,8 @@ def test_what_engines_are_forked_from_killed_at_its_start_costs_one_checkpoint(
         *("--checkpoints", "116k@*", "--sequences", "0:200", "--out", tmp_path / "out"),
     )
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    driver, forked_from = psutil.Process(process.pid), []
+    driver = psutil.Process(process.pid)
+    forked_from: list[psutil.Process] = []
     while not forked_from:
         assert process.poll() is None
         forked_from = [p for p in driver.children() if re.search(r"engines\.\w+\.preload", str(p.cmdline()))]
@@ -664,8 +665,10 @@ def test_progress_for_programs_tells_the_whole_run(small_suite: Path, cli: Cli, 
 def test_a_run_that_is_told_to_stop_leaves_whole_parts_and_no_engine(
     small_suite: Path, cli: Cli, tmp_path: Path, by: signal.Signals
 ) -> None:
-    arguments = ("run", "--engine", "transformers", "--suite", small_suite, "--out", tmp_path / "out")
-    arguments += ("--part-size", "16", "--checkpoints", "281k@301")
+    arguments = (
+        *("run", "--engine", "transformers", "--suite", small_suite, "--out", tmp_path / "out"),
+        *("--part-size", "16", "--checkpoints", "281k@301"),
+    )
     process = subprocess.Popen(
         command(*arguments, "--sequences", "0:6000", "--progress", "json"),
         stdout=subprocess.PIPE,
@@ -691,15 +694,10 @@ def test_a_run_that_is_told_to_stop_leaves_whole_parts_and_no_engine(
 
 
 TWO = (
-    "run",
-    "--engine",
-    "transformers",
-    "--checkpoints",
-    "116k@161,116k@301,281k@161",
-    "--sequences",
-    "0:600",
+    *("run", "--engine", "transformers", "--checkpoints", "116k@161,116k@301,281k@161"),
+    *("--sequences", "0:600", "--part-size", "100", "--mode", "extract"),
+    *("--devices", "0,1", "--progress", "json"),
 )
-TWO += ("--part-size", "100", "--mode", "extract", "--devices", "0,1", "--progress", "json")
 
 
 @pytest.mark.engine

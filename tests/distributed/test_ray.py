@@ -75,8 +75,10 @@ def test_a_cluster_makes_the_same_parts_and_loses_nothing_with_a_node(
 @pytest.mark.engine
 @pytest.mark.exhaustive
 def test_deterministic_parts_are_equal_byte_by_byte(nodes: Nodes, cli: Cli, tmp_path: Path) -> None:
-    same = ("run", "--deterministic", "--checkpoints", "116k@*,281k@1001", "--sequences", "0:4000")
-    same += ("--part-size", "250")
+    same = (
+        *("run", "--deterministic", "--checkpoints", "116k@*,281k@1001", "--sequences", "0:4000"),
+        *("--part-size", "250"),
+    )
     process = start(*same, "--executor", "ray", "--address", nodes.address, "--out", "over-ray", cwd=tmp_path)
     events_until(process, "part_done", 10)
     nodes.kill(nodes.nodes[1])

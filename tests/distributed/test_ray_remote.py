@@ -73,8 +73,10 @@ def test_a_cluster_makes_the_same_parts_and_loses_nothing_with_a_node(
     """
     here = f"{bucket}/{uuid.uuid4().hex[:8]}"
     fsspec.filesystem("s3").put(f"{mini.file.parent}/data", f"{here}/data", recursive=True)
-    arguments = (*SMALL, *PARTS, "--executor", "ray", "--address", nodes.address)
-    arguments += ("--data", f"{here}/data/train.idx", "--out", f"{here}/store")
+    arguments = (
+        *(*SMALL, *PARTS, "--executor", "ray", "--address", nodes.address),
+        *("--data", f"{here}/data/train.idx", "--out", f"{here}/store"),
+    )
     process = start(*arguments, cwd=tmp_path)
     before = events_until(process, "part_done", 3)
     workers = {event["worker"] for event in before if event["event"] == "engine_starting"}

@@ -157,8 +157,10 @@ def test_what_is_not_there_or_not_allowed_is_said(hub: Hub, tmp_path: Path) -> N
 
 @pytest.mark.engine
 def test_a_run(hub: Hub, tmp_path: Path) -> None:
-    run = ("run", "--engine", "transformers", "--mode", "extract", "--checkpoints", "116k@161")
-    run = (*run, "--sample", "0.01")
+    run = (
+        *("run", "--engine", "transformers", "--mode", "extract", "--checkpoints", "116k@161"),
+        *("--sample", "0.01"),
+    )
     ask(hub, tmp_path, *run, "--data", "hf://datasets/owner/texts/data/train.idx", "--out", "there")
     read = sum(last - first for name, first, last in hub.ranges if name == "train.bin")
     ask(hub, tmp_path, *run, "--out", "here")

@@ -454,7 +454,9 @@ def test_the_log_likelihood_is_that_of_a_float64_model(
         finally:
             process.close()
     truth = found.pop(("transformers", "float64"))
+    assert truth is not None
     for key, values in found.items():
+        assert values is not None
         # 32 logits of magnitude 10, each with a few fp32 rounding errors of 1e-6 per layer.
         np.testing.assert_allclose(values, truth, rtol=2e-6, atol=2e-4, err_msg=str(key))
 

@@ -22,7 +22,7 @@ from pyarrow import parquet
 from random_stores import World, random_world
 from store_parts import rewrite
 
-from memoserve.catalog import Catalog, connect, connection, execute, run_query
+from memoserve.catalog import Catalog, connect, execute, run_query
 from memoserve.errors import BadInput
 from memoserve.queries import find_query
 from memoserve.suites import Suite
@@ -310,7 +310,7 @@ class TestHostileStatements:
         class Usage:
             free = 20_000_000
 
-        monkeypatch.setattr(connection.shutil, "disk_usage", lambda _: Usage)
+        monkeypatch.setattr("memoserve.catalog.connection.shutil.disk_usage", lambda _: Usage)
         with (
             connect(store, memory_limit="40MB", threads=1) as db,
             pytest.raises(BadInput, match="temporary disk"),

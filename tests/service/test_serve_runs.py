@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ def ended(server: Server, id_: int, seconds: float = 480) -> dict[str, Any]:
         run = server.get(f"runs/{id_}")
         return run if run["state"] not in {"queued", "running"} else None
 
-    return until(found, seconds)
+    run: dict[str, Any] = until(found, seconds)
+    return run
 
 
 def begun(server: Server, id_: int, least: int = 1) -> dict[str, Any]:
@@ -65,7 +67,8 @@ def begun(server: Server, id_: int, least: int = 1) -> dict[str, Any]:
         assert run["state"] in {"queued", "running"}, run
         return run if run["state"] == "running" and len(parts(server.store)) >= least else None
 
-    return until(found)
+    run: dict[str, Any] = until(found)
+    return run
 
 
 def the_run(store: Path) -> psutil.Process:
@@ -80,7 +83,7 @@ def the_worker(store: Path) -> psutil.Process:
 
 def evaluated(store: Path) -> list[tuple[Any, ...]]:
     """(checkpoint, rows, distinct ids), counted without memoserve."""
-    return duckdb.sql(
+    return duckdb.execute(
         "SELECT model || '@' || step, count(*), count(DISTINCT sequence_id) FROM "
         f"read_parquet('{store}/scores/**/*.parquet', hive_partitioning = true) GROUP BY ALL ORDER BY 1"
     ).fetchall()
@@ -114,7 +117,7 @@ def test_a_bad_run_is_refused_by_the_checks_of_memoserve_run(server: Server) -> 
         ({"suite": "zork"}, "there is no suite"),
     ):
         assert said in server.post("runs", body, 400)["error"], body
-    for body in (
+    bodies: tuple[dict[str, Any], ...] = (
         {"sample": 0},
         {"sample": 2},
         {"mode": "guess"},
@@ -122,7 +125,8 @@ def test_a_bad_run_is_refused_by_the_checks_of_memoserve_run(server: Server) -> 
         {"checkpoints": "a\nb"},
         {"by": "x" * 101},
         {"note": "a\x00"},
-    ):
+    )
+    for body in bodies:
         assert server.client.post("/api/runs", json=body).status_code == 422, body
     assert server.get("runs") == []
     assert server.get("runs/1", 404)["error"]
@@ -236,14 +240,16 @@ def test_kill_nine_of_server_worker_and_run_loses_nothing(server: Server) -> Non
 def test_a_run_that_is_killed_is_begun_again_three_times(server: Server) -> None:
     id_ = server.post("runs", {**REFERENCE, "checkpoints": "116k@161"}, 201)["id"]
     for attempt in (1, 2, 3):
-        until(lambda n=attempt: server.get(f"runs/{id_}")["attempts"] == n and _is_there(server))
+        until(partial(_is_there, server, id_, attempt))
         the_run(server.store).kill()
     last = ended(server, id_)
     assert last["state"] == "failed"
     assert "killed by SIGKILL, 3 times" in last["message"]
 
 
-def _is_there(server: Server) -> bool:
+def _is_there(server: Server, id_: int, attempt: int) -> bool:
+    if server.get(f"runs/{id_}")["attempts"] != attempt:
+        return False
     return any("memoserve.serve.jobs.worker" not in " ".join(p.cmdline()) for p in workers(server.store))
 
 

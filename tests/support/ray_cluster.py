@@ -17,7 +17,7 @@ __all__ = ["Nodes", "events_until", "files", "rows", "start"]
 
 
 def rows(store: Path) -> list[tuple[object, ...]]:
-    return duckdb.sql(
+    return duckdb.execute(
         "SELECT model, step, sequence_id, matches, match_mask FROM "
         f"read_parquet('{store}/scores/**/*.parquet', hive_partitioning=true) ORDER BY ALL"
     ).fetchall()

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -35,7 +36,7 @@ CORE = [
 ]
 
 
-def rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[tuple[object, ...]]:
+def rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[tuple[Any, ...]]:
     return connection.execute(sql).fetchall()
 
 
@@ -125,7 +126,9 @@ class TestViews:
             (None, None, None, None),
         ],
     )
-    def test_wilson(self, world: World, successes, trials, low, high) -> None:
+    def test_wilson(
+        self, world: World, successes: int | None, trials: int | None, low: float | None, high: float | None
+    ) -> None:
         with connect(world.path) as db:
             found = db.execute(
                 "SELECT wilson_low($1, $2), wilson_high($1, $2)", [successes, trials]

@@ -16,6 +16,7 @@ import memoserve.errors
 import memoserve.queries.result
 
 DOCS = Path(__file__).parents[2] / "docs"
+read: Any = nbformat.read
 NUMBER = re.compile(r"(?<![\w.])-?\.?\d[\d,]*\.?\d*(?:e[+-]\d+)?")
 
 pytestmark = pytest.mark.engine
@@ -30,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def executed(folder: Path) -> Any:
     """The notebook, executed in a kernel. Every cell: a run on a busy machine takes minutes."""
-    notebook = nbformat.read(DOCS / "memoserve.ipynb", as_version=4)
+    notebook = read(DOCS / "memoserve.ipynb", as_version=4)
     NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(folder)}}).execute()
     return notebook
 
@@ -47,7 +48,7 @@ def output(notebook: Any, start: str) -> dict[str, Any]:
 
 
 def test_the_notebook_ships_without_its_outputs() -> None:
-    notebook = nbformat.read(DOCS / "memoserve.ipynb", as_version=4)
+    notebook = read(DOCS / "memoserve.ipynb", as_version=4)
     assert not [cell for cell in notebook.cells if cell.get("outputs") or cell.get("execution_count")]
 
 
@@ -87,7 +88,7 @@ class Approximate(doctest.OutputChecker):
         numbers = [[float(one.replace(",", "")) for one in NUMBER.findall(text)] for text in bare]
         if len(numbers[0]) == len(numbers[1]) and numbers[1] != pytest.approx(numbers[0], rel=0.02):
             return False
-        return super().check_output(*rest, optionflags)
+        return super().check_output(rest[0], rest[1], optionflags)
 
 
 def test_the_page_for_python_says_what_is_so(

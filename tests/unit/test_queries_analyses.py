@@ -133,7 +133,7 @@ def test_first_memorized(world: World, read: Read) -> None:
     names = read.own()
     for unit in units(world):
         tables = {n: read.evaluated(n, unit) for n in names}
-        first = {}
+        first: dict[int, str] = {}
         for name in names:
             for key, memorized in tables[name].items():
                 if memorized:
@@ -159,7 +159,7 @@ def test_first_memorized(world: World, read: Read) -> None:
             same(row, read.share("kept_share", {k for k in last if tables[names[-1]][k]}, last))
         if unit != units(world)[-1]:
             continue
-        expected = []
+        expected: list[dict[str, Any]] = []
         for key, name in first.items():
             where = names.index(name)
             expected.append(
@@ -636,7 +636,7 @@ def test_ensembles(world: World, read: Read, members: int) -> None:
                         continue
                     row = rows[unit, " + ".join(team), operation]
                     checked += 1
-                    cost = defaultdict(float)
+                    cost: defaultdict[int, float] = defaultdict(float)
                     for n in team:
                         cost[place(world, n)[0]] = max(cost[place(world, n)[0]], flops(world, n))
                     same(row, {"training_flops": sum(cost.values()), "predicted": len(predicted)})
@@ -745,7 +745,10 @@ def test_checkpoint_correlation(world: World, read: Read) -> None:
             same(row, {"n": len(pairs), "common_below": bound})
             for column, which in (("pearson_matches", 0), ("pearson_matched_prefix", 1)):
                 same(row, {column: pearson([(a[which], b[which]) for a, b in pairs])})
-            full = [tuple(int(32 in (s if s[1] is None else s[1:])) for s in pair) for pair in pairs]
+            full = [
+                (int(32 in (a if a[1] is None else a[1:])), int(32 in (b if b[1] is None else b[1:])))
+                for a, b in pairs
+            ]
             same(row, {"phi": pearson(full), "both_memorized": sum(a * b for a, b in full)})
 
 

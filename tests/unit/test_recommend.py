@@ -107,9 +107,9 @@ def test_candidates(world: World) -> None:
         unions = {k for k in expected if " + " in k[1]}
         # A pair of which nothing was memorized by anyone may be missing.
         assert expected.keys() - unions <= found.keys() <= expected.keys()
-        for key, row in expected.items():
-            if key in found:
-                same(found[key], row)
+        for where, row in expected.items():
+            if where in found:
+                same(found[where], row)
             else:
                 assert not row["choosing_flagged"] + row["judging_flagged"]
 
@@ -273,8 +273,8 @@ def test_the_judging_labels_choose_nothing(synthetic: Path, tmp_path: Path) -> N
         # The target's own earlier checkpoints have other scores too: they are predictors, not labels.
         rules = [rule for rule in one._rules if "l@" not in rule.predictors]
         best = [choose(rules, share * one.target.training_flops, one.bounds) for share in (0.01, 0.2, 1.0)]
-        assert None not in best
-        found[labels] = best
+        found[labels] = [rule for rule in best if rule is not None]
+        assert len(found[labels]) == 3
     assert any(rule.tau is not None for rule in found[0])
     for labels in (5, 6):
         assert [(r.predictors, r.tau) for r in found[labels]] == [(r.predictors, r.tau) for r in found[0]]
