@@ -685,7 +685,7 @@ def test_a_run_that_is_told_to_stop_leaves_whole_parts_and_no_engine(
     rest = process.stdout.read()
     assert process.wait(timeout=60) == 130
     assert events_of(rest)[-1]["status"] == "interrupted"
-    left = psutil.wait_procs(engines, timeout=5)[1]
+    left = psutil.wait_procs(engines, timeout=60)[1]
     assert [one for one in left if one.status() != psutil.STATUS_ZOMBIE] == []  # dead, and nobody has looked
     parts = list((tmp_path / "out").glob("scores/**/*.parquet"))
     assert 1 <= len(parts) < 375
