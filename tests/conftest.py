@@ -64,14 +64,15 @@ def cli(warm_process: WarmProcess, tmp_path: Path) -> Cli:
     """Call memoserve in an empty directory and wait for it.
 
     A process is forked for it from one that has imported memoserve. `fresh`, or where a test has changed the
-    environment, or wants to see what engines print: an interpreter is started, as for a user.
+    environment, wants to see what engines print, or runs over Ray: an interpreter is started, as for a user.
     """
 
     def call(
         *arguments: str | Path, code: int | None = 0, fresh: bool = False
     ) -> subprocess.CompletedProcess[str]:
         words = [str(argument) for argument in arguments]
-        fresh = fresh or environment() != warm_process.environment or bool({"--verbose", "-v"} & {*words})
+        alone = {"--verbose", "-v", "ray"} & {*words}
+        fresh = fresh or bool(alone) or environment() != warm_process.environment
         result = (run_fresh if fresh else warm_process.run)(words, tmp_path)
         if code is not None:
             assert result.returncode == code, f"{arguments}\n{result.stdout}\n{result.stderr}"
