@@ -21,11 +21,11 @@ from store_parts import parts_in, rewrite
 
 from memoserve.catalog import connect, run_query, write_catalog
 from memoserve.checks import Check
-from memoserve.cli.status import store_checks, store_status
 from memoserve.queries import find_query, list_queries
 from memoserve.recommend import find_target
 from memoserve.recommend.recommendation import advise
 from memoserve.report.contents import report
+from memoserve.report.coverage import store_checks, store_status
 from memoserve.store import Store
 
 
