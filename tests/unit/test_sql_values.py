@@ -29,8 +29,8 @@ ALLOWED = {
     ("catalog/catalog.py", "Catalog.records"): (1, "a query by name or as read from its file"),
     ("catalog/connection.py", "create_views"): (
         2,
-        "DuckDB binds nothing in CREATE VIEW: the store's path stands in it as a literal, and columns by their "
-        "names of memoserve.store.columns",
+        "DuckDB binds nothing in CREATE VIEW: the store's path stands in it as a literal, and columns by "
+        "their names of memoserve.store.columns",
     ),
     ("catalog/sandbox.py", "execute"): (1, "a statement of somebody's own, after it was looked through"),
     ("catalog/sandbox.py", "_check_plan"): (1, "EXPLAIN in front of somebody's own statement"),
