@@ -11,7 +11,7 @@ from memoserve.errors import BadInput
 
 if TYPE_CHECKING:
     from memoserve.catalog import Catalog
-    from memoserve.report.sections import Texts
+    from memoserve.report.sections import ReportTexts
     from memoserve.store import Store
 
 _SuiteOption = Annotated[
@@ -131,11 +131,11 @@ def report(
 def _texts(
     catalog: Catalog, store: Store, suite: str | None, target: str | None,
     data: str | None, tokenizer: str | None, limit: int, redact: bool,
-) -> Texts:  # fmt: skip
+) -> ReportTexts:  # fmt: skip
     """Memorized texts as memoserve show finds them. Without the sequences or a tokenizer, says so."""
     from memoserve.cli.show import warn
     from memoserve.memorized import choose, open_texts, rows_of, suite_name
-    from memoserve.report.sections import Text, Texts
+    from memoserve.report.sections import ReportText, ReportTexts
 
     named = data is not None or tokenizer is not None
     pair = choose(catalog, suite_name(suite), target, None)
@@ -144,12 +144,14 @@ def _texts(
     except BadInput as error:
         if named:
             raise
-        return Texts((), redact, str(error))
+        return ReportTexts((), redact, str(error))
     if reader.decoder is None:
-        return Texts((), redact, "without a tokenizer, the sequences are numbers; name one with --tokenizer")
+        return ReportTexts(
+            (), redact, "without a tokenizer, the sequences are numbers; name one with --tokenizer"
+        )
     rows = list(rows_of(catalog, pair, "memorized", limit))
     shown = [
-        Text(one.row.sequence_id, one.row.occurrences, one.context, one.continuation)
+        ReportText(one.row.sequence_id, one.row.occurrences, one.context, one.continuation)
         for one in reader.shown("memorized", rows, redact)
     ]
-    return Texts(shown, redact)
+    return ReportTexts(shown, redact)

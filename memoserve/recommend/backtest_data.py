@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from memoserve.catalog import Catalog, StoredCheckpoint
 from memoserve.recommend.law import Observation
-from memoserve.recommend.rules import Counts, NoWindows, Rule, Unit, read_rules
+from memoserve.recommend.rules import NoWindows, Rule, RuleCounts, Unit, read_rules
 
 # Each line has a law of its own, so few lines.
 TAUS: Mapping[str, tuple[float, ...]] = {
@@ -54,7 +54,7 @@ class RuleResult:
     target: StoredCheckpoint
     runs: tuple[StoredCheckpoint, ...]
     line: Line
-    counts: Counts
+    counts: RuleCounts
     flagged_trials: float | None
     memorized_trials: float | None
 

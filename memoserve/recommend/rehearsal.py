@@ -16,7 +16,7 @@ from memoserve.recommend.backtest_data import (
     read_runs,
 )
 from memoserve.recommend.forecast import Forecast, LineLaws, choose_forecast, forecast_lines, name_of
-from memoserve.recommend.rules import Bounds, Counts, Unit
+from memoserve.recommend.rules import Bounds, RuleCounts, Unit
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Backtest:
     target: str
     share: float
     chosen: Forecast | None
-    found: Counts | None
+    found: RuleCounts | None
     best: float
 
 

@@ -21,7 +21,7 @@ _Z90 = 1.2815515655446004
 
 
 @dataclass(frozen=True)
-class Counts:
+class RuleCounts:
     """What a rule did on one half of the training order."""
 
     flagged: int
@@ -60,8 +60,8 @@ class Rule:
     signal: str
     tau: float | None
     training_flops: float
-    choosing: Counts
-    judging: Counts
+    choosing: RuleCounts
+    judging: RuleCounts
     choosing_effective: float | None = None
     choosing_memorized_effective: float | None = None
     flagged_effective: float | None = None
@@ -136,8 +136,8 @@ def read_rules(
 
 
 def _rule(row: dict[str, Any]) -> Rule:
-    def half(name: str) -> Counts:
-        return Counts(row[f"{name}_flagged"], row[f"{name}_target_memorized"], row[f"{name}_hits"])
+    def half(name: str) -> RuleCounts:
+        return RuleCounts(row[f"{name}_flagged"], row[f"{name}_target_memorized"], row[f"{name}_hits"])
 
     blocks = [row["block_flagged"], row["block_target_memorized"], row["block_hits"]]
     return Rule(

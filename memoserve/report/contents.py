@@ -18,7 +18,7 @@ from memoserve.report.grammar import Look
 from memoserve.report.page import answer_of, figure, page, render
 from memoserve.report.recommended import recommendation
 from memoserve.report.rows import Table, ask, models_of, parameters_for
-from memoserve.report.sections import Texts
+from memoserve.report.sections import ReportTexts
 from memoserve.store import Store
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def report(
     *,
     suite: str | None = None,
     target: str | None = None,
-    texts: Texts | None = None,
+    texts: ReportTexts | None = None,
     only: Sequence[str] | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> str:

@@ -20,7 +20,7 @@ _RESULTS = ("passed", "warning", "failed", "not checked")
 
 
 @dataclass(frozen=True)
-class Text:
+class ReportText:
     """A memorized window to show: its context and its continuation."""
 
     sequence_id: int
@@ -30,10 +30,10 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Texts:
+class ReportTexts:
     """Memorized texts for the report, or why there are none."""
 
-    shown: Sequence[Text]
+    shown: Sequence[ReportText]
     redacted: bool
     missing: str | None = None
 

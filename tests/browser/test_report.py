@@ -32,7 +32,7 @@ from memoserve.report.grammar import narrow
 from memoserve.report.page import page, table
 from memoserve.report.render import to_svg
 from memoserve.report.rows import ask, models_of
-from memoserve.report.sections import Text, Texts
+from memoserve.report.sections import ReportText, ReportTexts
 from memoserve.store import Store
 
 pytestmark = pytest.mark.thorough
@@ -210,9 +210,9 @@ main()
 
 @pytest.fixture(scope="module")
 def written(small: Path) -> str:
-    hostile = Text(7, 3, [Piece(HOSTILE)], [Piece(HOSTILE)])
+    hostile = ReportText(7, 3, [Piece(HOSTILE)], [Piece(HOSTILE)])
     with Catalog.open(small) as catalog:
-        return report(catalog, Store.open(small), texts=Texts([hostile], redacted=True))
+        return report(catalog, Store.open(small), texts=ReportTexts([hostile], redacted=True))
 
 
 class Checker(HTMLParser):
