@@ -82,22 +82,17 @@ class Store:
         the first evaluated one. Raises BadInput for what is not evaluated.
         """
         with self._asking() as catalog:
-            rows = catalog.rows(
-                "SELECT suite, model, step FROM checkpoints WHERE evaluated > 0 "
-                "ORDER BY suite, model_order, step"
-            )
-            chosen = _known("suite", [suite] if suite else [], [row[0] for row in rows])[:1]
-            of_it = [row for row in rows if row[0] in chosen]
-            wanted = _known("models", _several(models), [row[1] for row in of_it])
-            at = _known("steps", _several(steps), [row[2] for row in of_it if row[1] in wanted])
-            conditions = [
-                f"{column} IN ({', '.join('?' * len(values))})"
-                for column, values in (("suite", chosen), ("model", wanted), ("step", at))
-            ]
-            # Each value bound by itself, so that parts of other checkpoints are not opened.
+            evaluated = catalog.checkpoints(evaluated=True)
+            chosen = _known("suite", [suite] if suite else [], [one.suite for one in evaluated])[:1]
+            of_it = [one for one in evaluated if one.suite in chosen]
+            wanted = _known("models", _several(models), [one.model for one in of_it])
+            at = _known("steps", _several(steps), [one.step for one in of_it if one.model in wanted])
+            # IN, so that parts of other checkpoints are not opened.
             return Result.of(
                 catalog.connection.execute(
-                    f"SELECT * FROM scores WHERE {' AND '.join(conditions)}", [*chosen, *wanted, *at]
+                    "SELECT * FROM scores WHERE suite IN $suites::VARCHAR[] AND model IN $models::VARCHAR[] "
+                    "AND step IN $steps::BIGINT[]",
+                    {"suites": chosen, "models": wanted, "steps": at},
                 )
             )
 
@@ -136,7 +131,7 @@ class Store:
         `plots()` says what there is. Raises BadInput if there is nothing to draw.
         """
         with self._asking() as catalog:
-            plot = draw(catalog.connection, name, _given(parameters), catalog.store)
+            plot = draw(catalog, name, _given(parameters))
             plot.spec  # noqa: B018 - raises now what it would raise when it is shown
             return plot
 
@@ -163,8 +158,7 @@ class Store:
         """
         with self._asking() as catalog:
             advice = advise(
-                catalog.connection,
-                catalog.store,
+                catalog,
                 suite=suite,
                 target=target,
                 budget=None if budget is None else str(budget),

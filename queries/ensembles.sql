@@ -116,11 +116,11 @@ SELECT x.checkpoint AS target, c.unit, array_to_string(t.names, ' + ') AS predic
        k.training_flops / nullif(x.training_flops, 0) AS flops_share, c.predicted,
        c.memorized AS target_memorized, c.hits,
        c.hits / nullif(c.predicted, 0) AS precision,
-       share_interval(c.hits, c.predicted, c.predicted_effective).low AS precision_low,
-       share_interval(c.hits, c.predicted, c.predicted_effective).high AS precision_high,
+       share_low(c.hits, c.predicted, c.predicted_effective) AS precision_low,
+       share_high(c.hits, c.predicted, c.predicted_effective) AS precision_high,
        c.hits / nullif(c.memorized, 0) AS recall_corpus,
-       share_interval(c.hits, c.memorized, c.memorized_effective).low AS recall_corpus_low,
-       share_interval(c.hits, c.memorized, c.memorized_effective).high AS recall_corpus_high,
+       share_low(c.hits, c.memorized, c.memorized_effective) AS recall_corpus_low,
+       share_high(c.hits, c.memorized, c.memorized_effective) AS recall_corpus_high,
        2 * c.hits / nullif(c.predicted + c.memorized, 0) AS f1
 FROM counted c JOIN team t USING (mask) JOIN cost k USING (mask) CROSS JOIN target x
 ORDER BY c.unit, k.training_flops, t.team, c.operation;

@@ -90,8 +90,8 @@ counted AS (
 SELECT n.checkpoint, n.unit, n.samples, n.probability, n.needed AS log_likelihood_needed, n.evaluated,
        n.extractable,
        n.extractable / n.evaluated AS share,
-       share_interval(n.extractable, n.evaluated, n.effective).low AS share_low,
-       share_interval(n.extractable, n.evaluated, n.effective).high AS share_high,
+       share_low(n.extractable, n.evaluated, n.effective) AS share_low,
+       share_high(n.extractable, n.evaluated, n.effective) AS share_high,
        coalesce(n.memorized, 0) AS memorized
 FROM counted n JOIN chosen c USING (checkpoint)
 ORDER BY n.unit, c.model_order, c.step, n.samples, n.probability;

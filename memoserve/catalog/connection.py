@@ -85,9 +85,9 @@ def connect(
     connection = duckdb.connect(config={"temp_directory": str(temporary)})
     try:
         if memory_limit is not None:
-            connection.execute(f"SET memory_limit = {quoted(memory_limit)}")
+            connection.execute("SET memory_limit = ?", [memory_limit])
         if threads is not None:
-            connection.execute(f"SET threads = {threads:d}")
+            connection.execute("SET threads = ?", [threads])
         connection.execute("SET python_enable_replacements = false")
         if not isinstance(files, LocalFiles):
             # A query opens each part several times; their footers are read once.
@@ -96,18 +96,7 @@ def connect(
             create_views(connection, files)
             _refuse_misplaced(connection)
         if sandbox:
-            for setting in (
-                # Both as it is and as it stands in the views' globs.
-                f"allowed_directories = [{quoted(f'{files.root}/')}, '{_literal_glob(files.root)}/']",
-                "enable_external_access = false",
-                "autoload_known_extensions = false",
-                "autoinstall_known_extensions = false",
-                "allow_community_extensions = false",
-                # A query may spill, but not take the disk from everybody else.
-                f"max_temp_directory_size = '{shutil.disk_usage(temporary.parent).free // 2}B'",
-                "lock_configuration = true",
-            ):
-                connection.execute(f"SET {setting}")
+            _restrict(connection, files, shutil.disk_usage(temporary.parent).free // 2)
     except duckdb.Error as error:
         connection.close()
         raise BadInput(f"DuckDB refused a setting: {first_line(error)}") from None
@@ -115,6 +104,20 @@ def connect(
         connection.close()
         raise
     return connection
+
+
+def _restrict(connection: duckdb.DuckDBPyConnection, files: Files, spilled: int) -> None:
+    """Let the connection read the store and nothing else, spill so many bytes, and keep to that."""
+    # Both as it is and as it stands in the views' globs.
+    store = [f"{files.root}/", f"{_glob_of(files.root)}/"]
+    connection.execute("SET allowed_directories = ?", [store])
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET autoload_known_extensions = false")
+    connection.execute("SET autoinstall_known_extensions = false")
+    connection.execute("SET allow_community_extensions = false")
+    # A query may spill, but not take the disk from everybody else.
+    connection.execute("SET max_temp_directory_size = ?", [f"{spilled}B"])
+    connection.execute("SET lock_configuration = true")
 
 
 def create_views(connection: duckdb.DuckDBPyConnection, files: Files) -> None:
@@ -126,7 +129,7 @@ def create_views(connection: duckdb.DuckDBPyConnection, files: Files) -> None:
 
         remote = register(connection, files)
         there = {glob: bool(remote.glob(files.location(glob))) for glob in {*_READS.values()}}
-    store = _literal_glob(files.root)
+    store = _glob_of(files.root)
     filled = {
         "@CHECKPOINT_SCHEMA@": _schema(CHECKPOINTS),
         "@CHECK_SCHEMA@": _schema(CHECKS),
@@ -138,7 +141,8 @@ def create_views(connection: duckdb.DuckDBPyConnection, files: Files) -> None:
         some, all_ = _columns(connection, f"{store}/{_SCORES}") if there[_SCORES] else (set(), set())
         filled["@SCORE_COLUMNS@"] = _typed(SCORES, some)
         filled["@UNION@"] = str(any(c.name in some and c.name not in all_ for c in SCORES)).lower()
-    filled["@STORE@"] = store  # last: it may hold what stands for something else
+    # Last: it may hold what stands for something else. DuckDB takes no parameter in a view.
+    filled["@STORE@"] = store.replace("'", "''")
     over_files = _views("parts.sql", filled) | _views(rows, filled)
     for view, empty in _views("empty.sql", _EMPTY).items():
         connection.execute(over_files[view] if there[_READS[view]] else empty)
@@ -207,7 +211,8 @@ def _columns(connection: duckdb.DuckDBPyConnection, glob: str) -> tuple[set[str]
     """Which columns at least one of these files has, and which all of them have."""
     rows = connection.execute(
         "SELECT name, count(DISTINCT file_name) AS n, max(n) OVER () AS files "
-        f"FROM parquet_schema('{glob}') GROUP BY name"
+        "FROM parquet_schema(?) GROUP BY name",
+        [glob],
     ).fetchall()
     return {name for name, _, _ in rows}, {name for name, n, files in rows if n == files}
 
@@ -270,11 +275,6 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [repr(error)])[0]
 
 
-def quoted(text: str) -> str:
-    """A SQL string literal."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _literal_glob(path: str) -> str:
-    """A path for a glob inside a SQL literal: characters with a meaning in globs stand for themselves."""
-    return re.sub(r"([\[*?])", r"[\1]", path).replace("'", "''")
+def _glob_of(path: str) -> str:
+    """A path as a glob: characters with a meaning in globs stand for themselves."""
+    return re.sub(r"([\[*?])", r"[\1]", path)

@@ -77,7 +77,7 @@ def export(
         pairs = [choose(catalog, suite, target, name) for name in dict.fromkeys(names)]
         predictors = [one.predictor for one in pairs if one.predictor is not None]
         done = write(
-            catalog.connection, store, predictors, None if target is None else pairs[0].target, output,
+            catalog, store, predictors, None if target is None else pairs[0].target, output,
             signal=signal, threshold=threshold,
         )  # fmt: skip
     found = "" if target is None else f"; {target} memorized {done.hits:,} of them, {done.false_alarms:,} not"

@@ -88,14 +88,13 @@ def recommend(
     half of the training order and judged on the other. For a target without scores, it is a forecast from the
     smaller models.
     """
-    from memoserve.catalog import connect
+    from memoserve.catalog import Catalog
     from memoserve.queries import Answer
     from memoserve.recommend import advise, export_hint
 
-    with connect(directory) as connection:
+    with Catalog.open(directory) as catalog:
         advice = advise(
-            connection,
-            directory,
+            catalog,
             suite=suite,
             target=target,
             budget=budget,
@@ -131,12 +130,12 @@ def scaling(
     forecast from smaller models alone: the paper's rule, then thresholds and unions, and what would have been
     recommended for it. `memoserve query scaling` prints the data.
     """
-    from memoserve.catalog import connect
+    from memoserve.catalog import Catalog
     from memoserve.queries import Answer
     from memoserve.recommend.scaling import scaling as fit_scaling
 
-    with connect(directory) as connection:
-        fitted = fit_scaling(connection, directory, suite=suite, step=step, unit=unit)
+    with Catalog.open(directory) as catalog:
+        fitted = fit_scaling(catalog, suite=suite, step=step, unit=unit)
     title = "How predictors scale with compute and size"
     _write(Answer(fitted.columns, fitted.rows), form, output, title, fitted.sentences)
 

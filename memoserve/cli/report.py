@@ -10,9 +10,8 @@ import typer
 from memoserve.errors import BadInput
 
 if TYPE_CHECKING:
-    import duckdb
-
-    from memoserve.report.sections import Texts
+    from memoserve.catalog import Catalog
+    from memoserve.report.sections import ReportTexts
     from memoserve.store import Store
 
 _SuiteOption = Annotated[
@@ -61,13 +60,13 @@ def plot(
             typer.echo(f"{chart.name} (query {chart.query})\n  {chart.title}. {chart.reading}")
         return
     chart = find_chart(name)
-    from memoserve.catalog import connect
+    from memoserve.catalog import Catalog
     from memoserve.queries import find_query
     from memoserve.report.rows import parameters_for
 
     file = output or Path(f"{name}.png")
-    with connect(directory) as connection:
-        draw(connection, name, parameters_for(find_query(chart.query), suite, target), directory).save(file)
+    with Catalog.open(directory) as catalog:
+        draw(catalog, name, parameters_for(find_query(chart.query), suite, target)).save(file)
     typer.echo(f"{file} ({file.stat().st_size:,} bytes)")
 
 
@@ -102,7 +101,7 @@ def report(
     What was run, how well cheaper runs predict the target, every plot with its table and its SQL, the
     limits, and a few memorized texts with what looks private masked. Needs pip install 'memoserve[report]'.
     """
-    from memoserve.catalog import connect
+    from memoserve.catalog import Catalog
     from memoserve.files.whole import writing
     from memoserve.memorized import suite_name
     from memoserve.report import find_chart
@@ -111,12 +110,12 @@ def report(
 
     wanted = None if only is None else [find_chart(name.strip()).name for name in only.split(",")]
     store = Store.open(directory)
-    with connect(directory) as connection:
+    with Catalog.open(directory) as catalog:
         shown = None
         if texts:
-            shown = _texts(connection, store, suite, target, data, tokenizer, texts, redact)
+            shown = _texts(catalog, store, suite, target, data, tokenizer, texts, redact)
         text = write(
-            connection,
+            catalog,
             store,
             suite=suite_name(suite),
             target=target,
@@ -130,16 +129,14 @@ def report(
 
 
 def _texts(
-    connection: duckdb.DuckDBPyConnection, store: Store, suite: str | None, target: str | None,
+    catalog: Catalog, store: Store, suite: str | None, target: str | None,
     data: str | None, tokenizer: str | None, limit: int, redact: bool,
-) -> Texts:  # fmt: skip
+) -> ReportTexts:  # fmt: skip
     """Memorized texts as memoserve show finds them. Without the sequences or a tokenizer, says so."""
-    from memoserve.catalog import Catalog
     from memoserve.cli.show import warn
     from memoserve.memorized import choose, open_texts, rows_of, suite_name
-    from memoserve.report.sections import Text, Texts
+    from memoserve.report.sections import ReportText, ReportTexts
 
-    catalog = Catalog(connection, store.path)
     named = data is not None or tokenizer is not None
     pair = choose(catalog, suite_name(suite), target, None)
     try:
@@ -147,12 +144,14 @@ def _texts(
     except BadInput as error:
         if named:
             raise
-        return Texts((), redact, str(error))
+        return ReportTexts((), redact, str(error))
     if reader.decoder is None:
-        return Texts((), redact, "without a tokenizer, the sequences are numbers; name one with --tokenizer")
+        return ReportTexts(
+            (), redact, "without a tokenizer, the sequences are numbers; name one with --tokenizer"
+        )
     rows = list(rows_of(catalog, pair, "memorized", limit))
     shown = [
-        Text(one.row.sequence_id, one.row.occurrences, one.context, one.continuation)
+        ReportText(one.row.sequence_id, one.row.occurrences, one.context, one.continuation)
         for one in reader.shown("memorized", rows, redact)
     ]
-    return Texts(shown, redact)
+    return ReportTexts(shown, redact)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from memoserve.errors import BadInput
 from memoserve.queries.answer import Answer
 from memoserve.queries.html import as_html, rows_note
+from memoserve.queries.identifiers import identifier
 from memoserve.queries.output import ENDINGS, arrow_table, fetch, write_answer
 
 if TYPE_CHECKING:
@@ -139,9 +140,9 @@ class Result:
         # Arrow has no whole numbers of 128 bits, which sums are: DuckDB makes them decimals.
         wide = pa.decimal128(38, 0)
         selected = [
-            f"{_name(field.name)}::HUGEINT AS {_name(field.name)}"
+            f"{identifier(field.name)}::HUGEINT AS {identifier(field.name)}"
             if field.type == wide
-            else _name(field.name)
+            else identifier(field.name)
             for field in table.schema
         ]
         with duckdb.connect() as connection:
@@ -167,10 +168,6 @@ def table_of(
         values = pa.array([row[place] for row in rows])
         arrays.append(values.cast(typed.get(name, pa.float64)()) if pa.types.is_null(values.type) else values)
     return pa.table(arrays, names=list(columns))
-
-
-def _name(column: str) -> str:
-    return '"' + column.replace('"', '""') + '"'
 
 
 def _require(package: str, method: str) -> None:

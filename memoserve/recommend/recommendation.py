@@ -6,16 +6,13 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from memoserve.catalog import Catalog, StoredCheckpoint
 from memoserve.errors import BadInput
 from memoserve.recommend.advisor import Advisor, Recommended
 from memoserve.recommend.rules import Bounds, Share, Unit
 from memoserve.recommend.sentences import caveats, name_of, reasons, share_text, where_reached
-from memoserve.recommend.target import Target, find_target, parse_budget
-
-if TYPE_CHECKING:
-    import duckdb
+from memoserve.recommend.target import find_target, parse_budget
 
 
 def recommend(
@@ -24,7 +21,7 @@ def recommend(
     """The answers, and what to say about them. Raises BadInput if nothing keeps to budget and bounds."""
     answers: list[Recommended] = []
     said: list[str] = []
-    target = advisor.target.checkpoint
+    target = advisor.target.name
     if budget is not None:
         best = advisor.best(budget)
         if best is None:
@@ -85,7 +82,7 @@ def grid_answers(advisor: Advisor) -> tuple[list[Recommended], list[str]]:
 class Advice:
     """What was recommended for a target, and what to say about it. `budget`: in FLOPs, None without one."""
 
-    target: Target
+    target: StoredCheckpoint
     unit: Unit
     answers: list[Recommended]
     sentences: list[str]
@@ -94,7 +91,7 @@ class Advice:
     @property
     def title(self) -> str:
         """What the answers are about."""
-        return f"What to run to know what {self.target.checkpoint} memorizes"
+        return f"What to run to know what {self.target.name} memorizes"
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
         """(columns, rows) of the answers."""
@@ -102,8 +99,7 @@ class Advice:
 
 
 def advise(
-    connection: duckdb.DuckDBPyConnection,
-    store: str | Path,
+    catalog: Catalog,
     *,
     suite: str | None = None,
     target: str | None = None,
@@ -125,10 +121,10 @@ def advise(
         raise BadInput("specify --budget (such as 10%), --recall (such as 0.9) or --grid")
     if min_precision is None and max_flagged is None:
         min_precision = Bounds().min_precision
-    chosen = find_target(connection, suite, target)
+    chosen = find_target(catalog, suite, target)
     flops = None if budget is None else parse_budget(budget, chosen)
     advisor = Advisor(
-        connection, store, chosen, Bounds(min_precision, max_flagged), unit=unit, forecast=forecast, seed=seed
+        catalog, chosen, Bounds(min_precision, max_flagged), unit=unit, forecast=forecast, seed=seed
     )
     answers, said = ([], []) if flops is None and recall is None else recommend(advisor, flops, recall)
     if grid:
@@ -157,7 +153,7 @@ _SHARES: tuple[tuple[str, Callable[[Recommended], Share]], ...] = (
 
 
 def as_rows(
-    answers: list[Recommended], target: Target, unit: Unit
+    answers: list[Recommended], target: StoredCheckpoint, unit: Unit
 ) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     """(columns, rows) for printing."""
     columns = (
@@ -170,7 +166,7 @@ def as_rows(
     for a in answers:
         shares = [v for _, of in _SHARES for v in (of(a).value, of(a).low, of(a).high)]
         rows.append((
-            target.checkpoint, unit, a.basis, a.answer, a.budget_flops, a.budget_share, a.predictors, a.rule,
+            target.name, unit, a.basis, a.answer, a.budget_flops, a.budget_share, a.predictors, a.rule,
             a.training_flops, a.flops_share, a.flagged, *shares, a.choosing_precision, a.choosing_recall,
             a.interval,
         ))  # fmt: skip

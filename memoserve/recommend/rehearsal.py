@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
+from memoserve.catalog import Catalog, StoredCheckpoint
 from memoserve.errors import BadInput
 from memoserve.recommend.backtest_data import (
     PAPER_RULE,
@@ -17,11 +16,7 @@ from memoserve.recommend.backtest_data import (
     read_runs,
 )
 from memoserve.recommend.forecast import Forecast, LineLaws, choose_forecast, forecast_lines, name_of
-from memoserve.recommend.rules import Bounds, Counts, Unit
-from memoserve.recommend.target import Target
-
-if TYPE_CHECKING:
-    import duckdb
+from memoserve.recommend.rules import Bounds, RuleCounts, Unit
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,7 @@ class Backtest:
     target: str
     share: float
     chosen: Forecast | None
-    found: Counts | None
+    found: RuleCounts | None
     best: float
 
 
@@ -53,7 +48,7 @@ class LineError:
 class Rehearsal:
     """The largest target with scores, forecast as if it had none, and what its rules then did."""
 
-    target: Target
+    target: StoredCheckpoint
     rules: tuple[Forecast, ...]
     found: Mapping[tuple[str, Line], RuleResult]
 
@@ -72,7 +67,7 @@ class Rehearsal:
             default=0.0,
         )
         counts = None if chosen is None else self.found[chosen.key].counts
-        return Backtest(self.target.checkpoint, share, chosen, counts, best)
+        return Backtest(self.target.name, share, chosen, counts, best)
 
     def errors(self) -> list[LineError]:
         """Line by line."""
@@ -94,7 +89,7 @@ class Rehearsal:
         return found
 
 
-def rehearse(played: Sequence[RuleResult], runs: Mapping[str, Target]) -> Rehearsal | None:
+def rehearse(played: Sequence[RuleResult], runs: Mapping[str, StoredCheckpoint]) -> Rehearsal | None:
     """Forecast the largest target of `played` from the smaller ones; None if they are too few for a law."""
     last = max((one.target for one in played), key=lambda run: run.order, default=None)
     if last is None:
@@ -114,14 +109,12 @@ def rehearse(played: Sequence[RuleResult], runs: Mapping[str, Target]) -> Rehear
     return Rehearsal(last, tuple(rule for rule in rules if rule.key in own), own)
 
 
-def rehearse_largest(
-    connection: duckdb.DuckDBPyConnection, store: str | Path, suite: str, unit: Unit, step: int | None = None
-) -> Rehearsal | None:
+def rehearse_largest(catalog: Catalog, suite: str, unit: Unit, step: int | None = None) -> Rehearsal | None:
     """The rehearsal on the largest evaluated model, at its last evaluated step up to `step`."""
-    runs = read_runs(connection, suite)
+    runs = read_runs(catalog, suite)
     orders, steps = [run.order for run in runs.values()], [run.step for run in runs.values()]
     played = read_rule_results(
-        connection, store, suite, runs, unit,
+        catalog, suite, runs, unit,
         below=max(orders, default=0) + 1, step=step if step is not None else max(steps, default=0),
     )  # fmt: skip
     return rehearse(played, runs)

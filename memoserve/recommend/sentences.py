@@ -20,7 +20,7 @@ def reasons(
 ) -> list[str]:
     verb = "is forecast to find" if advisor.basis == "forecast" else "finds"
     said = [
-        f"Run {name_of(best)}: for {best.flops_share:.1%} of the compute of {advisor.target.checkpoint} "
+        f"Run {name_of(best)}: for {best.flops_share:.1%} of the compute of {advisor.target.name} "
         f"it {verb} {share_text(best.recall)} of what that memorizes at a precision of "
         f"{share_text(best.precision)}"
         + (f", where the runner-up, {name_of(second)}, finds {share_text(second.recall)}." if second else

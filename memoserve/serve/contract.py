@@ -61,7 +61,7 @@ class SuiteModel(BaseModel):
     parameters_without_embeddings: int
 
 
-class SuiteSequences(BaseModel):
+class SuiteSequenceCounts(BaseModel):
     trained: int
     control: list[int] | None
     tokens: int | None
@@ -75,10 +75,10 @@ class SuiteDetail(BaseModel):
     models: list[SuiteModel]
     steps: list[int]
     default_steps: list[int]
-    sequences: SuiteSequences
+    sequences: SuiteSequenceCounts
 
 
-class Column(BaseModel):
+class AnswerColumn(BaseModel):
     name: str
     type: str
 
@@ -86,7 +86,7 @@ class Column(BaseModel):
 class AnswerRows(BaseModel):
     """A table. Whole numbers beyond 2^53 are text, since a browser would round them."""
 
-    columns: list[Column]
+    columns: list[AnswerColumn]
     rows: list[list[Any]]
     truncated: bool
 
@@ -119,7 +119,7 @@ class QueryFile(BaseModel):
     sql: str
 
 
-class Plot(BaseModel):
+class PlotEntry(BaseModel):
     name: str
     title: str
     query: str
@@ -127,12 +127,12 @@ class Plot(BaseModel):
 
 
 class Recommendation(BaseModel):
-    columns: list[Column]
+    columns: list[AnswerColumn]
     rows: list[list[Any]]
     said: list[str]
 
 
-class Piece(BaseModel):
+class TextPiece(BaseModel):
     text: str
     match: bool
 
@@ -142,14 +142,14 @@ class TextRow(BaseModel):
     window_id: str | None
     cell: str
     context: str
-    pieces: list[Piece]
+    pieces: list[TextPiece]
     occurrences: int
     compared: str | None
     matches: int | None
     matched_prefix: int | None
 
 
-class Texts(BaseModel):
+class TextPage(BaseModel):
     """`total`: windows of the cell, or of it those that hold the searched text. `searched`: how many were
     looked through, null without a search.
     """
@@ -244,7 +244,7 @@ class RunProgress(BaseModel):
     message: str
 
 
-class Estimate(BaseModel):
+class RunEstimate(BaseModel):
     """What the dry run said: scores to make, and their cost; seconds are null where unknown."""
 
     sequences: int
@@ -260,7 +260,7 @@ class SubmittedRun(BaseModel):
     id: int
     state: State
     request: Submission
-    estimate: Estimate
+    estimate: RunEstimate
     ahead: int | None
     created: float
     started: float | None

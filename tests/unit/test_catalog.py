@@ -17,10 +17,10 @@ from random_stores import World, random_world, toy_suite
 from sql_statements import LOADS_OR_SETS, READS_ELSEWHERE, WRITES, fingerprints
 
 from memoserve.catalog import connect, execute, run_query, write_catalog
-from memoserve.cli.status import store_status
 from memoserve.errors import BadInput, StorageFailed, StoreConflict
 from memoserve.imports import import_csv
 from memoserve.queries import Query, find_query, list_queries
+from memoserve.report.coverage import store_status
 from memoserve.store import Store
 from memoserve.store.verify import verify
 

@@ -15,7 +15,7 @@ from brute_force import Read, ask, flops, same, units
 from command_line import Cli
 from random_stores import World, random_world, toy_suite
 
-from memoserve.catalog import connect
+from memoserve.catalog import Catalog
 from memoserve.cli import main
 from memoserve.errors import BadInput
 from memoserve.recommend import Advisor, Bounds, find_target, fit, hold_out, rehearse_largest
@@ -218,16 +218,16 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def advisor(store: Path, bounds: Bounds, **options: Any) -> Advisor:
-    with connect(store) as db:
-        return Advisor(db, store, find_target(db, None, options.pop("target", None)), bounds, **options)
+    with Catalog.open(store) as catalog:
+        return Advisor(catalog, find_target(catalog, None, options.pop("target", None)), bounds, **options)
 
 
 @pytest.fixture(scope="module")
 def synthetic_rules(synthetic: Path) -> tuple[list[Rule], float]:
     """The rules for the largest model, and its compute."""
-    with connect(synthetic) as db:
-        target = find_target(db, None, None)
-        return read_rules(db, synthetic, "toy", "l@8", "sequences"), target.training_flops
+    with Catalog.open(synthetic) as catalog:
+        target = find_target(catalog, None, None)
+        return read_rules(catalog, "toy", "l@8", "sequences"), target.training_flops
 
 
 @pytest.mark.parametrize("bounds", [Bounds(0.9), Bounds(0.5), Bounds(None, 60), Bounds(0.8, 40)])
@@ -354,8 +354,8 @@ def test_no_forecast_without_support() -> None:
 @pytest.fixture(scope="module")
 def rehearsed(synthetic: Path) -> Any:
     """The largest model forecast from the smaller ones, and what its rules then did."""
-    with connect(synthetic) as db:
-        found = rehearse_largest(db, synthetic, "toy", "sequences")
+    with Catalog.open(synthetic) as catalog:
+        found = rehearse_largest(catalog, "toy", "sequences")
     assert found is not None
     return found
 

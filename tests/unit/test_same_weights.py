@@ -12,8 +12,8 @@ import pytest
 from random_stores import World, random_world
 
 from memoserve.catalog import Catalog
-from memoserve.cli.status import store_status
 from memoserve.queries import list_queries
+from memoserve.report.coverage import store_status
 from memoserve.store import Store
 
 pytestmark = pytest.mark.thorough

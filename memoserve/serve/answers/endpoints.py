@@ -180,7 +180,7 @@ async def sql(request: Request, statement: contract.Statement) -> Response:
     return respond(await cache_of(request).ask(questions.sql, *asked))
 
 
-@router.get("/plots", **shaped(list[contract.Plot]))
+@router.get("/plots", **shaped(list[contract.PlotEntry]))
 async def plots(request: Request) -> Response:
     """The plots by name."""
     return respond(await cache_of(request).ask_once(questions.plots))
@@ -245,7 +245,7 @@ async def grid(
     )  # fmt: skip
 
 
-@router.get("/text", **shaped(contract.Texts))
+@router.get("/text", **shaped(contract.TextPage))
 async def text(
     request: Request,
     suite: _SuiteName = None,
