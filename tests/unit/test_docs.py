@@ -51,6 +51,14 @@ def test_paths_and_modules_that_a_page_names_exist(page: Path) -> None:
     assert [name for name in sorted(modules) if not exists(name)] == []
 
 
+def test_the_floors_are_those_of_the_package() -> None:
+    (diagram,) = re.findall(r"## Floors\n.*?```\n(.*?)```", PAGES[0].read_text(), re.DOTALL)
+    rows = (re.split(r"\s{3,}", line)[0] for line in diagram.splitlines() if not line.startswith("-"))
+    named = [name for row in rows for name in re.split(r"\W+", row) if name]
+    there = {file.stem for file in (ROOT / "memoserve").iterdir() if file.suffix in ("", ".py")}
+    assert sorted(named) == sorted(name for name in there if not name.startswith("__"))
+
+
 @pytest.mark.parametrize("page", LINKING, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for link in LINK.findall(FENCED.sub("", page.read_text())):
