@@ -191,7 +191,7 @@ class Store:
 
         `cell`: memorized by the target; by both ("hit"), by the target alone ("miss"), by the predictor alone
         ("false-alarm"); "emergent": by the target though every smaller model scores less than `below`, of 32.
-        `search`: only windows with this text. `redact`: mask what looks private (it goes by shapes, and
+        `search`: only windows with this text. `redact`: mask what looks private (it finds patterns, and
         misses names). `suite` is a name or file; `data` and `tokenizer`: where the suite doesn't say.
         mismatches: tokens of the continuation, from 0 on, that `compared` did not generate.
         """

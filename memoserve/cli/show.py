@@ -67,7 +67,7 @@ def show(
 
     Each window once, with the number of its occurrences, in order of training. Tokens that the predictor
     (or, of a false alarm, the target) did not generate are marked: [-so-], on a terminal in colour.
-    Characters that a terminal would obey are escaped. --redact goes by shapes: it misses what has none,
+    Characters that a terminal would obey are escaped. --redact finds patterns, and misses free-form text
     such as names.
     """
     from memoserve.catalog import Catalog

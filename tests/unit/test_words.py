@@ -42,7 +42,24 @@ WORDS = {
     r"new data and old": "both new and earlier data",
     r"warns of most": "predicts the most",
     r"has no shape": "free-form identifiers",
+    r"by shapes": "finds patterns",
 }
+
+# These too, where the documentation is concerned.
+IN_DOCUMENTATION = {
+    r"should the line be|draw the line": "which threshold is best",
+    r"smaller model plays": "takes the target's role",
+    r"what no smaller model warned of": "not predicted by any smaller model",
+    r"(refused|refuse|said|told) in (plain )?words": "with a message",
+    r"loads? without a word|read without a word": "without an error",
+    r"speaks against": "contradicts",
+    r"on no memory": "without allocating it",
+    r"second way": "Transformers' forward",
+    r"seen to survive": "still matched",
+    r"is remembered": "is cached, is kept",
+    r"the ladder\.\*\*": "early exit in stages",
+}
+DOCUMENTATION = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def literals(file: Path) -> Iterator[str]:
@@ -69,7 +86,7 @@ def read_by_people() -> Iterator[tuple[str, str]]:
     for file in sorted((ROOT / "memoserve").rglob("*.py")):
         yield str(file.relative_to(ROOT)), "\n".join(literals(file))
     pages = [*(ROOT / "memoserve" / "serve" / "static").rglob("*.js"), *ROOT.glob("memoserve/**/*.html")]
-    for file in [*pages, *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]:
+    for file in [*pages, *DOCUMENTATION]:
         if "vendor" not in file.parts:
             yield str(file.relative_to(ROOT)), file.read_text()
 
@@ -78,4 +95,12 @@ def read_by_people() -> Iterator[tuple[str, str]]:
 def test_nobody_reads(word: str, instead: str) -> None:
     pattern = re.compile(word.replace(" ", r"\s+"), re.IGNORECASE)
     found = [f"{where}: {match[0]}" for where, text in read_by_people() if (match := pattern.search(text))]
+    assert not found, f"say {instead!r}"
+
+
+@pytest.mark.parametrize(("word", "instead"), IN_DOCUMENTATION.items())
+def test_nobody_reads_in_the_documentation(word: str, instead: str) -> None:
+    pattern = re.compile(word.replace(" ", r"\s+"), re.IGNORECASE)
+    texts = ((file.name, file.read_text()) for file in DOCUMENTATION)
+    found = [f"{name}: {match[0]}" for name, text in texts if (match := pattern.search(text))]
     assert not found, f"say {instead!r}"

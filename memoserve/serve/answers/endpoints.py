@@ -253,7 +253,7 @@ async def text(
     target: _CheckpointName = None,
     cell: questions.Cell = "memorized",
     search: Annotated[str | None, Query(min_length=1, max_length=1000, examples=["def "])] = None,
-    redact: Annotated[bool, Query(description="Mask what looks private. It goes by shapes.")] = True,
+    redact: Annotated[bool, Query(description="Mask what looks private. It misses names.")] = True,
     limit: Annotated[int, Query(ge=1, le=500)] = 20,
     offset: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
 ) -> Response:
