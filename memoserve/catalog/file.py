@@ -44,7 +44,7 @@ def write_catalog(store: str | Path, output: str | Path | None = None, *, embed:
     with writing(output) as temporary, explained(files.root):
         # A killed process of the same number may have left one.
         temporary.unlink(missing_ok=True)
-        with duckdb.connect(str(temporary), config=_STORAGE) as connection:
+        with duckdb.connect(str(temporary), config={**_STORAGE}) as connection:
             create_views(connection, files)
             if embed:
                 _to_table(connection, "score_parts", "suite", "model", "step", "sequence_id")

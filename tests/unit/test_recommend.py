@@ -497,6 +497,17 @@ def test_what_cannot_be_recommended(
     assert says in capsys.readouterr().err
 
 
+def test_a_target_that_cant_be_read_is_not_left_out(synthetic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forecast from fewer targets than there are would be another forecast."""
+
+    def damaged(*_: object, **__: object) -> list[Rule]:
+        raise BadInput("part-0-9.parquet is damaged")
+
+    monkeypatch.setattr("memoserve.recommend.backtest_data.read_rules", damaged)
+    with Catalog.open(synthetic) as catalog, pytest.raises(BadInput, match="damaged"):
+        rehearse_largest(catalog, "toy", "sequences")
+
+
 def test_without_scipy_it_says_what_to_install(synthetic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "scipy", None)
     with pytest.raises(BadInput, match=r"pip install 'memoserve\[forecast\]'"):

@@ -97,8 +97,7 @@ def made_up(node: ast.AST) -> str | None:
     """What is put together at run time, with the text that it is put together from."""
     match node:
         case ast.JoinedStr():
-            text = " ".join(p.value for p in node.values if isinstance(p, ast.Constant))
-            return None if constant(node) else text
+            return None if constant(node) else text_of(node)
         case ast.BinOp(left=left, op=ast.Add() | ast.Mod(), right=right):
             return None if constant(node) else text_of(left) + text_of(right)
         case ast.AugAssign(op=ast.Add(), value=value):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -91,16 +92,21 @@ def read_by_people() -> Iterator[tuple[str, str]]:
             yield str(file.relative_to(ROOT)), file.read_text()
 
 
+@cache
+def texts() -> tuple[tuple[str, str], ...]:
+    return tuple(read_by_people())
+
+
 @pytest.mark.parametrize(("word", "instead"), WORDS.items())
 def test_nobody_reads(word: str, instead: str) -> None:
     pattern = re.compile(word.replace(" ", r"\s+"), re.IGNORECASE)
-    found = [f"{where}: {match[0]}" for where, text in read_by_people() if (match := pattern.search(text))]
+    found = [f"{where}: {match[0]}" for where, text in texts() if (match := pattern.search(text))]
     assert not found, f"say {instead!r}"
 
 
 @pytest.mark.parametrize(("word", "instead"), IN_DOCUMENTATION.items())
 def test_nobody_reads_in_the_documentation(word: str, instead: str) -> None:
     pattern = re.compile(word.replace(" ", r"\s+"), re.IGNORECASE)
-    texts = ((file.name, file.read_text()) for file in DOCUMENTATION)
-    found = [f"{name}: {match[0]}" for name, text in texts if (match := pattern.search(text))]
+    pages = ((file.name, file.read_text()) for file in DOCUMENTATION)
+    found = [f"{name}: {match[0]}" for name, text in pages if (match := pattern.search(text))]
     assert not found, f"say {instead!r}"
