@@ -1,4 +1,8 @@
-"""The command line. Exit codes: 0 done, 1 a defect of memoserve, 2 usage, and those of memoserve.errors."""
+"""The command line. Exit codes: 0 done, 1 a defect of memoserve, 2 usage, and those of memoserve.errors.
+
+A command's function is as long as its list of options, which Typer reads from the signature: what it does
+is a few lines of it, and options of several commands are in memoserve.cli.options.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from memoserve.cli.completion import mending_bash
 from memoserve.cli.doctor import doctor
 from memoserve.cli.export import export
 from memoserve.cli.imports import app as imports
@@ -81,7 +86,7 @@ _add(doctor)
 def main() -> None:
     """Run the command line, with errors in words instead of tracebacks."""
     try:
-        app()
+        mending_bash(app)
     except Exception as raised:
         if os.environ.get("MEMOSERVE_TRACEBACK"):
             raise

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from memoserve.cli.answer_options import FormatOption, OutputOption, chosen_format
+from memoserve.cli.options import StoreArgument
 from memoserve.cli.query_commands import QueryGroup
+from memoserve.run.options import Options
 
 app = typer.Typer(cls=QueryGroup)
 
@@ -38,9 +40,7 @@ def query(
 
 def sql(
     statement: Annotated[str, typer.Argument(help="Statements that read; the last one's answer is printed.")],
-    directory: Annotated[
-        str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
-    ] = "memoserve-out",
+    directory: StoreArgument = Options.out,
     form: FormatOption = None,
     output: OutputOption = None,
     memory: Annotated[
@@ -70,9 +70,7 @@ def sql(
 
 
 def catalog(
-    directory: Annotated[
-        str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
-    ] = "memoserve-out",
+    directory: StoreArgument = Options.out,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="The file. Default: DIR/catalog.duckdb.", show_default=False),

@@ -12,6 +12,12 @@ import typer
 from typer.core import TyperGroup
 
 from memoserve.cli.answer_options import FormatOption, MemoryOption, OutputOption, chosen_format
+from memoserve.cli.completion import (
+    stored_checkpoint_list,
+    stored_checkpoints,
+    stored_models,
+    stored_suites,
+)
 from memoserve.errors import BadInput
 from memoserve.terminal import without_markup
 
@@ -174,16 +180,25 @@ def _command(query: Query) -> Any:
 
 
 def _option(parameter: Parameter) -> Any:
-    choices = parameter.type.split("|") if "|" in parameter.type else []
-    completed: Callable[[], list[str]] | None = (lambda: choices) if choices else None
     option = typer.Option(
         f"--{parameter.name}",
         help=without_markup(parameter.meaning),
         metavar=parameter.type.upper(),
         show_default=parameter.default,
-        autocompletion=completed,
+        autocompletion=_completion(parameter),
     )
     return Annotated[str | None, option]
+
+
+def _completion(parameter: Parameter) -> Callable[..., list[str]] | None:
+    if "|" in parameter.type:
+        return lambda: parameter.type.split("|")
+    by_type = {
+        "checkpoint": stored_checkpoints,
+        "checkpoint names": stored_checkpoint_list,
+        "model": stored_models,
+    }
+    return stored_suites if parameter.name == "suite" else by_type.get(parameter.type)
 
 
 def _help(query: Query) -> str:
