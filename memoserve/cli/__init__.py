@@ -69,9 +69,21 @@ def _main(
 
 
 def _add(*functions: Callable[..., None]) -> None:
-    """As commands. What stands in brackets in their help, as memoserve[report], is no style."""
     for function in functions:
-        app.command(help=without_markup(inspect.getdoc(function) or ""))(function)
+        app.command()(function)
+
+
+def _explain(group: typer.Typer) -> None:
+    """Help of docstrings: its paragraphs are filled to the width of a terminal, and what stands in brackets,
+    as memoserve[report], is no style.
+    """
+    callback = group.registered_callback
+    for one in (*group.registered_commands, *([callback] if callback is not None else [])):
+        paragraphs = (inspect.getdoc(one.callback) or "").split("\n\n")
+        one.help = without_markup("\n\n".join(" ".join(each.split()) for each in paragraphs))
+    for each in group.registered_groups:
+        if each.typer_instance is not None:
+            _explain(each.typer_instance)
 
 
 _add(run, status, verify)
@@ -81,6 +93,7 @@ app.add_typer(imports, name="import")
 app.add_typer(suite, name="suite")
 app.add_typer(sequences, name="sequences")
 _add(doctor)
+_explain(app)
 
 
 def main() -> None:

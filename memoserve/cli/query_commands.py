@@ -18,7 +18,7 @@ from memoserve.cli.completion import (
     stored_models,
     stored_suites,
 )
-from memoserve.errors import BadInput
+from memoserve.errors import BadInput, did_you_mean
 from memoserve.terminal import without_markup
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _split(args: list[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
         else:
             following = next(rest, None)
             if following is None:
-                raise BadInput(f"{name} lacks its value")
+                raise BadInput(f"{name} lacks its value{did_you_mean(name, _FLAGS)}")
             options.append((name, following))
     return words, options
 

@@ -35,6 +35,8 @@ _PLANNING_SECONDS = 120.0
 _STOPPING_SECONDS = 2.0
 """For the streams to end by themselves, less than the server waits for answers when it is stopped."""
 _RETRY_MILLISECONDS = 1000
+_LOOK_SECONDS = 15.0
+"""A store that is gone does not change."""
 _LOG_BYTES = 256 << 10
 
 _Id = Annotated[int, Path(ge=1, le=2**53)]
@@ -206,7 +208,8 @@ async def _stream(
         if run.finished:
             yield ServerSentEvent(data, event="end", id=str(seen), sep="\n")
             return
-        await _either(watch.changed, stopping.wait)
+        with anyio.move_on_after(_LOOK_SECONDS):
+            await _either(watch.changed, stopping.wait)
 
 
 async def _either(*waits: Callable[[], Awaitable[None]]) -> None:
