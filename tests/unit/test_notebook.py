@@ -97,8 +97,8 @@ def test_an_interrupted_run_keeps_whole_parts_and_goes_on(tmp_path: Path) -> Non
         assert len(after) == 60
         assert {file: after[file] for file in before} == before
         counted = duckdb.sql(
-            "SELECT step, count(*), count(DISTINCT sequence_id) FROM "
-            f"read_parquet('{tmp_path}/out/scores/**/*.parquet', hive_partitioning = true) GROUP BY ALL ORDER BY 1"
+            "SELECT step, count(*), count(DISTINCT sequence_id) FROM read_parquet("
+            f"'{tmp_path}/out/scores/**/*.parquet', hive_partitioning = true) GROUP BY ALL ORDER BY 1"
         )
         assert counted.fetchall() == [(161, 3000, 3000), (1001, 3000, 3000)]
     finally:
