@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from memoserve.cli.options import StoreArgument
 from memoserve.run.options import Options
 from memoserve.terminal import escape_for_terminal
+
+if TYPE_CHECKING:
+    from memoserve.store import Store
 
 
 def status(
@@ -102,76 +105,82 @@ def store_status(directory: str) -> dict[str, Any]:
     from memoserve.catalog import Catalog, explained
     from memoserve.report.coverage import checks_by_suite
     from memoserve.store import Store
-    from memoserve.store.fingerprint import differences
-    from memoserve.store.parts import part_metadata
 
     store = Store.open(directory)
     with Catalog.open(directory) as catalog, explained(directory):
-        rows = catalog.rows(
-            """
-            SELECT c.suite, c.checkpoint, c.model, c.step, c.sequences_seen, c.evaluated,
-                   coalesce(m.memorized, 0), coalesce(m.control_memorized, 0)
-            FROM checkpoints c LEFT JOIN (
-                SELECT suite, model, step, count(*) FILTER (sequence_id < trained) AS memorized,
-                       count(*) FILTER (sequence_id >= trained) AS control_memorized
-                FROM memorized JOIN checkpoint_parts USING (suite, model, step) GROUP BY ALL
-            ) m USING (suite, model, step)
-            ORDER BY c.suite, c.model_order, c.step
-            """
-        )
-        twins = catalog.rows(
-            "SELECT suite, checkpoint, same_weights_as FROM checkpoints WHERE same_weights_as IS NOT NULL "
-            "ORDER BY suite, model_order, step"
-        )
+        rows = catalog.rows(_CHECKPOINTS)
         checks = checks_by_suite(catalog.connection)
-    same = {(suite, checkpoint): other for suite, checkpoint, other in twins}
     suites = []
     for suite in store.suites():
-        fingerprint = store.fingerprint(suite)
-        checkpoints = []
-        foreign = []
-        for _, checkpoint, model, step, seen, evaluated, memorized, control in (
-            r for r in rows if r[0] == suite
-        ):
-            if not evaluated:
-                continue
-            parts = store.parts(suite, model, step)
-            foreign += [
-                part.path
-                for part in parts
-                if differences(fingerprint, part_metadata(store.files, part).get("fingerprint") or {})
-            ]
-            checkpoints.append(
-                {
-                    "checkpoint": checkpoint,
-                    "parts": len(parts),
-                    "first": parts[0].first,
-                    "last": parts[-1].last,
-                    "evaluated": evaluated,
-                    "sequences_seen": seen,
-                    "memorized": memorized,
-                    "control_memorized": control,
-                }
-                # Scored before that was known; no query but counts uses it unless it is named.
-                | ({"same_weights_as": same[suite, checkpoint]} if (suite, checkpoint) in same else {})
-            )
+        its = [row[1:] for row in rows if row[0] == suite]
+        evaluated = [row for row in its if row[4]]
         suites.append(
             {
                 "suite": suite,
-                "fingerprint": fingerprint,
-                "checkpoints_in_suite": sum(row[0] == suite for row in rows),
-                "checkpoints": checkpoints,
-                "foreign_parts": foreign,
+                "fingerprint": store.fingerprint(suite),
+                "checkpoints_in_suite": len(its),
+                "checkpoints": [_checkpoint_status(store, suite, *row) for row in evaluated],
+                "foreign_parts": [path for row in evaluated for path in _foreign(store, suite, *row[1:3])],
                 "same_weights": [
-                    {"checkpoint": name, "same_weights_as": other}
-                    for its, name, other in twins
-                    if its == suite
+                    {"checkpoint": row[0], "same_weights_as": row[-1]} for row in its if row[-1] is not None
                 ],
                 "checks": checks[suite].counts,
                 "failed_checks": checks[suite].failed,
             }
         )
     return {"store": str(directory), "suites": suites}
+
+
+_CHECKPOINTS = """
+SELECT c.suite, c.checkpoint, c.model, c.step, c.sequences_seen, c.evaluated,
+       coalesce(m.memorized, 0), coalesce(m.control_memorized, 0), c.same_weights_as
+FROM checkpoints c LEFT JOIN (
+    SELECT suite, model, step, count(*) FILTER (sequence_id < trained) AS memorized,
+           count(*) FILTER (sequence_id >= trained) AS control_memorized
+    FROM memorized JOIN checkpoint_parts USING (suite, model, step) GROUP BY ALL
+) m USING (suite, model, step)
+ORDER BY c.suite, c.model_order, c.step
+"""
+
+
+def _checkpoint_status(
+    store: Store,
+    suite: str,
+    checkpoint: str,
+    model: str,
+    step: int,
+    seen: int,
+    evaluated: int,
+    memorized: int,
+    control: int,
+    twin: str | None,
+) -> dict[str, Any]:
+    parts = store.parts(suite, model, step)
+    found = {
+        "checkpoint": checkpoint,
+        "parts": len(parts),
+        "first": parts[0].first,
+        "last": parts[-1].last,
+        "evaluated": evaluated,
+        "sequences_seen": seen,
+        "memorized": memorized,
+        "control_memorized": control,
+    }
+    # Scored before that was known; no query but counts uses it unless it is named.
+    return found | ({} if twin is None else {"same_weights_as": twin})
+
+
+def _foreign(store: Store, suite: str, model: str, step: int) -> list[str]:
+    """The parts of a checkpoint that are of another run than the suite."""
+    from memoserve.store.fingerprint import differences
+    from memoserve.store.parts import part_metadata
+
+    fingerprint = store.fingerprint(suite)
+    return [
+        part.path
+        for part in store.parts(suite, model, step)
+        if differences(fingerprint, part_metadata(store.files, part).get("fingerprint") or {})
+    ]
 
 
 def _print(rows: list[dict[str, Any]], terminal: bool) -> None:
