@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Annotated
 
 import typer
+from typer.models import CommandInfo, TyperInfo
 
 from memoserve.cli.completion import mending_bash
 from memoserve.cli.doctor import doctor
@@ -78,7 +79,8 @@ def _explain(group: typer.Typer) -> None:
     as memoserve[report], is no style.
     """
     callback = group.registered_callback
-    for one in (*group.registered_commands, *([callback] if callback is not None else [])):
+    explained: list[CommandInfo | TyperInfo] = [*group.registered_commands, *([callback] if callback else [])]
+    for one in explained:
         paragraphs = (inspect.getdoc(one.callback) or "").split("\n\n")
         one.help = without_markup("\n\n".join(" ".join(each.split()) for each in paragraphs))
     for each in group.registered_groups:

@@ -193,7 +193,7 @@ def _option(parameter: Parameter) -> Any:
 def _completion(parameter: Parameter) -> Callable[..., list[str]] | None:
     if "|" in parameter.type:
         return lambda: parameter.type.split("|")
-    by_type = {
+    by_type: dict[str, Callable[..., list[str]]] = {
         "checkpoint": stored_checkpoints,
         "checkpoint names": stored_checkpoint_list,
         "model": stored_models,

@@ -161,16 +161,16 @@ def _write(answer: Answer, form: _Format | None, output: Path | None, title: str
     from memoserve.terminal import escape_lines_for_terminal
 
     sentences = "".join(f"{line}\n" for line in said)
-    form = chosen_format(form, output)
-    if form == "parquet":
+    chosen = chosen_format(form, output)
+    if chosen == "parquet":
         raise BadInput(f"--output {output}: this answer is no table of one type a column: take .csv or .json")
-    if form == "table" and output is None and sys.stdout.isatty():
+    if chosen == "table" and output is None and sys.stdout.isatty():
         print_table(answer, title)
         typer.echo(escape_lines_for_terminal(sentences), nl=False)
         return
-    text = {"table": plain, "csv": as_csv, "json": as_json, "markdown": as_markdown}[form](answer)
-    if form in ("table", "markdown"):
+    text = {"table": plain, "csv": as_csv, "json": as_json, "markdown": as_markdown}[chosen](answer)
+    if chosen in ("table", "markdown"):
         text = f"{text}\n" + (
-            sentences if form == "table" else sentences.replace("\n", "\n\n").rstrip() + "\n"
+            sentences if chosen == "table" else sentences.replace("\n", "\n\n").rstrip() + "\n"
         )
     write_text(text, output)
