@@ -25,7 +25,8 @@ _FormatOption = Annotated[
     typer.Option(
         "--format",
         "-f",
-        help="How to print the answer. Default: as the ending of --output says, else a table.",
+        help="table, csv, json or markdown. Default: as the ending of --output says, else a table.",
+        metavar="FORMAT",
         show_default=False,
     ),
 ]

@@ -133,7 +133,11 @@ def run(
     ] = Options.loglik,
     dtype: Annotated[
         Dtype,
-        typer.Option(help="auto: float32 on a CPU, the weights' own on a GPU.", rich_help_panel=_HOW),
+        typer.Option(
+            metavar="DTYPE",
+            help="float32, float16, bfloat16 or auto: float32 on a CPU, the weights' own on a GPU.",
+            rich_help_panel=_HOW,
+        ),
     ] = Options.dtype,
     context: Annotated[
         int, typer.Option(min=1, help="Tokens of context.", rich_help_panel=_HOW)

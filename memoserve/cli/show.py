@@ -41,8 +41,9 @@ def show(
         Literal["memorized", "hit", "miss", "false-alarm", "emergent"],
         typer.Option(
             "--cell",
-            help="Memorized by the target; by both (hit); by the target alone (miss); by the predictor alone "
-            "(false-alarm); by the target though every smaller model scores below --below (emergent).",
+            metavar="CELL",
+            help="memorized (by the target), hit (by both), miss (by the target alone), false-alarm (by the "
+            "predictor alone), emergent (by the target though every smaller model scores below --below).",
         ),
     ] = "memorized",
     below: Annotated[
