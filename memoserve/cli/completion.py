@@ -60,7 +60,7 @@ def selectors(context: typer.Context, incomplete: str) -> list[str]:
 
     before, last = incomplete[: incomplete.rfind(",") + 1], incomplete[incomplete.rfind(",") + 1 :]
     try:
-        suite = load_suite(context.params.get("suite") or "mini")
+        suite = load_suite(context.params.get("suite") or Options.suite)
     except MemoserveError:
         return []
     if "@" not in last:
@@ -92,7 +92,7 @@ def _checkpoints(context: typer.Context) -> Iterable[tuple[str, str]]:
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
-    """116k before 1.2m would need a suite; by step within a model is what helps."""
+    """By model, and by step within one."""
 
     def key(name: str) -> tuple[str, int]:
         model, _, step = name.partition("@")
