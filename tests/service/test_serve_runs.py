@@ -392,11 +392,11 @@ def test_a_stream_is_kept_alive_and_ends_with_its_reader(server: Server) -> None
             for line in answer.iter_lines():
                 lines.append(line)
                 if line.startswith(":"):  # so that no proxy takes it for dead
-                    break
+                    assert len(process.net_connections()) == before + 1
+                    break  # which hangs up
             assert {"retry: 1000", "event: progress", "id: 1"} <= set(lines)
             assert answer.headers["cache-control"] == "no-store"
             assert answer.headers["x-accel-buffering"] == "no"
-            assert len(process.net_connections()) == before + 1
         until(lambda: len(process.net_connections()) == before, 30)
         answer = httpx.head(url, timeout=60)
         assert answer.status_code == 405
