@@ -1,4 +1,8 @@
-"""The command line. Exit codes: 0 done, 1 a defect of memoserve, 2 usage, and those of memoserve.errors."""
+"""The command line. Exit codes: 0 done, 1 a defect of memoserve, 2 usage, and those of memoserve.errors.
+
+A command's function is as long as its list of options, which Typer reads from the signature: what it does
+is a few lines of it, and options of several commands are in memoserve.cli.options.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,9 @@ from contextlib import suppress
 from typing import Annotated
 
 import typer
+from typer.models import CommandInfo, TyperInfo
 
+from memoserve.cli.completion import mending_bash
 from memoserve.cli.doctor import doctor
 from memoserve.cli.export import export
 from memoserve.cli.imports import app as imports
@@ -64,9 +70,22 @@ def _main(
 
 
 def _add(*functions: Callable[..., None]) -> None:
-    """As commands. What stands in brackets in their help, as memoserve[report], is no style."""
     for function in functions:
-        app.command(help=without_markup(inspect.getdoc(function) or ""))(function)
+        app.command()(function)
+
+
+def _explain(group: typer.Typer) -> None:
+    """Help of docstrings: its paragraphs are filled to the width of a terminal, and what stands in brackets,
+    as memoserve[report], is no style.
+    """
+    callback = group.registered_callback
+    explained: list[CommandInfo | TyperInfo] = [*group.registered_commands, *([callback] if callback else [])]
+    for one in explained:
+        paragraphs = (inspect.getdoc(one.callback) or "").split("\n\n")
+        one.help = without_markup("\n\n".join(" ".join(each.split()) for each in paragraphs))
+    for each in group.registered_groups:
+        if each.typer_instance is not None:
+            _explain(each.typer_instance)
 
 
 _add(run, status, verify)
@@ -76,12 +95,13 @@ app.add_typer(imports, name="import")
 app.add_typer(suite, name="suite")
 app.add_typer(sequences, name="sequences")
 _add(doctor)
+_explain(app)
 
 
 def main() -> None:
     """Run the command line, with errors in words instead of tracebacks."""
     try:
-        app()
+        mending_bash(app)
     except Exception as raised:
         if os.environ.get("MEMOSERVE_TRACEBACK"):
             raise

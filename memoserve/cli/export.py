@@ -8,7 +8,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from memoserve.cli.completion import stored_checkpoints
+from memoserve.cli.options import StoreArgument, SuiteOption
 from memoserve.errors import BadInput
+from memoserve.run.options import Options
 from memoserve.terminal import escape_for_terminal
 
 
@@ -19,15 +22,14 @@ def export(
             "--predictor",
             help="The checkpoint that predicts; repeated, or 'a + b', for what any of them predicts.",
             show_default=False,
+            autocompletion=stored_checkpoints,
         ),
     ],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help="A .parquet, .csv or .txt (one id a line).", show_default=False),
     ],
-    directory: Annotated[
-        str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
-    ] = "memoserve-out",
+    directory: StoreArgument = Options.out,
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -46,11 +48,14 @@ def export(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option("--target", help="Say of each whether this one memorized it.", show_default=False),
+        typer.Option(
+            "--target",
+            help="Say of each whether this one memorized it.",
+            show_default=False,
+            autocompletion=stored_checkpoints,
+        ),
     ] = None,
-    suite: Annotated[
-        str | None, typer.Option("--suite", help="The suite, if the store has several.", show_default=False)
-    ] = None,
+    suite: SuiteOption = None,
 ) -> None:
     """Write the sequences that a checkpoint predicts to be memorized: what one takes out of the data.
 

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from memoserve.cli.completion import selectors, suites
 from memoserve.errors import BadInput
+from memoserve.run.options import Options
 from memoserve.terminal import escape_for_terminal
 
 app = typer.Typer(
@@ -38,6 +40,7 @@ def pythia_memorized_evals(
             help="Only this suite's splits: pythia (duped), pythia-deduped (deduped), or a suite file. "
             "Default: both.",
             show_default=False,
+            autocompletion=suites,
         ),
     ] = None,
     split: Annotated[
@@ -46,7 +49,7 @@ def pythia_memorized_evals(
             "--split", help="Only this split, such as duped.12b; may be repeated.", show_default=False
         ),
     ] = None,
-    out: _Out = "memoserve-out",
+    out: _Out = Options.out,
 ) -> None:
     """Import EleutherAI's published lists of memorized sequences (hub dataset pythia-memorized-evals).
 
@@ -95,9 +98,16 @@ def csv_parts(
     ],
     checkpoint: Annotated[
         str,
-        typer.Option("--checkpoint", help="Whose scores they are, such as 12b@143000.", show_default=False),
+        typer.Option(
+            "--checkpoint",
+            help="Whose scores they are, such as 12b@143000.",
+            show_default=False,
+            autocompletion=selectors,
+        ),
     ],
-    suite: Annotated[str, typer.Option("--suite", help="The suite, by name or file.")] = "pythia",
+    suite: Annotated[
+        str, typer.Option("--suite", help="The suite, by name or file.", autocompletion=suites)
+    ] = "pythia",
     fix_last_batch: Annotated[
         bool,
         typer.Option(
@@ -105,7 +115,7 @@ def csv_parts(
             help="Mend files whose last batch, shorter than 1024, is numbered one too high.",
         ),
     ] = False,
-    out: _Out = "memoserve-out",
+    out: _Out = Options.out,
 ) -> None:
     """Import CSV parts as the paper's script writes them: index,accuracy, one file a rank, no header.
 

@@ -7,35 +7,40 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from memoserve.cli.options import (
+    StoreArgument,
+    SuiteOption,
+    SuiteOrFileOption,
+    TargetOption,
+    TextDataOption,
+    TokenizerOption,
+)
 from memoserve.errors import BadInput
+from memoserve.run.options import Options
 
 if TYPE_CHECKING:
     from memoserve.catalog import Catalog
     from memoserve.report.sections import ReportTexts
     from memoserve.store import Store
 
-_SuiteOption = Annotated[
-    str | None,
-    typer.Option("--suite", help="The suite. Default: the first evaluated one.", show_default=False),
-]
-_TargetOption = Annotated[
-    str | None,
-    typer.Option(
-        "--target",
-        help="The checkpoint to predict. Default: the largest model's last evaluated one.",
-        show_default=False,
-    ),
-]
+
+def _plots() -> list[str]:
+    from memoserve.report import CHARTS
+
+    return [chart.name for chart in CHARTS]
 
 
 def plot(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="The plot; --list says which there are.", show_default=False),
+        typer.Argument(
+            metavar="[NAME]",
+            help="The plot; --list says which there are.",
+            show_default=False,
+            autocompletion=_plots,
+        ),
     ] = None,
-    directory: Annotated[
-        str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
-    ] = "memoserve-out",
+    directory: StoreArgument = Options.out,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -45,8 +50,8 @@ def plot(
             show_default=False,
         ),
     ] = None,
-    target: _TargetOption = None,
-    suite: _SuiteOption = None,
+    target: TargetOption = None,
+    suite: SuiteOption = None,
     listing: Annotated[bool, typer.Option("--list", "-l", help="List the plots.")] = False,
 ) -> None:
     """Draw a query's answer: intervals shown, log axes where due, colour-blind safe.
@@ -71,14 +76,10 @@ def plot(
 
 
 def report(
-    directory: Annotated[
-        str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
-    ] = "memoserve-out",
+    directory: StoreArgument = Options.out,
     output: Annotated[Path, typer.Option("--output", "-o", help="The page.")] = Path("report.html"),
-    target: _TargetOption = None,
-    suite: Annotated[
-        str | None, typer.Option("--suite", help="The suite, by name or file.", show_default=False)
-    ] = None,
+    target: TargetOption = None,
+    suite: SuiteOrFileOption = None,
     only: Annotated[
         str | None,
         typer.Option("--only", help="These plots, with commas. Default: all.", show_default=False),
@@ -87,14 +88,8 @@ def report(
     redact: Annotated[
         bool, typer.Option("--redact/--no-redact", help="Mask what looks private in these texts.")
     ] = True,
-    data: Annotated[
-        str | None,
-        typer.Option("--data", help="The training sequences, for the texts.", show_default=False),
-    ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option("--tokenizer", help="tokenizer.json, or the folder that holds it.", show_default=False),
-    ] = None,
+    data: TextDataOption = None,
+    tokenizer: TokenizerOption = None,
 ) -> None:
     """Write the report: one HTML page that needs nothing else, to read, to print and to hand on.
 

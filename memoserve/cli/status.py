@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from memoserve.cli.options import StoreArgument
+from memoserve.run.options import Options
 from memoserve.terminal import escape_for_terminal
+
+if TYPE_CHECKING:
+    pass
 
 
 def status(
-    directory: Annotated[
-        str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
-    ] = "memoserve-out",
+    directory: StoreArgument = Options.out,
     form: Annotated[
         Literal["table", "json"], typer.Option("--format", "-f", help="How to print it.")
     ] = "table",

@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
+from memoserve.cli.options import StoreArgument
 from memoserve.errors import BadInput
+from memoserve.run.options import Options
 from memoserve.terminal import escape_for_terminal
 
 
 def verify(
-    directory: Annotated[
-        str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
-    ] = "memoserve-out",
+    directory: StoreArgument = Options.out,
     repair: Annotated[
         bool,
         typer.Option("--repair", help="Move damaged files into DIR/damaged; memoserve run makes them again."),

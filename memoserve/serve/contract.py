@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from memoserve.engines import engine_names, known_engine
+from memoserve.errors import BadInput
+from memoserve.run.events import BY_NAME
+from memoserve.run.options import Mode, Options
+from memoserve.serve.jobs.progress import Progress
+from memoserve.serve.jobs.queue import State
 
 FormatName = Literal["json", "csv", "parquet", "arrow"]
-State = Literal["queued", "running", "done", "failed", "cancelled"]
 
 # Control characters can stand in no argument of a command.
 _PRINTABLE = r"^[^\x00-\x1f\x7f]+$"
@@ -177,8 +184,24 @@ class Statement(BaseModel):
     limit: Annotated[int | None, Field(ge=1, le=2**31 - 1)] = None
 
 
-class Submission(BaseModel):
-    """A run to submit, in the words of `memoserve run`."""
+def _known_engine(name: str) -> str:
+    try:
+        return known_engine(name)
+    except BadInput as error:
+        raise ValueError(str(error)) from None
+
+
+def _list_engines(schema: dict[str, Any]) -> None:
+    schema["enum"] = list(engine_names())
+
+
+def _list_events(schema: dict[str, Any]) -> None:
+    """Into the one of the two that is not null."""
+    schema["anyOf"][0]["enum"] = list(BY_NAME)
+
+
+class SubmittedRequest(BaseModel):
+    """A run as it was submitted, in the words of `memoserve run`. Its engine may be gone since."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -189,7 +212,9 @@ class Submission(BaseModel):
         },
     )
 
-    suite: Annotated[str, Field(pattern=_NAME, max_length=200, description="As /api/suites has it.")] = "mini"
+    suite: Annotated[str, Field(pattern=_NAME, max_length=200, description="As /api/suites has it.")] = (
+        Options.suite
+    )
     checkpoints: Annotated[
         str | None,
         Field(
@@ -197,15 +222,17 @@ class Submission(BaseModel):
             max_length=2000,
             description="all, final, or a list such as 70m@143000,12b@*. Default: the suite's own choice.",
         ),
-    ] = None
+    ] = Options.checkpoints
     sequences: Annotated[
         str | None, Field(pattern=r"^[0-9]{0,18}:[0-9]{0,18}$", description="Range of ids, such as 0:1000.")
-    ] = None
-    sample: Annotated[float | None, Field(gt=0, le=1, description="Random fraction of sequences.")] = None
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1, description="Seed of the sample.")] = 0
-    mode: Literal["score", "extract"] = "score"
-    loglik: Annotated[bool, Field(description="With extract: also log-likelihoods.")] = False
-    engine: Literal["vllm", "transformers"] = "vllm"
+    ] = Options.sequences
+    sample: Annotated[float | None, Field(gt=0, le=1, description="Random fraction of sequences.")] = (
+        Options.sample
+    )
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1, description="Seed of the sample.")] = Options.seed
+    mode: Mode = Options.mode
+    loglik: Annotated[bool, Field(description="With extract: also log-likelihoods.")] = Options.loglik
+    engine: Annotated[str, Field(description="As /api/engines has it.")] = Options.engine
     data: Annotated[
         str | None,
         Field(pattern=_PRINTABLE, max_length=1000, description="A file in the operator's folder of data."),
@@ -219,28 +246,26 @@ class Submission(BaseModel):
     )
 
 
-class CheckpointFailure(BaseModel):
-    checkpoint: str
-    reason: str
+class Submission(SubmittedRequest):
+    """A run to submit, in the words of `memoserve run`."""
+
+    engine: Annotated[
+        str,
+        AfterValidator(_known_engine),
+        Field(description="As /api/engines has it.", json_schema_extra=_list_engines),
+    ] = Options.engine
 
 
-class RunProgress(BaseModel):
-    """Where a run is. `done` of `total` sequences of the checkpoint, `all_done` of `all_total` of all;
-    `seconds_left`: what the rest takes if it goes on as it went, null before it has gone on.
+@dataclass(frozen=True)
+class RunProgress(Progress):
+    """Where a run is. `event`: the name of the last event of `memoserve run --progress json` that says what
+    it does, null before the first and of a run that isn't running; `model`: of that engine; `done` of `total`
+    sequences of the checkpoint, or of those that are read; `all_done` of `all_total` of all; `seconds_left`:
+    what the rest takes if it goes on as it went, null before it has gone on.
     """
 
+    event: Annotated[str | None, Field(json_schema_extra=_list_events)]
     state: State
-    phase: str
-    checkpoint: str | None
-    done: int
-    total: int
-    all_done: int
-    all_total: int
-    windows_per_second: float | None
-    seconds_left: float | None
-    checkpoints_done: int
-    checkpoints_total: int
-    failures: list[CheckpointFailure]
     message: str
 
 
@@ -259,7 +284,7 @@ class SubmittedRun(BaseModel):
 
     id: int
     state: State
-    request: Submission
+    request: SubmittedRequest
     estimate: RunEstimate
     ahead: int | None
     created: float

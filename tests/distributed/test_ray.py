@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 from command_line import Cli
-from ray_cluster import Nodes, events_until, files, rows, start
+from ray_cluster import RUN, Nodes, events_until, files, rows, start
 
 pytestmark = pytest.mark.thorough
 
 ray = pytest.importorskip("ray", reason="Ray is an extra")
 
-SMALL = ("run", "--engine", "transformers", "--checkpoints", "116k@161,116k@301", "--sequences", "0:600")
+SMALL = (*RUN, "--sequences", "0:600")
 PARTS = ("--part-size", "50")
 
 
@@ -29,13 +29,6 @@ def cluster() -> Iterator[Nodes]:
         cluster = Nodes()
         yield cluster
         cluster.close()
-
-
-@pytest.fixture
-def nodes(cluster: Nodes) -> Nodes:
-    """The cluster with two nodes at least."""
-    cluster.have(2)
-    return cluster
 
 
 @pytest.mark.engine

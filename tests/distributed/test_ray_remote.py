@@ -12,7 +12,7 @@ import fsspec
 import pytest
 from command_line import Cli
 from moto.server import ThreadedMotoServer
-from ray_cluster import Nodes, events_until, files, rows, start
+from ray_cluster import RUN, Nodes, events_until, files, rows, start
 
 from memoserve.suites import Suite
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.thorough
 
 ray = pytest.importorskip("ray", reason="Ray is an extra")
 
-SMALL = ("run", "--engine", "transformers", "--checkpoints", "116k@161,116k@301", "--sequences", "0:240")
+SMALL = (*RUN, "--sequences", "0:240")
 PARTS = ("--part-size", "20")
 
 
@@ -48,13 +48,6 @@ def cluster(bucket: str) -> Iterator[Nodes]:
     cluster = Nodes()
     yield cluster
     cluster.close()
-
-
-@pytest.fixture
-def nodes(cluster: Nodes) -> Nodes:
-    """The cluster with two nodes at least."""
-    cluster.have(2)
-    return cluster
 
 
 def fetched(url: str, folder: Path) -> Path:

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "memoserve"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ENGINES = {"torch", "vllm", "transformers"}
 PINNED = ("cpu", "dev", "ray", "report", "serve")
-SERVING = {"anyio", "cachetools", "fastapi", "h11", "jinja2", "starlette", "uvicorn"}
+SERVING = {"anyio", "cachetools", "fastapi", "h11", "jinja2", "sse_starlette", "starlette", "uvicorn"}
 
 # Each may import what stands before it. The first line is the ground, which knows nothing of the others.
 ORDER = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import json
 import math
@@ -427,7 +429,7 @@ def test_bounds_hold_for_forecasts(untrained: Path) -> None:
 # The command line
 
 
-def test_recommend_for_a_target_with_scores(cli: Cli, synthetic: Path) -> None:
+def test_recommend_for_a_target_with_scores(cli: Cli, synthetic: Path, tmp_path: Path) -> None:
     result = cli(
         "recommend", synthetic, "--target", "l@8", "--budget", "20%", "--recall", "0.5", "-f", "json"
     )
@@ -437,6 +439,15 @@ def test_recommend_for_a_target_with_scores(cli: Cli, synthetic: Path) -> None:
     assert {row["basis"] for row in rows} == {"measured"}
     assert rows[0]["flops_share"] <= 0.2
     assert rows[0]["predictors"] != rows[1]["predictors"]
+    for ending in ("csv", "json", "md"):
+        cli("recommend", synthetic, "--budget", "20%", "-o", f"answer.{ending}")
+    written = {ending: (tmp_path / f"answer.{ending}").read_text() for ending in ("csv", "json", "md")}
+    assert next(csv.DictReader(io.StringIO(written["csv"])))["answer"] == "recommended"
+    assert json.loads(written["json"])[0]["answer"] == "recommended"
+    assert written["md"].startswith("| target |")
+    for name in ("answer.parquet", "answer.txt"):
+        assert ".csv" in cli("recommend", synthetic, "--budget", "20%", "-o", name, code=3).stderr
+        assert not (tmp_path / name).exists()
     said = cli("recommend", synthetic, "--budget", "20%", "--grid").stdout
     for words in ("Run ", "Doubling the budget", "at least 0.8", "The best predictor by budget"):
         assert words in said

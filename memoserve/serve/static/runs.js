@@ -8,7 +8,7 @@ const OVER = new Set(['done', 'failed', 'cancelled']);
 const SHOWN = 5;
 
 /** A section with the form and the list. `changed()`: a run has written scores. */
-export function runs({ suites, suite, store, changed }) {
+export function runs({ suites, engines, suite, store, changed }) {
   const list = h('ol', { class: 'runs', hidden: true });
   const older = h('div', { hidden: true });
   const cards = new Map(); // id -> { element, update, stop }
@@ -58,7 +58,7 @@ export function runs({ suites, suite, store, changed }) {
   }
 
   const none = h('p', { class: 'soft', hidden: true }, 'No run has been submitted here yet.');
-  const form = submission(suites, suite, store, () => { opener.open = false; refresh(); });
+  const form = submission(suites, engines, suite, store, () => { opener.open = false; refresh(); });
   const opener = h('details', { id: 'new-run' }, h('summary', {}, 'Start a run'), form);
   opener.open = !store.suites.some((one) => one.evaluated_checkpoints);
   const element = h('section', {}, h('h2', {}, 'Runs'), opener, problem, none, list, older);
@@ -209,6 +209,19 @@ function card(first, { refresh, changed }) {
   };
 }
 
+/** What a run does after an event that says so, by the names of `memoserve run --progress json`. */
+const evaluating = ({ checkpoint }) => `Evaluating ${checkpoint}`;
+const DOING = {
+  plan: () => 'Reading sequences',
+  indexing: () => 'Reading sequences',
+  engine_starting: ({ model }) => `Starting the engine for ${model}`,
+  engine_up: ({ model }) => `Loading ${model}`,
+  checkpoint_started: evaluating,
+  progress: evaluating,
+  part_done: evaluating,
+  end: () => 'Ending',
+};
+
 function told(run, done) {
   const { state, progress, estimate, ahead } = run;
   if (state === 'queued') {
@@ -216,7 +229,7 @@ function told(run, done) {
     return [`${turn}. ${count(estimate.sequences)} scores of ${plural(estimate.checkpoints, 'checkpoint')}`, estimate.seconds && `about ${roughly(estimate.seconds)}`].filter(Boolean).join(', ') + '.';
   }
   if (state === 'running') {
-    const parts = [progress.phase === 'evaluating' ? `Evaluating ${progress.checkpoint}` : `${progress.phase[0].toUpperCase()}${progress.phase.slice(1)}`];
+    const parts = [DOING[progress.event]?.(progress) ?? 'Starting'];
     if (progress.all_total) parts.push(`${count(progress.all_done)} of ${count(progress.all_total)} scores (${percent(done)})`);
     if (progress.checkpoints_total) parts.push(`${progress.checkpoints_done} of ${progress.checkpoints_total} checkpoints`);
     if (progress.windows_per_second) parts.push(`${count(Math.round(progress.windows_per_second))} windows/s`);
@@ -229,7 +242,9 @@ function told(run, done) {
   return `Ended${took}; what was written whole is kept.`;
 }
 
-function submission(suites, suite, store, submitted) {
+const ENGINES = { vllm: 'vLLM', transformers: 'Transformers (the reference)' };
+
+function submission(suites, engines, suite, store, submitted) {
   const values = { suite, by: remembered() };
   const keep = (name) => (value) => { values[name] = value; };
   const controls = {
@@ -241,7 +256,7 @@ function submission(suites, suite, store, submitted) {
     data: entry('Data', keep('data'), { placeholder: 'the suite’s own', hint: 'a file in the folder that the service offers (--data)' }),
     by: entry('Your name', keep('by'), { placeholder: 'nobody', hint: 'for the others; kept in this browser', maxlength: '100' }),
     note: entry('Note', keep('note'), { placeholder: 'none', hint: 'what the run is for', maxlength: '500' }),
-    engine: picker('Engine', [['vllm', 'vLLM'], ['transformers', 'Transformers (the reference)']], keep('engine')),
+    engine: picker('Engine', engines.map((name) => [name, ENGINES[name] ?? name]), keep('engine')),
   };
   const mode = choice('Mode', [['score', 'Score'], ['extract', 'Extract']], keep('mode'));
   const loglik = check('Log-likelihoods too', keep('loglik'));

@@ -14,7 +14,7 @@ export const needsScores = false;
 
 /** Build the page. */
 export async function open(main, { store, select, link, values }) {
-  const suites = await keep('suites');
+  const [suites, engines] = await Promise.all([keep('suites'), keep('engines')]);
   const held = store.suites.map((suite) => suite.suite);
   const names = [...held, ...suites.map((suite) => suite.name).filter((name) => !held.includes(name))];
   const first = [...store.suites].sort((a, b) => (b.evaluated_checkpoints > 0) - (a.evaluated_checkpoints > 0) || (a.suite < b.suite ? -1 : 1))[0]?.suite ?? names[0];
@@ -38,7 +38,7 @@ export async function open(main, { store, select, link, values }) {
     facts.replaceChildren(...(its ? [h('details', {}, h('summary', {}, 'Fingerprint: what has to be equal for scores to share this store'), fingerprint(its.fingerprint))] : []));
   }
 
-  const working = store.read_only ? null : runs({ suites: names, suite, store, changed() { forget(); draw(); } });
+  const working = store.read_only ? null : runs({ suites: names, engines, suite, store, changed() { forget(); draw(); } });
   const described = suites.find((one) => one.name === suite)?.description;
   const pick = picker('Suite', names.map((name) => [name, held.includes(name) ? name : `${name} (nothing evaluated)`]), (name) => select({ suite: name, target: '' }));
   pick.set(suite);
