@@ -138,7 +138,7 @@ def test_a_run_shows_how_far_it_is_and_goes_on_after_control_c(tmp_path: Path) -
     with on_terminal(tmp_path, *RUN) as terminal:
         terminal.end()
     assert {file: file.read_bytes() for file in files} == files
-    counted = duckdb.sql(
+    counted = duckdb.connect().execute(
         "SELECT step, count(*), count(DISTINCT sequence_id) FROM read_parquet("
         f"'{tmp_path}/memoserve-out/scores/**/*.parquet', hive_partitioning = true) GROUP BY ALL ORDER BY 1"
     )

@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import nbformat
 import pytest
-from jupyter_client import BlockingKernelClient
+from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
 
@@ -90,14 +90,14 @@ def test_an_interrupted_run_keeps_whole_parts_and_goes_on(tmp_path: Path) -> Non
         assert reply["traceback"] == ["interrupted: whole parts are kept, the same call goes on from here"]
         before = parts()
         assert 0 < len(before) < 60
-        assert verify(tmp_path / "out").damages == ()
+        assert verify(str(tmp_path / "out")).damages == ()
 
         reply = reply_to(client, client.execute(f"left = {run.partition(chr(10))[2]}\nprint(left)"))
         assert reply["status"] == "ok", reply
         after = parts()
         assert len(after) == 60
         assert {file: after[file] for file in before} == before
-        counted = duckdb.sql(
+        counted = duckdb.connect().execute(
             "SELECT step, count(*), count(DISTINCT sequence_id) FROM read_parquet("
             f"'{tmp_path}/out/scores/**/*.parquet', hive_partitioning = true) GROUP BY ALL ORDER BY 1"
         )
