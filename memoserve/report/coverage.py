@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 from memoserve.catalog import Catalog, StoredCheckpoint, explained
-from memoserve.store import Store
-from memoserve.store.fingerprint import differences
-from memoserve.store.parts import Part, part_metadata
+from memoserve.store import Part, Store, foreign_parts
 
 
 @dataclass(frozen=True)
@@ -68,13 +66,14 @@ def store_status(directory: str) -> dict[str, Any]:
     for suite in store.suites():
         its = [one for one in checkpoints if one.suite == suite]
         parts = {one: store.parts(suite, one.model, one.step) for one in its if one.evaluated}
+        foreign = foreign_parts(store.files, chain.from_iterable(parts.values()), store.fingerprint(suite))
         suites.append(
             {
                 "suite": suite,
                 "fingerprint": store.fingerprint(suite),
                 "checkpoints_in_suite": len(its),
                 "checkpoints": [_checkpoint_status(one, parts[one], memorized) for one in parts],
-                "foreign_parts": _foreign_parts(store, suite, chain.from_iterable(parts.values())),
+                "foreign_parts": [part.path for part in foreign],
                 "same_weights": [
                     {"checkpoint": one.name, "same_weights_as": one.same_weights_as}
                     for one in its
@@ -115,13 +114,3 @@ def _checkpoint_status(
         "memorized": of_training,
         "control_memorized": control,
     } | twin
-
-
-def _foreign_parts(store: Store, suite: str, parts: Iterable[Part]) -> list[str]:
-    """Those of the parts whose footers say another run than the suite's fingerprint."""
-    fingerprint = store.fingerprint(suite)
-    return [
-        part.path
-        for part in parts
-        if differences(fingerprint, part_metadata(store.files, part).get("fingerprint") or {})
-    ]

@@ -179,6 +179,15 @@ def part_metadata(files: Files, part: Part) -> dict[str, Any]:
         raise damaged(part.path, error) from None
 
 
+def foreign_parts(files: Files, parts: Iterable[Part], fingerprint: Mapping[str, Any]) -> list[Part]:
+    """Those of the parts that name another run than this fingerprint. Raises BadInput for a damaged one."""
+    return [
+        part
+        for part in parts
+        if differences(fingerprint, part_metadata(files, part).get("fingerprint") or {})
+    ]
+
+
 def read_footer(files: Files, part: Part) -> pa.FileMetaData:
     """The Parquet metadata of a part, checksum checked. Raises ValueError or ArrowException if damaged."""
     import pyarrow as pa

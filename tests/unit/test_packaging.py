@@ -143,7 +143,7 @@ def test_run_alone_brings_suites_sequences_engines_and_store_together() -> None:
         for file in modules()
         if place_of(file) != "run" and set(ALONE) <= packages_of(file)
     }
-    assert together <= {"cli/run.py"}  # until run/job.py does it
+    assert together == set()
 
 
 def test_who_reads_a_store_asks_the_store_and_not_its_files() -> None:
