@@ -25,6 +25,9 @@ _SuiteName = Annotated[
     str | None,
     Query(description="The suite; by default the first evaluated one.", max_length=200, examples=["mini"]),
 ]
+_EverySuite = Annotated[
+    str | None, Query(description="The suite; by default all of them.", max_length=200, examples=["mini"])
+]
 _Name = Annotated[str, Path(max_length=200)]
 _CheckpointName = Annotated[str | None, Query(max_length=200, examples=["532k@1001"])]
 _FormatName = Annotated[contract.FormatName, Query(alias="format")]
@@ -142,7 +145,7 @@ async def suite(request: Request, name: _Name) -> Response:
 
 
 @router.get("/checkpoints", **shaped(contract.QueryAnswer))
-async def checkpoints(request: Request, suite: _SuiteName = None) -> Response:
+async def checkpoints(request: Request, suite: _EverySuite = None) -> Response:
     """Every checkpoint of the store's suites: compute, what it has seen (wanted), what lacks a score."""
     return respond(await cache_of(request).ask(questions.checkpoints, suite))
 
