@@ -114,9 +114,35 @@ def test_every_chart_is_valid_vega_lite(small: Path) -> None:
     for chart, answer, look in drawn(small):
         assert set(chart.needs) | set(chart.positive) <= set(answer.columns), chart.name
         if chart.drawable(answer.rows):
-            altair.Chart.from_dict(chart.spec(answer.rows, look, "subtitle"), validate=True)
+            spec = chart.spec(answer.rows, look, "subtitle")
+            altair.Chart.from_dict(spec, validate=True)
+            assert fields_of(spec) <= names_in(spec), chart.name
         else:
             assert chart.name == "versus_paper"
+
+
+def fields_of(spec: Any) -> set[str]:
+    """The columns that a specification draws: Vega-Lite draws nothing for one that isn't there."""
+    if isinstance(spec, list):
+        return set().union(*map(fields_of, spec))
+    if not isinstance(spec, dict):
+        return set()
+    own = {spec["field"]} if isinstance(spec.get("field"), str) else set()
+    return own.union(*(fields_of(value) for key, value in spec.items() if key not in ("values", "datasets")))
+
+
+def names_in(spec: Any) -> set[str]:
+    """The columns of its data, and those that its transforms make."""
+    if isinstance(spec, list):
+        return set().union(*map(names_in, spec))
+    if not isinstance(spec, dict):
+        return set()
+    own: set[str] = set()
+    if isinstance(rows := spec.get("values"), list):
+        own |= {name for row in rows if isinstance(row, dict) for name in row}
+    made = spec.get("as")
+    own |= {made} if isinstance(made, str) else set(made or [])
+    return own.union(*(names_in(value) for key, value in spec.items() if key != "values"))
 
 
 def test_a_picture_shows_its_rows(tmp_path: Path) -> None:
