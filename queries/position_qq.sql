@@ -28,7 +28,7 @@ WITH chosen AS MATERIALIZED (
 ),
 numbered AS (SELECT count(*) > 0 AS windows FROM (SELECT 1 FROM sequences JOIN chosen USING (suite) LIMIT 1)),
 cell AS MATERIALIZED (
-    SELECT r.first_id, s.sequence_id // c.size AS stretch,
+    SELECT r.first_id, s.sequence_id // c.size AS bucket,
            count(*) FILTER (coalesce(s.matched_prefix, s.matches) = 32) AS memorized
     FROM scores s JOIN chosen c USING (suite, model, step)
     LEFT JOIN repeats((SELECT suite FROM chosen), false) r ON r.sequence_id = s.sequence_id
@@ -39,26 +39,26 @@ unit AS (
     SELECT 'sequences' AS unit UNION ALL SELECT unnest(['unrepeated', 'windows']) FROM numbered WHERE windows
 ),
 item AS (
-    SELECT 'sequences' AS unit, stretch, memorized FROM cell
+    SELECT 'sequences' AS unit, bucket, memorized FROM cell
     UNION ALL
-    SELECT unit, stretch, memorized FROM cell, (SELECT unnest(['unrepeated', 'windows']) AS unit)
+    SELECT unit, bucket, memorized FROM cell, (SELECT unnest(['unrepeated', 'windows']) AS unit)
     WHERE first_id IS NULL
     UNION ALL
     SELECT 'windows', first_id // any_value(c.size), max(least(memorized, 1)) FROM cell, chosen c
     WHERE first_id IS NOT NULL GROUP BY first_id
 ),
 -- Stretches without a memorized one are counts too.
-stretch AS (
-    SELECT u.unit, s.stretch, coalesce(sum(i.memorized), 0)::BIGINT AS observed
-    FROM unit u CROSS JOIN (SELECT DISTINCT stretch FROM cell) s
-    LEFT JOIN item i ON i.unit = u.unit AND i.stretch = s.stretch
+bucket AS (
+    SELECT u.unit, s.bucket, coalesce(sum(i.memorized), 0)::BIGINT AS observed
+    FROM unit u CROSS JOIN (SELECT DISTINCT bucket FROM cell) s
+    LEFT JOIN item i ON i.unit = u.unit AND i.bucket = s.bucket
     GROUP BY ALL
 ),
 ranked AS MATERIALIZED (
     SELECT unit, observed, row_number() OVER (PARTITION BY unit ORDER BY observed)
            / (count(*) OVER (PARTITION BY unit) + 1)
            AS quantile
-    FROM stretch
+    FROM bucket
 ),
 mean AS MATERIALIZED (
     SELECT unit, sum(observed) / count(*) AS mean,
@@ -78,7 +78,7 @@ paired AS (
     SELECT r.unit, r.observed, p.k AS theoretical
     FROM ranked r ASOF JOIN quantile p ON p.unit = r.unit AND r.quantile <= p.cumulative
 )
-SELECT c.checkpoint, p.unit, m.mean, m.dispersion, p.theoretical, p.observed, count(*) AS stretches
+SELECT c.checkpoint, p.unit, m.mean, m.dispersion, p.theoretical, p.observed, count(*) AS buckets
 FROM paired p JOIN mean m ON m.unit = p.unit CROSS JOIN chosen c
 GROUP BY ALL
 ORDER BY p.unit, p.observed, p.theoretical;

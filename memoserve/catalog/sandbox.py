@@ -246,11 +246,11 @@ def _check_plan(connection: duckdb.DuckDBPyConnection, query: str) -> None:
 def _about_query(message: str) -> str:
     """DuckDB's message about an explained query as it would be about the query itself."""
     lines = message.splitlines()
-    for place, line in enumerate(lines):
+    for number, line in enumerate(lines):
         if _EXPLAIN in line:
-            lines[place] = line.replace(_EXPLAIN, "", 1)
-            if place + 1 < len(lines) and lines[place + 1].strip().strip("^") == "":
-                lines[place + 1] = lines[place + 1][len(_EXPLAIN) :]
+            lines[number] = line.replace(_EXPLAIN, "", 1)
+            if number + 1 < len(lines) and lines[number + 1].strip().strip("^") == "":
+                lines[number + 1] = lines[number + 1][len(_EXPLAIN) :]
     return "\n".join(lines)
 
 

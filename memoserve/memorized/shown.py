@@ -74,13 +74,13 @@ def open_text_of(
             tokenizer = tokenizer or its.tokenizer
             data = data or its.path
     assert data is not None
-    said = store.fingerprint(name)
-    column = said.get("sequences_tokens_column")
+    fingerprint = store.fingerprint(name)
+    column = fingerprint.get("sequences_tokens_column")
     source = open_sequences(data, tokenizer, None if column is None else str(column))
-    stored = {key: value for key, value in said.items() if key.startswith("sequences_")}
+    stored = {key: value for key, value in fingerprint.items() if key.startswith("sequences_")}
     if not stored:
         warn(
-            f"the store doesn't say which sequences its scores are about ({said.get('engine')}), so "
+            f"the store doesn't say which sequences its scores are about ({fingerprint.get('engine')}), so "
             f"that they are those of {data} can't be checked"
         )
         return source, None if tokenizer is None else load_tokenizer(tokenizer)

@@ -164,8 +164,8 @@ def table_of(
         **dict.fromkeys(text, pa.string),
     }
     arrays = []
-    for place, name in enumerate(columns):
-        values = pa.array([row[place] for row in rows])
+    for index, name in enumerate(columns):
+        values = pa.array([row[index] for row in rows])
         arrays.append(values.cast(typed.get(name, pa.float64)()) if pa.types.is_null(values.type) else values)
     return pa.table(arrays, names=list(columns))
 

@@ -66,18 +66,18 @@ def store_status(directory: str) -> dict[str, Any]:
         checks = checks_by_suite(catalog)
     suites = []
     for suite in store.suites():
-        its = [one for one in checkpoints if one.suite == suite]
-        parts = {one: store.parts(suite, one.model, one.step) for one in its if one.evaluated}
+        in_suite = [one for one in checkpoints if one.suite == suite]
+        parts = {one: store.parts(suite, one.model, one.step) for one in in_suite if one.evaluated}
         suites.append(
             {
                 "suite": suite,
                 "fingerprint": store.fingerprint(suite),
-                "checkpoints_in_suite": len(its),
+                "checkpoints_in_suite": len(in_suite),
                 "checkpoints": [_checkpoint_status(one, parts[one], memorized) for one in parts],
                 "foreign_parts": _foreign_parts(store, suite, chain.from_iterable(parts.values())),
                 "same_weights": [
                     {"checkpoint": one.name, "same_weights_as": one.same_weights_as}
-                    for one in its
+                    for one in in_suite
                     if one.same_weights_as is not None
                 ],
                 "checks": checks[suite].counts,

@@ -72,7 +72,7 @@ def compare(
                 checks += found or _no_twin(one, held, how)
     alone = {one for group in groups for one in group if one.checkpoint not in same_as}
     checks += _in_part([one for one in held if one in alone], groups)
-    order = {str(one.checkpoint): place for place, one in enumerate(held)}
+    order = {str(one.checkpoint): rank for rank, one in enumerate(held)}
     return tuple(sorted(checks, key=lambda check: order[check.subject])), same_as
 
 
