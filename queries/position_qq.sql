@@ -1,8 +1,8 @@
 -- Do memorized sequences arrive like a Poisson process over training?
 --
--- The paper's Q-Q plot (Biderman et al. 2023): the memorized ones in each stretch of `size` sequences of the
+-- The paper's Q-Q plot (Biderman et al. 2023): the memorized ones in each bucket of `size` sequences of the
 -- training order, in order of their count, against the quantiles at i / (n + 1) of the Poisson distribution
--- with the same mean. Points on the diagonal: no position is special. Only whole stretches with something
+-- with the same mean. Points on the diagonal: no position is special. Only whole buckets with something
 -- evaluated count. The dispersion, variance over mean, is 1 for Poisson; repeats that lie close together
 -- raise it, and a share that isn't small lowers it (to 1 - share if sequences are independent). Units as in
 -- position: among first occurrences, the often repeated come early.
@@ -11,15 +11,15 @@
 -- example: memoserve query position_qq --size 256
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: checkpoint (checkpoint, the last evaluated step of the largest evaluated model): the checkpoint
--- parameter: size (whole number, 512): sequences a stretch; the paper's
+-- parameter: size (whole number, 512): sequences per bucket; the paper's
 -- column: checkpoint: the checkpoint, model@step
 -- column: unit: what is counted, sequences, windows (by first occurrence) or unrepeated (windows that occur
 --   once)
--- column: mean: memorized ones a stretch
+-- column: mean: memorized ones per bucket
 -- column: dispersion: variance (divisor n - 1) over mean of the counts
 -- column: theoretical: the Poisson quantile
 -- column: observed: the count at that rank
--- column: stretches: how many ranks have that pair of quantiles
+-- column: buckets: how many ranks have that pair of quantiles
 
 WITH chosen AS MATERIALIZED (
     SELECT suite, model, step, checkpoint, seen,
@@ -47,7 +47,7 @@ item AS (
     SELECT 'windows', first_id // any_value(c.size), max(least(memorized, 1)) FROM cell, chosen c
     WHERE first_id IS NOT NULL GROUP BY first_id
 ),
--- Stretches without a memorized one are counts too.
+-- Buckets without a memorized one are counts too.
 bucket AS (
     SELECT u.unit, s.bucket, coalesce(sum(i.memorized), 0)::BIGINT AS observed
     FROM unit u CROSS JOIN (SELECT DISTINCT bucket FROM cell) s

@@ -155,8 +155,8 @@ def _refuse_misplaced(connection: duckdb.DuckDBPyConnection) -> None:
     found = connection.execute("SELECT path, name FROM misplaced_parts ORDER BY path LIMIT 1").fetchone()
     if found is not None:
         raise BadInput(
-            f"{found[0]} was written as {found[1]}: a folder was renamed, or exchanged with another, and its "
-            "scores would count as another checkpoint's. Move it back, or let memoserve verify --repair move "
+            f"the metadata of {found[0]} names a different part, {found[1]}: a folder was renamed, or "
+            "exchanged with another, and its scores would count as another checkpoint's. Move it back, or let memoserve verify --repair move "
             "it aside"
         )
 

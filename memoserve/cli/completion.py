@@ -129,7 +129,7 @@ def _split(line: str) -> list[str]:
 
 
 def _joined(words: list[str], index: int) -> tuple[list[str], int, int]:
-    """The words with their parts around each @ put together, which of them is at `place`, and how many of its
+    """The words with their parts around each @ put together, which of them is at `index`, and how many of its
     characters come before the last @ that stood alone.
     """
     found: list[str] = []

@@ -55,8 +55,8 @@ def pythia_memorized_evals(
 
     Every sequence that a checkpoint had seen gets a row: memorized if it is listed, else not, its score
     unknown. Windows are not numbered, since tokens are published for memorized sequences only: intervals take
-    each sequence as a cluster of its own and are too narrow where windows repeat. How many distinct ones the
-    memorized sequences are is said.
+    each sequence as a cluster of its own and are too narrow where windows repeat. The number of distinct
+    memorized sequences is printed.
     """
     from memoserve.imports import fetched, import_split, published_splits
     from memoserve.store import Store

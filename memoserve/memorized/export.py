@@ -103,13 +103,13 @@ def _predict(
         "matches UTINYINT, matched_prefix UTINYINT, continuation_ll FLOAT)"
     )
     for ordinal, one in enumerate(predictors):
-        its = {"suite": one.suite, "model": one.model, "step": one.step, "signal": signal}
+        scored = {"suite": one.suite, "model": one.model, "step": one.step, "signal": signal}
         if line is not None:
-            ((unknown,),) = catalog.rows(statement(__file__, "unknown"), its)
+            ((unknown,),) = catalog.rows(statement(__file__, "unknown"), scored)
             if unknown:
                 raise BadInput(_without_signal(one, signal, line))
         flagging = {"predictor": str(one), "ordinal": ordinal, "seen": one.seen, "threshold": line}
-        catalog.rows(statement(__file__, "flagged"), its | flagging)
+        catalog.rows(statement(__file__, "flagged"), scored | flagging)
     catalog.rows(statement(__file__, "predicted"), {"suite": predictors[0].suite})
 
 

@@ -61,7 +61,7 @@ def open_text_of(
     """
     if data is None or tokenizer is None:
         try:
-            its = load_suite(suite or name).sequences
+            described = load_suite(suite or name).sequences
         except BadInput:
             if data is None:
                 raise BadInput(
@@ -69,10 +69,10 @@ def open_text_of(
                     "sequences with --data (and --tokenizer)"
                 ) from None
         else:
-            if data is None and its.path is None:
+            if data is None and described.path is None:
                 raise BadInput(f"suite {name} doesn't say where its sequences are: name them with --data")
-            tokenizer = tokenizer or its.tokenizer
-            data = data or its.path
+            tokenizer = tokenizer or described.tokenizer
+            data = data or described.path
     assert data is not None
     fingerprint = store.fingerprint(name)
     column = fingerprint.get("sequences_tokens_column")

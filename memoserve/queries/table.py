@@ -50,7 +50,7 @@ def print_table(
     console: Console | None = None,
     elsewhere: str = "--format json has them",
 ) -> None:
-    """Print an answer for people: a table a unit, intervals below values, what never changes said once.
+    """Print an answer for people: a table a unit, intervals below values, what never changes printed once.
 
     `elsewhere`: where the columns are that don't fit.
     """

@@ -95,7 +95,7 @@ def read_rule_results(
         try:
             rules = read_rules(catalog, suite, target.name, unit, blocks=1)
         except NoWindows:
-            # Asked of each target, said by whoever finds nothing.
+            # Asked of each target; whoever finds nothing raises it.
             continue
         found += list(_results_of(target, rules, runs))
     return found

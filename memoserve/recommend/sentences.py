@@ -76,7 +76,7 @@ def caveats(advisor: Advisor, answers: list[Recommended]) -> list[str]:
 
 
 def _tested(advisor: Advisor, answers: list[Recommended]) -> list[str]:
-    """What the same procedure would have said of the largest target whose scores are known."""
+    """What the same procedure would have recommended for the largest target whose scores are known."""
     shares = list(dict.fromkeys(a.budget_share for a in answers if a.budget_share and a.budget_share <= 1))
     tests = [test for test in map(advisor.backtest, shares[:_TESTS]) if test is not None]
     if not tests:

@@ -130,7 +130,7 @@ class _Seen:
 
     @property
     def scope(self) -> str:
-        """Of which sequences lengths are said."""
+        """Which sequences were measured."""
         whole = len(self.ids) == self.source.count
         return "all sequences" if whole else f"{len(self.ids):,} sequences in {PLACES} places"
 

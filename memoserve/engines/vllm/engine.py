@@ -355,7 +355,7 @@ class VllmEngine(Engine):
         return found
 
     def _prove(self, folder: Path, found: Found | None) -> str | None:
-        """Why it can't be said that the engine holds the weights of `folder`, or None if it does.
+        """Why it can't be shown that the engine holds the weights of `folder`; None if it does.
 
         Raises EngineFailed if some are not finite, or if the engine multiplies by others.
         """

@@ -129,7 +129,9 @@ def _cache_of_window(settings: EngineSettings, text: Mapping[str, Any]) -> int:
     return 2 * layers * hidden * (settings.context + CONTINUATION - 1) * _ITEM_SIZE[settings.dtype]
 
 
-def _comparison(settings: EngineSettings, ours: bool, window: int, notes: list[TuningChoice]) -> tuple[int, int]:
+def _comparison(
+    settings: EngineSettings, ours: bool, window: int, notes: list[TuningChoice]
+) -> tuple[int, int]:
     """Windows compared together and tokens a pass, with the reasons added to `notes`."""
     cpu = settings.device == "cpu"
     pass_tokens = _PASS_TOKENS[settings.device]

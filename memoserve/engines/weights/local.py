@@ -53,7 +53,7 @@ class LocalWeights:
 class ModelFolder:
     """A folder as it is, its files chosen by the rule of weight_files and found whole.
 
-    tensors: of all chosen files, by file and place; none for pickles, which are not read here.
+    tensors: of all chosen files, by file and offset; none for pickles, which are not read here.
     """
 
     folder: Path

@@ -22,7 +22,7 @@ Unit = Literal["sequences", "windows"]
 Cell = Literal["memorized", "hit", "miss", "false_alarm"]
 
 Values = tuple[tuple[str, str], ...]
-"""Names and values, as pairs so that a question can be remembered."""
+"""Names and values, as pairs so that a question can be cached."""
 
 _FAILED_SHOWN = 100
 """Failed checks that are named with what the store holds; the query `checks` has them all."""
@@ -187,7 +187,7 @@ def recommend(
             unit=unit,
             forecast=forecast,
         )
-    return reply_json(names_and_rows(*advice.table()) | {"said": advice.sentences})
+    return reply_json(names_and_rows(*advice.table()) | {"sentences": advice.sentences})
 
 
 def text(

@@ -97,7 +97,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 async def _begin(readers: ReaderPool) -> None:
     """Start a reader: whoever asks first should not have to wait for its imports."""
-    with suppress(Exception):  # said to whoever asks
+    with suppress(Exception):  # reported to whoever asks
         await readers.ask(questions.plots)
         await readers.ask(questions.store, False)
 
