@@ -10,8 +10,8 @@
 -- group: Which predictor to choose
 -- example: memoserve query scaling --smaller_than 1.2m
 -- parameter: suite (text, the first evaluated one): the suite
--- parameter: step (whole number, the last one): each model is the target at its last evaluated step up to this
---   one
+-- parameter: step (whole number, the last one): each model is the target at its last evaluated step up to
+--   this one
 -- parameter: smaller_than (model, none): the name of a model; only smaller models are targets
 -- column: target: the checkpoint that is predicted
 -- column: target_model: its model

@@ -55,7 +55,7 @@ _ABOUT_ITSELF = re.compile(r"(duckdb|pragma|sqlite|pg)_", re.IGNORECASE)
 _ABOUT_VALUES = frozenset({"pg_typeof", "pg_size_pretty"})
 # As the parser has SHOW TABLES FROM x, TABLES, DATABASES, SCHEMAS, VARIABLES and ALL TABLES.
 _SHOWN = frozenset({"", '"tables"', '"databases"', '"schemas"', '"variables"', "__show_tables_expanded"})
-_HARMLESS_SCHEMA_VIEWS = frozenset({"tables", "columns"})
+_ALLOWED_SCHEMA_VIEWS = frozenset({"tables", "columns"})
 
 _SET_VARIABLE = re.compile(r"\s*SET\s+VARIABLE\s+\w+\s*(?:=|\bTO\b)", re.IGNORECASE)
 _PLAIN_EXPLAIN = re.compile(r"\s*EXPLAIN\s+(?:\(\s*FORMAT\s+\w+\s*\)\s*)?(?!\()", re.IGNORECASE)
@@ -170,7 +170,7 @@ def _check_table(schema: str, name: str) -> None:
     if re.search(r"[./\\:*?\[]", name):
         raise BadInput(f"{name!r} would be a file: SQL here reads the views of the catalog. {_LOOKS_ONLY}.")
     if schema.lower() == "information_schema":
-        if name.lower() in _HARMLESS_SCHEMA_VIEWS:
+        if name.lower() in _ALLOWED_SCHEMA_VIEWS:
             return
     elif schema.lower() != "pg_catalog" and not _ABOUT_ITSELF.match(name):
         return
