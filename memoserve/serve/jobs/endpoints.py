@@ -202,7 +202,7 @@ async def _stream(
         if run is None:
             return
         data = json.dumps(asdict(progress_of(run)))
-        if run.version != seen:  # smaller: the client remembers another store's run of this number
+        if run.version != seen:  # smaller: the client has another store's run of this number
             seen = run.version
             yield ServerSentEvent(data, event="progress", id=str(seen), sep="\n")
         if run.finished:

@@ -245,7 +245,7 @@ function told(run, done) {
 const ENGINES = { vllm: 'vLLM', transformers: 'Transformers (the reference)' };
 
 function submission(suites, engines, suite, store, submitted) {
-  const values = { suite, by: remembered() };
+  const values = { suite, by: storedName() };
   const keep = (name) => (value) => { values[name] = value; };
   const controls = {
     suite: picker('Suite', suites.map((name) => [name, name]), (name) => { values.suite = name; asStored(); }),
@@ -297,7 +297,7 @@ function submission(suites, engines, suite, store, submitted) {
         sample: number(values.sample), seed: number(values.seed), loglik: Boolean(values.loglik),
       });
       announce(`Run ${run.id} is ${run.state}.`);
-      remember(values.by);
+      storeName(values.by);
       submitted(run);
     } catch (error) {
       if (!(error instanceof Failure)) throw error;
@@ -311,7 +311,7 @@ function submission(suites, engines, suite, store, submitted) {
 }
 
 // A browser may refuse to keep anything.
-function remembered() {
+function storedName() {
   try {
     return localStorage.getItem('memoserve name') ?? '';
   } catch {
@@ -319,7 +319,7 @@ function remembered() {
   }
 }
 
-function remember(name) {
+function storeName(name) {
   try {
     localStorage.setItem('memoserve name', name ?? '');
   } catch {
