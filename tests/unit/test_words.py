@@ -45,6 +45,10 @@ WORDS = {
     r"warns of most": "predicts the most",
     r"has no shape": "free-form identifiers",
     r"by shapes": "finds patterns",
+    r"\bwarned of\b": "predicted",
+    r"scored of what": "evaluated, of the sequences seen",
+    r"how sure is|should the line be drawn": "confidence bands; precision and recall by threshold",
+    r"was written as|that knew none": "names a different part; a version without checksums",
 }
 
 # These too, where the documentation is concerned.
@@ -74,11 +78,8 @@ IN_NAMES = {
     r"stretch|stretches": "bucket",
     r"relent|reluctance|gained|extractib\w+": "retry_refused, cost, union_gain, extractable",
 }
-STORAGE = (
-    ["memoserve", "files"],
-    ["memoserve", "sequences"],
-    ["scripts", "faults.py"],
-)  # where a Place is a path or URL and what opens it
+# Where a Place is a path or URL and what opens it.
+STORAGE = (["memoserve", "files"], ["memoserve", "sequences"], ["scripts", "faults.py"])
 
 DOCUMENTATION = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]
 
