@@ -1,4 +1,4 @@
--- Where should the line be drawn if a predictor's score, not only memorized or not, is what predicts?
+-- What precision and recall does each threshold on a predictor's score give?
 --
 -- Beyond the paper, which predicts from memorized sequences alone: the whole precision-recall curve of one
 -- predictor. Predicted is what has a signal of at least tau, the signal being continuation_ll, matches or

@@ -15,7 +15,7 @@ for a while slows them all, and a ratio is the median of those of the rounds:
     i  plain vLLM, the true continuation as draft for its speculative decoding (not by default)
     j  plain vLLM, compiled (not by default)
 
-Weights are random, which is all the same for speed. How many windows survive how many tokens is not: the
+Weights are random, which is all the same for speed. How many windows match how many tokens is not: the
 continuations are made to match the model's own generation for as many tokens as windows of the mini suite
 match its largest model, measured at the start. Each alternative gets so many windows that a round takes about
 --seconds. Prints a table with ratios; -o writes JSON, and adds other sizes and dtypes to what an earlier call
@@ -381,7 +381,7 @@ def processor() -> str:
 # ---------------------------------------------------------------------------------------- all of them
 
 
-def survival_of_mini() -> list[int]:
+def matching_of_mini() -> list[int]:
     """How many of mini's distinct windows its largest final model matches for 0 to 32 tokens."""
     from memoserve.engines import EngineProcess, EngineSettings
     from memoserve.sequences import open_sequences
@@ -439,18 +439,18 @@ def main() -> None:
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        letters, place, dtype = arguments.worker
+        letters, folder_name, dtype = arguments.worker
         sys.path.insert(0, str(Path(__file__).parent))  # where vLLM finds TrueContinuations
-        work(letters, Path(place), dtype, arguments.seconds)
+        work(letters, Path(folder_name), dtype, arguments.seconds)
         return
 
     output: Path | None = arguments.output
     results: dict[str, Any] = json.loads(output.read_text()) if output and output.exists() else {}
-    matching = results.get("windows of mini by matched tokens") or survival_of_mini()
+    matching = results.get("windows of mini by matched tokens") or matching_of_mini()
     results["windows of mini by matched tokens"] = matching
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as folder_name:
         for size in arguments.sizes.split(","):
-            folder = Path(place) / size
+            folder = Path(folder_name) / size
             make_model(size, folder)
             np.save(folder / "windows.npy", make_windows(folder, matching, arguments.windows, SIZES[size][3]))
             for dtype in arguments.dtypes.split(","):

@@ -128,7 +128,7 @@ def make_store(directory: Path, world: World, processes: int | None = None) -> i
     store.claim(suite, _fingerprint(suite, world))
     cells = missing_ranges([(0, world.sequences + CONTROL)], [], PART)
     tasks = [(directory, world, first, stop) for first, stop in cells]
-    # spawn: DuckDB and Arrow have threads that don't survive a fork.
+    # spawn: DuckDB and Arrow have threads that a fork loses.
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         rows = sum(pool.imap_unordered(_write_cell, tasks))
         checkpoints = [(directory, checkpoint) for checkpoint in suite.all_checkpoints()]
@@ -326,19 +326,19 @@ def _write_cell(task: tuple[Path, World, int, int]) -> int:
     store.write_sequences(
         suite.name, first, stop, ids, _hashed(np.where(repeated, which + (1 << 40), ids), world.seed)
     )
-    places, windows = np.flatnonzero(repeated), which[repeated]
+    indices, windows = np.flatnonzero(repeated), which[repeated]
     draws = _Draws(world, _CELL, first // PART, stop - first, 0.0)
     rows = 0
     for checkpoint in suite.all_checkpoints():
         prefix, mask = draws.of(checkpoint)
-        prefix[places] = _pool_of(world, checkpoint)[0][windows]
+        prefix[indices] = _pool_of(world, checkpoint)[0][windows]
         # No model saw the held-out ones: none is memorized.
         held_out = (ids >= world.sequences) & (prefix == 32)
         prefix[held_out] = 0
         if mask is not None:
             pool = _pool_of(world, checkpoint)[1]
             assert pool is not None
-            mask[places] = pool[windows]
+            mask[indices] = pool[windows]
             mask[held_out] = 0
         seen = [(0, checkpoint.sequences_seen), (world.sequences, world.sequences + CONTROL)]
         for start, end in missing_ranges([(max(a, first), min(b, stop)) for a, b in seen], [], PART):

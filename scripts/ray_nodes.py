@@ -44,12 +44,12 @@ class Nodes:
     """The cluster, from another process: `python scripts/ray_nodes.py` does the work."""
 
     def __init__(self, count: int = 0) -> None:
-        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._stderr,
             text=True,
             env={**os.environ, **SETTINGS},
         )
@@ -93,7 +93,7 @@ class Nodes:
             self.process.wait(timeout=60)
         finally:
             self.process.kill()
-            self._said.close()
+            self._stderr.close()
 
     def _ask(self, line: str) -> str:
         assert self.process.stdin is not None
@@ -104,8 +104,8 @@ class Nodes:
         assert self.process.stdout is not None
         answer = self.process.stdout.readline().strip()
         if not answer:
-            self._said.seek(0)
-            raise RuntimeError(f"the Ray cluster is gone: {self._said.read()[-4000:]}")
+            self._stderr.seek(0)
+            raise RuntimeError(f"the Ray cluster is gone: {self._stderr.read()[-4000:]}")
         return answer
 
 

@@ -50,7 +50,7 @@ _READS = {
 _CREATED = re.compile(r"CREATE VIEW (\w+) AS")
 
 # What DuckDB takes for a column of a folder `key=value` above the store does no harm if nothing asks for it.
-_HARMLESS_KEY = re.compile(r"[a-z0-9]+", re.IGNORECASE)
+_UNREAD_KEY = re.compile(r"[a-z0-9]+", re.IGNORECASE)
 _OURS = {"suite", "model", "step", "filename", "listing"} | {c.name for c in (*SCORES, *SEQUENCES)}
 
 
@@ -155,9 +155,9 @@ def _refuse_misplaced(connection: duckdb.DuckDBPyConnection) -> None:
     found = connection.execute("SELECT path, name FROM misplaced_parts ORDER BY path LIMIT 1").fetchone()
     if found is not None:
         raise BadInput(
-            f"{found[0]} was written as {found[1]}: a folder was renamed, or exchanged with another, and its "
-            "scores would count as another checkpoint's. Move it back, or let memoserve verify --repair move "
-            "it aside"
+            f"the metadata of {found[0]} names a different part, {found[1]}: a folder was renamed, or "
+            "exchanged with another, and its scores would count as another checkpoint's. Move it back, or "
+            "let memoserve verify --repair move it aside"
         )
 
 
@@ -221,7 +221,7 @@ def _partitions_mislead(files: Files) -> bool:
     """Whether DuckDB's own reading of folders `key=value` says something else than the store's layout."""
     for folder in files.root.split("/"):
         key, equals, _ = folder.partition("=")
-        if equals and (_HARMLESS_KEY.fullmatch(key) is None or key.lower() in _OURS):
+        if equals and (_UNREAD_KEY.fullmatch(key) is None or key.lower() in _OURS):
             return True
     suites = {name for top in ("scores", "sequences") for name in files.names(top)}
     models = {name for suite in suites for name in files.names(f"scores/{suite}")}

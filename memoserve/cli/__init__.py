@@ -107,13 +107,13 @@ def main() -> None:
             raise
         error = as_user_error(raised)
         if isinstance(error, MemoserveError):
-            said, code = escape_lines_for_terminal(f"error: {error}"), error.exit_code
+            message, code = escape_lines_for_terminal(f"error: {error}"), error.exit_code
         else:
-            said = escape_lines_for_terminal(f"error: unexpected {type(error).__name__}: {error}\n")
-            said += "This is a defect of memoserve; memoserve --traceback ... shows where."
+            message = escape_lines_for_terminal(f"error: unexpected {type(error).__name__}: {error}\n")
+            message += "This is a defect of memoserve; memoserve --traceback ... shows where."
             code = 1
         with suppress(OSError):  # it may go to the disk that is full
-            print(said, file=sys.stderr)
+            print(message, file=sys.stderr)
         if error is not raised:
             # What could not be written to the standard output would be tried again at the very end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

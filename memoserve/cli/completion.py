@@ -109,8 +109,8 @@ def mending_bash(run: Callable[[], None]) -> None:
     if os.environ.get(_COMPLETING) != "complete_bash":
         run()
         return
-    line, place = os.environ.get("COMP_WORDS", ""), int(os.environ.get("COMP_CWORD", "0"))
-    words, at, cut = _joined(_split(line), place)
+    line, index = os.environ.get("COMP_WORDS", ""), int(os.environ.get("COMP_CWORD", "0"))
+    words, at, cut = _joined(_split(line), index)
     os.environ["COMP_WORDS"], os.environ["COMP_CWORD"] = "\n".join(map(shlex.quote, words)), str(at)
     printed = io.StringIO()
     try:
@@ -128,19 +128,19 @@ def _split(line: str) -> list[str]:
         return line.split()
 
 
-def _joined(words: list[str], place: int) -> tuple[list[str], int, int]:
-    """The words with their parts around each @ put together, which of them is at `place`, and how many of its
+def _joined(words: list[str], index: int) -> tuple[list[str], int, int]:
+    """The words with their parts around each @ put together, which of them is at `index`, and how many of its
     characters come before the last @ that stood alone.
     """
     found: list[str] = []
     at = cut = 0
     before = ""
-    for i, word in enumerate([*words, *[""] * (place + 1 - len(words))]):
+    for i, word in enumerate([*words, *[""] * (index + 1 - len(words))]):
         if found and "@" in (word, before):
             found[-1] += word
         else:
             found.append(word)
-        if i == place:
+        if i == index:
             at = len(found) - 1
             cut = found[at].rfind("@") if "@" in (word, before) else 0
         before = word

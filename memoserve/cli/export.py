@@ -86,6 +86,6 @@ def export(
             signal=signal, threshold=threshold,
         )  # fmt: skip
     found = "" if target is None else f"; {target} memorized {done.hits:,} of them, {done.false_alarms:,} not"
-    said = " or ".join(map(str, predictors))
+    either = " or ".join(map(str, predictors))
     verb = "predicts" if len(predictors) == 1 else "predict"
-    typer.echo(escape_for_terminal(f"{output}: {done.rows:,} sequences that {said} {verb}{found}"))
+    typer.echo(escape_for_terminal(f"{output}: {done.rows:,} sequences that {either} {verb}{found}"))

@@ -55,16 +55,16 @@ def pythia_memorized_evals(
 
     Every sequence that a checkpoint had seen gets a row: memorized if it is listed, else not, its score
     unknown. Windows are not numbered, since tokens are published for memorized sequences only: intervals take
-    each sequence as a cluster of its own and are too narrow where windows repeat. How many distinct ones the
-    memorized sequences are is said.
+    each sequence as a cluster of its own and are too narrow where windows repeat. The number of distinct
+    memorized sequences is printed.
     """
     from memoserve.imports import fetched, import_split, published_splits
     from memoserve.store import Store
     from memoserve.suites import load_suite
 
     only = None if suite is None else load_suite(suite)
-    with fetched(path, split or []) as place:
-        splits = published_splits(place, split or [])
+    with fetched(path, split or []) as folder:
+        splits = published_splits(folder, split or [])
         if only is not None:
             splits = [one for one in splits if one.deduped == ("deduped" in only.name)]
             if not splits:
@@ -72,18 +72,18 @@ def pythia_memorized_evals(
         suites = dict.fromkeys((False, True), only)
         plan = []
         for one in splits:
-            its = suites[one.deduped] or load_suite("pythia-deduped" if one.deduped else "pythia")
-            suites[one.deduped] = its
-            one.checkpoint(its)  # that it exists, before anything is written
-            plan.append((its, one))
+            target_suite = suites[one.deduped] or load_suite("pythia-deduped" if one.deduped else "pythia")
+            suites[one.deduped] = target_suite
+            one.checkpoint(target_suite)  # that it exists, before anything is written
+            plan.append((target_suite, one))
         store = Store.create(out)
         with store.lock():
-            for its, one in plan:
-                done = import_split(store, its, one)
+            for target_suite, one in plan:
+                done = import_split(store, target_suite, one)
                 left_out = f"; {done.beyond:,} listed ones it had not seen left out" if done.beyond else ""
                 was = "" if done.written else " (was here already)"
                 typer.echo(
-                    f"{escape_for_terminal(one.name)} -> {its.name} {done.checkpoint}: "
+                    f"{escape_for_terminal(one.name)} -> {target_suite.name} {done.checkpoint}: "
                     f"{done.evaluated:,} sequences, {done.memorized:,} memorized "
                     f"({done.windows:,} distinct){left_out}{was}"
                 )
@@ -126,8 +126,8 @@ def csv_parts(
     from memoserve.store import Store
     from memoserve.suites import load_suite, select
 
-    its = load_suite(suite)
-    chosen = select(its, checkpoint)
+    target_suite = load_suite(suite)
+    chosen = select(target_suite, checkpoint)
     if len(chosen) != 1:
         raise BadInput(
             f"--checkpoint {checkpoint} names {len(chosen)} checkpoints: the files are of one, say model@step"
@@ -135,7 +135,7 @@ def csv_parts(
     files = csv_files(paths)
     store = Store.create(out)
     with store.lock():
-        done = import_csv(store, its, chosen[0], files, fix_last_batch=fix_last_batch)
+        done = import_csv(store, target_suite, chosen[0], files, fix_last_batch=fix_last_batch)
     for file, lines in done.renumbered.items():
         typer.echo(
             f"{escape_for_terminal(str(file))}: the last {lines} lines were numbered one too high; mended"

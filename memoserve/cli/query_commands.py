@@ -126,15 +126,15 @@ def _check_options(
 
 
 def _joined(options: list[tuple[str, str | None]]) -> list[str]:
-    said: list[str] = []
+    words: list[str] = []
     for name, value in options:
         if value is None:
-            said.append(name)
+            words.append(name)
         elif name.startswith("--"):
-            said.append(f"{name}={value}")
+            words.append(f"{name}={value}")
         else:
-            said += [name, value]
-    return said
+            words += [name, value]
+    return words
 
 
 def _command(query: Query) -> Any:
@@ -146,7 +146,7 @@ def _command(query: Query) -> Any:
                 f"{query.path}: a parameter can't be called {parameter.name}, which is an option here"
             )
     # Names of one's own choice are no names of Python's: counted.
-    named = {f"parameter_{place}": one for place, one in enumerate(query.parameters)}
+    named = {f"parameter_{number}": one for number, one in enumerate(query.parameters)}
 
     def ask(
         store: list[str] | None,

@@ -154,23 +154,23 @@ def scaling(
     _write(Answer(fitted.columns, fitted.rows), form, output, title, fitted.sentences)
 
 
-def _write(answer: Answer, form: _Format | None, output: Path | None, title: str, said: list[str]) -> None:
+def _write(
+    answer: Answer, form: _Format | None, output: Path | None, title: str, sentences: list[str]
+) -> None:
     """Print the answer; for people with the sentences, for programs without."""
     from memoserve.queries.output import as_csv, as_json, as_markdown, plain, write_text
     from memoserve.queries.table import print_table
     from memoserve.terminal import escape_lines_for_terminal
 
-    sentences = "".join(f"{line}\n" for line in said)
+    below = "".join(f"{line}\n" for line in sentences)
     chosen = chosen_format(form, output)
     if chosen == "parquet":
         raise BadInput(f"--output {output}: this answer is no table of one type a column: take .csv or .json")
     if chosen == "table" and output is None and sys.stdout.isatty():
         print_table(answer, title)
-        typer.echo(escape_lines_for_terminal(sentences), nl=False)
+        typer.echo(escape_lines_for_terminal(below), nl=False)
         return
     text = {"table": plain, "csv": as_csv, "json": as_json, "markdown": as_markdown}[chosen](answer)
     if chosen in ("table", "markdown"):
-        text = f"{text}\n" + (
-            sentences if chosen == "table" else sentences.replace("\n", "\n\n").rstrip() + "\n"
-        )
+        text = f"{text}\n" + (below if chosen == "table" else below.replace("\n", "\n\n").rstrip() + "\n")
     write_text(text, output)

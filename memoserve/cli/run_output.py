@@ -105,12 +105,12 @@ def print_estimate(console: Console, plan: Plan, cost: Estimate) -> None:
             f"{item.bytes:,.0f}",
         )
     console.print(table)
-    time_said = (
+    time = (
         "time: unknown on a GPU before a part has been measured"
         if cost.seconds is None
         else f"roughly {duration(cost.seconds)} on this machine"
     )
-    console.print(f"in all {cost.flops:.2e} FLOPs, about {_bytes(cost.bytes)}, {time_said}", highlight=False)
+    console.print(f"in all {cost.flops:.2e} FLOPs, about {_bytes(cost.bytes)}, {time}", highlight=False)
 
 
 def _bytes(number: float) -> str:

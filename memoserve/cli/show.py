@@ -176,8 +176,8 @@ def _write(shown: Iterator[Shown], form: Literal["json", "csv"]) -> None:
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(TEXT_COLUMNS)
     for *values, missing in records:
-        places = None if missing is None else " ".join(map(str, missing))
-        rows.writerow(["" if value is None else value for value in (*values, places)])
+        positions = None if missing is None else " ".join(map(str, missing))
+        rows.writerow(["" if value is None else value for value in (*values, positions)])
     # As it is, for programs; a terminal gets what it could obey escaped.
     content = text.getvalue()
     if sys.stdout.isatty():

@@ -39,9 +39,11 @@ def status(
     if not found["suites"]:
         typer.echo(f"{directory}: a store with nothing in it yet (memoserve run fills it)")
     for suite in found["suites"]:
-        said = suite["fingerprint"]
+        fingerprint = suite["fingerprint"]
         made = ", ".join(
-            f"{key} {said[key]}" for key in ("mode", "engine", "engine_version", "dtype") if key in said
+            f"{key} {fingerprint[key]}"
+            for key in ("mode", "engine", "engine_version", "dtype")
+            if key in fingerprint
         )
         typer.echo(escape_for_terminal(f"suite {suite['suite']}: {made or 'imported'}"))
         typer.echo(f"{len(suite['checkpoints'])} of {suite['checkpoints_in_suite']} checkpoints have scores")

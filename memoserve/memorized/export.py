@@ -99,17 +99,17 @@ def _predict(
     # A threshold of all 32 tokens asks for what is memorized, which every store knows.
     line = None if threshold == 32 and signal is None else threshold
     catalog.rows(
-        "CREATE OR REPLACE TEMP TABLE flagged (predictor VARCHAR, place BIGINT, sequence_id BIGINT, "
+        "CREATE OR REPLACE TEMP TABLE flagged (predictor VARCHAR, ordinal BIGINT, sequence_id BIGINT, "
         "matches UTINYINT, matched_prefix UTINYINT, continuation_ll FLOAT)"
     )
-    for place, one in enumerate(predictors):
-        its = {"suite": one.suite, "model": one.model, "step": one.step, "signal": signal}
+    for ordinal, one in enumerate(predictors):
+        scored = {"suite": one.suite, "model": one.model, "step": one.step, "signal": signal}
         if line is not None:
-            ((unknown,),) = catalog.rows(statement(__file__, "unknown"), its)
+            ((unknown,),) = catalog.rows(statement(__file__, "unknown"), scored)
             if unknown:
                 raise BadInput(_without_signal(one, signal, line))
-        flagging = {"predictor": str(one), "place": place, "seen": one.seen, "threshold": line}
-        catalog.rows(statement(__file__, "flagged"), its | flagging)
+        flagging = {"predictor": str(one), "ordinal": ordinal, "seen": one.seen, "threshold": line}
+        catalog.rows(statement(__file__, "flagged"), scored | flagging)
     catalog.rows(statement(__file__, "predicted"), {"suite": predictors[0].suite})
 
 

@@ -79,7 +79,7 @@ def find_texts(
 
 
 def text_row(one: Shown) -> tuple[Any, ...]:
-    """A window as the values of TEXT_COLUMNS; mismatches: places in the continuation, from 0 on."""
+    """A window as the values of TEXT_COLUMNS; mismatches: positions in the continuation, from 0 on."""
     return (
         one.row.sequence_id,
         one.row.window_id,

@@ -29,7 +29,7 @@ _FETCHED = 10_000
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """An answer of a store: rows and columns, with a title and what is to be said about it.
+    """An answer of a store: rows and columns, with a title and notes about it.
 
     The data are an Arrow table of its own, whatever is asked next. `len`, iteration (tuples) and everything
     that takes Arrow's stream (polars, pandas, DuckDB) work on it; notebooks show it as a table.
@@ -164,8 +164,8 @@ def table_of(
         **dict.fromkeys(text, pa.string),
     }
     arrays = []
-    for place, name in enumerate(columns):
-        values = pa.array([row[place] for row in rows])
+    for index, name in enumerate(columns):
+        values = pa.array([row[index] for row in rows])
         arrays.append(values.cast(typed.get(name, pa.float64)()) if pa.types.is_null(values.type) else values)
     return pa.table(arrays, names=list(columns))
 

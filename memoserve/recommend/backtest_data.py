@@ -95,7 +95,7 @@ def read_rule_results(
         try:
             rules = read_rules(catalog, suite, target.name, unit, blocks=1)
         except NoWindows:
-            # Asked of each target, said by whoever finds nothing.
+            # Asked of each target; whoever finds nothing raises it.
             continue
         found += list(_results_of(target, rules, runs))
     return found
@@ -106,15 +106,17 @@ def _results_of(
 ) -> Iterable[RuleResult]:
     lines: dict[tuple[StoredCheckpoint, str], dict[float, Rule]] = {}
     for rule in rules:
-        its = [runs[name] for name in rule.predictors.split(" + ") if name in runs]
-        if len(its) != rule.predictors.count(" + ") + 1 or any(run.order > target.order for run in its):
+        predictors = [runs[name] for name in rule.predictors.split(" + ") if name in runs]
+        if len(predictors) != rule.predictors.count(" + ") + 1 or any(
+            run.order > target.order for run in predictors
+        ):
             continue
         if rule.tau is not None:
-            lines.setdefault((its[0], rule.signal), {})[rule.tau] = rule
-        elif len(its) == 1:
-            yield _one(target, (its[0],), PAPER_RULE, rule)
-        elif len({run.model for run in its}) == len(its):
-            dear_first = sorted(its, key=lambda run: (-run.training_flops, run.order, run.step))
+            lines.setdefault((predictors[0], rule.signal), {})[rule.tau] = rule
+        elif len(predictors) == 1:
+            yield _one(target, (predictors[0],), PAPER_RULE, rule)
+        elif len({run.model for run in predictors}) == len(predictors):
+            dear_first = sorted(predictors, key=lambda run: (-run.training_flops, run.order, run.step))
             yield _one(target, tuple(dear_first), EITHER, rule)
     for (run, signal), by_tau in lines.items():
         for tau in TAUS[signal]:

@@ -80,10 +80,10 @@ class Law:
     size_range: tuple[float, float]
     largest_target_flops: float
 
-    def interval(self, place: int) -> tuple[float, float]:
+    def interval(self, index: int) -> tuple[float, float]:
         """The 95% interval of a coefficient."""
-        half = self.t * math.sqrt(self.covariance[place, place])
-        return float(self.coefficients[place]) - half, float(self.coefficients[place]) + half
+        half = self.t * math.sqrt(self.covariance[index, index])
+        return float(self.coefficients[index]) - half, float(self.coefficients[index]) + half
 
     def forecast(self, compute_ratio: float, size_ratio: float, target_flops: float) -> Share:
         """The share to expect of a pair that the fit has not seen, with a 95% prediction interval."""
@@ -210,9 +210,9 @@ def fit(observations: Sequence[Observation], measure: Measure, terms: int = len(
     without, errors, weights = [], [], []
     for one in range(len(groups)):
         out = group == one
-        its, _ = _least_squares(x[~out], y[~out], noise[~out])
-        without.append(its)
-        errors.append((y[out] - x[out] @ its) ** 2)
+        coefficients, _ = _least_squares(x[~out], y[~out], noise[~out])
+        without.append(coefficients)
+        errors.append((y[out] - x[out] @ coefficients) ** 2)
         weights.append(1 / (noise[out] + between))
     spread = np.array(without) - np.mean(without, axis=0)
     covariance = (len(groups) - 1) / len(groups) * spread.T @ spread

@@ -20,7 +20,7 @@ def recommend(
 ) -> tuple[list[Recommended], list[str]]:
     """The answers, and what to say about them. Raises BadInput if nothing keeps to budget and bounds."""
     answers: list[Recommended] = []
-    said: list[str] = []
+    sentences: list[str] = []
     target = advisor.target.name
     if budget is not None:
         best = advisor.best(budget)
@@ -37,22 +37,22 @@ def recommend(
                 "raise the budget, or lower the bound"
             )
         second = advisor.runner_up(budget)
-        papers = advisor.paper_rule(budget)
+        paper_rule = advisor.paper_rule(budget)
         doubled = advisor.best(2 * budget, "doubled budget")
-        answers += [best, *(a for a in (second, papers, doubled) if a is not None)]
-        said += reasons(advisor, best, second, papers, doubled)
+        answers += [best, *(a for a in (second, paper_rule, doubled) if a is not None)]
+        sentences += reasons(advisor, best, second, paper_rule, doubled)
     if recall is not None:
         cheap = advisor.cheapest(recall)
         if cheap is None:
-            said.append(f"No candidate reaches a recall of {recall:g} with {advisor.bounds}.")
+            sentences.append(f"No candidate reaches a recall of {recall:g} with {advisor.bounds}.")
         else:
             answers.append(cheap)
-            said.append(
+            sentences.append(
                 f"The cheapest that reaches a recall of {recall:g}{where_reached(advisor)} is "
                 f"{name_of(cheap)}, for {cheap.flops_share:.1%} of the target's compute: recall "
                 f"{share_text(cheap.recall)}, precision {share_text(cheap.precision)}."
             )
-    return answers, said + caveats(advisor, answers)
+    return answers, sentences + caveats(advisor, answers)
 
 
 def grid_answers(advisor: Advisor) -> tuple[list[Recommended], list[str]]:
@@ -60,7 +60,7 @@ def grid_answers(advisor: Advisor) -> tuple[list[Recommended], list[str]]:
     rows = advisor.grid()
     answers = [row for _, row in rows if row is not None]
     none = [f"{share:.0%}" for share, row in rows if row is None]
-    said = (
+    sentences = (
         [f"Nothing within {', '.join(none)} of the target's compute keeps to {advisor.bounds}."]
         if none
         else []
@@ -70,12 +70,12 @@ def grid_answers(advisor: Advisor) -> tuple[list[Recommended], list[str]]:
         if row is not None and (not changes or changes[-1][1].predictors != row.predictors):
             changes.append((share, row))
     if changes:
-        said.append(
+        sentences.append(
             "The best predictor by budget: "
             + ", ".join(f"from {share:.0%} {row.predictors}" for share, row in changes)
             + "."
         )
-    return answers, said + caveats(advisor, answers)
+    return answers, sentences + caveats(advisor, answers)
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,11 @@ def advise(
     advisor = Advisor(
         catalog, chosen, Bounds(min_precision, max_flagged), unit=unit, forecast=forecast, seed=seed
     )
-    answers, said = ([], []) if flops is None and recall is None else recommend(advisor, flops, recall)
+    answers, sentences = ([], []) if flops is None and recall is None else recommend(advisor, flops, recall)
     if grid:
         rows, more = grid_answers(advisor)
-        answers, said = [*answers, *rows], list(dict.fromkeys([*said, *more]))
-    return Advice(chosen, unit, answers, said, flops)
+        answers, sentences = [*answers, *rows], list(dict.fromkeys([*sentences, *more]))
+    return Advice(chosen, unit, answers, sentences, flops)
 
 
 def export_hint(advice: Advice, store: str | Path) -> list[str]:

@@ -73,9 +73,9 @@ class Rehearsal:
         """Line by line."""
         lines: dict[Line, list[tuple[Forecast, RuleResult]]] = {}
         for rule in self.rules:
-            its = self.found[rule.key]
-            if its.counts.recall is not None and its.counts.precision is not None:
-                lines.setdefault(rule.line, []).append((rule, its))
+            actual = self.found[rule.key]
+            if actual.counts.recall is not None and actual.counts.precision is not None:
+                lines.setdefault(rule.line, []).append((rule, actual))
         found = []
         for line, pairs in sorted(lines.items(), key=lambda item: str(item[0])):
             off = [
@@ -89,13 +89,13 @@ class Rehearsal:
         return found
 
 
-def rehearse(played: Sequence[RuleResult], runs: Mapping[str, StoredCheckpoint]) -> Rehearsal | None:
+def rehearse(results: Sequence[RuleResult], runs: Mapping[str, StoredCheckpoint]) -> Rehearsal | None:
     """Forecast the largest target of `played` from the smaller ones; None if they are too few for a law."""
-    last = max((one.target for one in played), key=lambda run: run.order, default=None)
+    last = max((one.target for one in results), key=lambda run: run.order, default=None)
     if last is None:
         return None
-    smaller = [one for one in played if one.target.order < last.order]
-    own = {(name_of(one.runs), one.line): one for one in played if one.target == last}
+    smaller = [one for one in results if one.target.order < last.order]
+    own = {(name_of(one.runs), one.line): one for one in results if one.target == last}
     try:
         laws = LineLaws([observed(one) for one in smaller if one.line == PAPER_RULE], smaller)
     except BadInput:
@@ -113,8 +113,8 @@ def rehearse_largest(catalog: Catalog, suite: str, unit: Unit, step: int | None 
     """The rehearsal on the largest evaluated model, at its last evaluated step up to `step`."""
     runs = read_runs(catalog, suite)
     orders, steps = [run.order for run in runs.values()], [run.step for run in runs.values()]
-    played = read_rule_results(
+    results = read_rule_results(
         catalog, suite, runs, unit,
         below=max(orders, default=0) + 1, step=step if step is not None else max(steps, default=0),
     )  # fmt: skip
-    return rehearse(played, runs)
+    return rehearse(results, runs)

@@ -104,12 +104,12 @@ class Bounds:
     max_flagged: int | None = None
 
     def __str__(self) -> str:
-        said = []
+        bounds = []
         if self.min_precision is not None:
-            said.append(f"a precision of at least {self.min_precision:g}")
+            bounds.append(f"a precision of at least {self.min_precision:g}")
         if self.max_flagged is not None:
-            said.append(f"at most {self.max_flagged:,} flagged")
-        return " and ".join(said)
+            bounds.append(f"at most {self.max_flagged:,} flagged")
+        return " and ".join(bounds)
 
 
 class NoWindows(BadInput):

@@ -42,15 +42,15 @@ def forecast_rules(catalog: Catalog, target: StoredCheckpoint, unit: Unit) -> Fo
     """
     seen = read_observations(catalog, target.suite, unit, smaller_than=target.model, step=target.step)
     runs = read_runs(catalog, target.suite)
-    played = read_rule_results(catalog, target.suite, runs, unit, below=target.order, step=target.step)
-    laws = LineLaws(seen, played)
+    results = read_rule_results(catalog, target.suite, runs, unit, below=target.order, step=target.step)
+    laws = LineLaws(seen, results)
     counted = _flagged(catalog, target, runs, unit)
     able = [r for r in runs.values() if r.training_flops < target.training_flops and r.order <= target.order]
     rules, refused = forecast_lines(target, able, laws, counted)
     if not rules:
         reasons = "; ".join(dict.fromkeys(refused.values())) or "the suite has no checkpoint that costs less"
         raise BadInput(f"no forecast for {target.name}: {reasons}")
-    return Forecasts(laws.of[PAPER_RULE], tuple(rules), refused, laws.without, rehearse(played, runs))
+    return Forecasts(laws.of[PAPER_RULE], tuple(rules), refused, laws.without, rehearse(results, runs))
 
 
 def _flagged(

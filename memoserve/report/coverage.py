@@ -64,19 +64,19 @@ def store_status(directory: str) -> dict[str, Any]:
         checks = checks_by_suite(catalog)
     suites = []
     for suite in store.suites():
-        its = [one for one in checkpoints if one.suite == suite]
-        parts = {one: store.parts(suite, one.model, one.step) for one in its if one.evaluated}
+        in_suite = [one for one in checkpoints if one.suite == suite]
+        parts = {one: store.parts(suite, one.model, one.step) for one in in_suite if one.evaluated}
         foreign = foreign_parts(store.files, chain.from_iterable(parts.values()), store.fingerprint(suite))
         suites.append(
             {
                 "suite": suite,
                 "fingerprint": store.fingerprint(suite),
-                "checkpoints_in_suite": len(its),
+                "checkpoints_in_suite": len(in_suite),
                 "checkpoints": [_checkpoint_status(one, parts[one], memorized) for one in parts],
                 "foreign_parts": [part.path for part in foreign],
                 "same_weights": [
                     {"checkpoint": one.name, "same_weights_as": one.same_weights_as}
-                    for one in its
+                    for one in in_suite
                     if one.same_weights_as is not None
                 ],
                 "checks": checks[suite].counts,

@@ -65,7 +65,7 @@ def run(options: Mapping[str, object]) -> Outcome:
     """Make what is missing of a run, and show how far it is: in a notebook, on a terminal, or in lines.
 
     Takes the options of `memoserve run` by name (see Options). A checkpoint that fails is in the outcome's
-    `failures`, and the others go on; `incomplete` has the reasons why this is not all that was asked for.
+    `failures`, and the others continue; `incomplete` has the reasons why this is not all that was asked for.
     Raises Interrupted, which is a KeyboardInterrupt, after one: whole parts are kept, and the same call goes
     on from there. Else raises what `prepare` and Job.run raise.
     """

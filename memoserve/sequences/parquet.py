@@ -29,7 +29,7 @@ BATCH = 1024
 """Rows decoded at a time."""
 
 IDLE_CURSORS = 4
-"""So many places where a read stopped are kept, for as many threads that read on from there."""
+"""So many positions where a read stopped are kept, for as many threads that read on from there."""
 
 
 class ParquetSequences:
@@ -191,7 +191,7 @@ class ParquetSequences:
 
 
 class _Cursor:
-    """A place in a row group; it only moves on."""
+    """A position in a row group; it only moves on."""
 
     def __init__(
         self, place: Place, columns: Columns, group: int, number: int, first: int, stop: int

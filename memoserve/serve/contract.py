@@ -136,7 +136,7 @@ class PlotEntry(BaseModel):
 class Recommendation(BaseModel):
     columns: list[AnswerColumn]
     rows: list[list[Any]]
-    said: list[str]
+    sentences: list[str]
 
 
 class TextPiece(BaseModel):
@@ -270,7 +270,7 @@ class RunProgress(Progress):
 
 
 class RunEstimate(BaseModel):
-    """What the dry run said: scores to make, and their cost; seconds are null where unknown."""
+    """What the dry run found: scores to make, and their cost; seconds are null where unknown."""
 
     sequences: int
     checkpoints: int

@@ -100,7 +100,7 @@ def verify(path: str) -> Verified:
     suites = {name.split("/")[1].removeprefix("suite=") for name in described} | set(parts)
     for suite in sorted(suites):
         damages += _suite(files, suite, parts.get(suite, []), "rows")
-    checked = [*described, *checks, *(part.name for its in parts.values() for part in its)]
+    checked = [*described, *checks, *(part.name for of_suite in parts.values() for part in of_suite)]
     return Verified(len(checked), sum(found[name].size for name in checked), tuple(damages))
 
 
@@ -274,7 +274,7 @@ def _look(files: Files, part: Part, depth: Depth) -> _Looked:
 
 
 def _contradiction(part: Part, footer: Any, metadata: dict[str, Any]) -> str | None:
-    """Where the footer of a part contradicts itself or the part's place."""
+    """Where the footer of a part contradicts itself or the part's path."""
     if metadata.get("name") != part.name:
         return f"its metadata names a different part: {metadata.get('name')}"
     kind = part.name.split("/")[0]

@@ -278,7 +278,7 @@ def test_the_slider_moves_the_line_and_the_recommendation(tab: Tab) -> None:
     advice = page.locator("section", has=page.get_by_role("heading", name="Recommendation"))
     line = page.locator(".picture svg g.mark-rule line").last
     before, at = advice.inner_text(), line.bounding_box()
-    said = httpx.get(f"{tab.url}/api/recommend", params={"budget": "50%"}, timeout=60).json()["said"]
+    said = httpx.get(f"{tab.url}/api/recommend", params={"budget": "50%"}, timeout=60).json()["sentences"]
     assert said[0] in before
     slider.focus()
     for _ in range(40):

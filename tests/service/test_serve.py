@@ -201,7 +201,7 @@ def test_recommendations_are_those_of_the_command_line(server: Server, cli: Cli)
     said = json.loads(cli("recommend", server.store, "--budget", "50%", "--format", "json").stdout)
     names = [column["name"] for column in got["columns"]]
     assert [dict(zip(names, row, strict=True)) for row in got["rows"]] == said
-    assert got["said"]
+    assert got["sentences"]
     grid = server.get("recommend/grid", target=TARGET)
     assert [column["name"] for column in grid["columns"]] == names
     assert "budget (such as 10%)" in server.get("recommend", 400)["error"]

@@ -279,14 +279,14 @@ def test_position_qq(world: World, read: Read) -> None:
         whole = read.seen(name) // size
         expected: Counter[tuple[Any, ...]] = Counter()
         evaluated = read.evaluated(name, "sequences", whole * size)
-        stretches = sorted({k // size for k in evaluated})
+        buckets = sorted({k // size for k in evaluated})
         items = {"sequences": evaluated}
         if world.windows:
             items["windows"] = read.evaluated(name, "windows", whole * size)
             items["unrepeated"] = {k: m for k, m in items["windows"].items() if len(read.occurrences[k]) == 1}
         for unit, keys in items.items():
             # A window counts where it occurs first, evaluated there or not.
-            counts = sorted(sum(m for k, m in keys.items() if k // size == s) for s in stretches)
+            counts = sorted(sum(m for k, m in keys.items() if k // size == s) for s in buckets)
             for rank, count in enumerate(counts, 1):
                 quantile = stats.poisson.ppf(rank / (len(counts) + 1), np.mean(counts)) if any(counts) else 0
                 expected[unit, int(quantile), count] += 1
@@ -296,7 +296,7 @@ def test_position_qq(world: World, read: Read) -> None:
                     if any(counts) and len(counts) > 1:
                         same(row, {"dispersion": float(np.var(counts, ddof=1) / np.mean(counts))})
         found = ask(world, "position_qq", checkpoint=name, size=str(size))
-        assert {(r["unit"], r["theoretical"], r["observed"]): r["stretches"] for r in found} == expected
+        assert {(r["unit"], r["theoretical"], r["observed"]): r["buckets"] for r in found} == expected
 
 
 def test_chi_square_tail(world: World) -> None:

@@ -562,7 +562,7 @@ class TestVerify:
         filled.files.write(name, json.dumps(FINGERPRINT).encode())
         before = {name: filled.files.read(name) for name in filled.files.below("")}
         found = self.found(filled)
-        assert found.pop(name) == "it carries no checksum: damaged, or written by a memoserve that knew none"
+        assert found.pop(name) == "it carries no checksum: damaged, or written by a version without checksums"
         assert set(found.values()) == {checksum.FROM_BEFORE}
         assert len(found) == 5
         with pytest.raises(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tokenize
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -44,6 +45,10 @@ WORDS = {
     r"warns of most": "predicts the most",
     r"has no shape": "free-form identifiers",
     r"by shapes": "finds patterns",
+    r"\bwarned of\b": "predicted",
+    r"scored of what": "evaluated, of the sequences seen",
+    r"how sure is|should the line be drawn": "confidence bands; precision and recall by threshold",
+    r"was written as|that knew none": "names a different part; a version without checksums",
 }
 
 # These too, where the documentation is concerned.
@@ -60,6 +65,22 @@ IN_DOCUMENTATION = {
     r"is remembered": "is cached, is kept",
     r"the ladder\.\*\*": "early exit in stages",
 }
+
+# And these as parts of names in code.
+IN_NAMES = {
+    r"said": "message, metadata, mask, reason: what it is",
+    r"its": "what it belongs to; _ before a local name of a macro",
+    r"lanes?|desk|obituary": "worker, relay, exit message",
+    r"rungs?|climbs?|climbed|surviv\w+": "stage, advance, remaining",
+    r"fallen": "mismatched",
+    r"played|papers": "results, paper_rule",
+    r"remembered|harmless": "cached or kept, escaped or allowed",
+    r"stretch|stretches": "bucket",
+    r"relent|reluctance|gained|extractib\w+": "retry_refused, cost, union_gain, extractable",
+}
+# Where a Place is a path or URL and what opens it.
+STORAGE = (["memoserve", "files"], ["memoserve", "sequences"], ["scripts", "faults.py"])
+
 DOCUMENTATION = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -110,3 +131,40 @@ def test_nobody_reads_in_the_documentation(word: str, instead: str) -> None:
     pages = ((file.name, file.read_text()) for file in DOCUMENTATION)
     found = [f"{name}: {match[0]}" for name, text in pages if (match := pattern.search(text))]
     assert not found, f"say {instead!r}"
+
+
+@cache
+def names() -> tuple[tuple[str, str], ...]:
+    """(file, name) of each name in the package's Python and SQL, and in the scripts."""
+    found: set[tuple[str, str]] = set()
+    for file in [*(ROOT / "memoserve").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]:
+        with tokenize.open(file) as source:
+            tokens = tokenize.generate_tokens(source.readline)
+            found |= {
+                (str(file.relative_to(ROOT)), one.string) for one in tokens if one.type == tokenize.NAME
+            }
+    for file in [*(ROOT / "memoserve").rglob("*.sql"), *(ROOT / "queries").glob("*.sql")]:
+        code = re.sub(r"--[^\n]*|'(?:[^']|'')*'", " ", file.read_text())
+        found |= {(str(file.relative_to(ROOT)), name) for name in re.findall(r"[^\W\d]\w*", code)}
+    return tuple(sorted(found))
+
+
+def parts(name: str) -> list[str]:
+    """The words of a name: `its_first`, `ItsFirst` and `ITS_FIRST` are its and first."""
+    return [one.lower() for one in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
+
+
+@pytest.mark.parametrize(("word", "instead"), IN_NAMES.items())
+def test_no_name_has(word: str, instead: str) -> None:
+    pattern = re.compile(word)
+    found = [f"{file}: {name}" for file, name in names() if any(map(pattern.fullmatch, parts(name)))]
+    assert not found, f"say {instead!r}"
+
+
+def test_a_place_is_where_files_are() -> None:
+    found = [
+        f"{file}: {name}"
+        for file, name in names()
+        if name in {"place", "places", "_place", "_places"} and file.split("/")[:2] not in STORAGE
+    ]
+    assert not found, "say 'index', 'position', 'rank', 'folder' or 'path'"

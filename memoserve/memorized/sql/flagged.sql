@@ -1,8 +1,8 @@
 -- The sequences that one predictor has seen and flags, added to the table `flagged`: what has a signal of at
 -- least $threshold or, without one, what is memorized. $signal is matches, matched_prefix or continuation_ll;
--- NULL: matches, or the matched prefix where the store has no more. $place: which of several predictors.
+-- NULL: matches, or the matched prefix where the store has no more. $ordinal: which of several predictors.
 INSERT INTO flagged
-SELECT $predictor, $place, sequence_id, matches, matched_prefix, continuation_ll
+SELECT $predictor, $ordinal, sequence_id, matches, matched_prefix, continuation_ll
 FROM scores
 WHERE suite = $suite AND model = $model AND step = $step AND sequence_id < $seen
   AND CASE WHEN $threshold::DOUBLE IS NULL THEN coalesce(matched_prefix, matches) = 32

@@ -4,7 +4,7 @@ CREATE OR REPLACE TEMP TABLE predicted AS
 SELECT sequence_id, predictor, matches, matched_prefix, continuation_ll, window_id,
        CASE WHEN window_id IS NOT NULL THEN count(*) OVER (PARTITION BY window_id) END AS occurrences
 FROM (
-    SELECT sequence_id, string_agg(predictor, ' + ' ORDER BY place) AS predictor, max(matches) AS matches,
+    SELECT sequence_id, string_agg(predictor, ' + ' ORDER BY ordinal) AS predictor, max(matches) AS matches,
            max(matched_prefix) AS matched_prefix, max(continuation_ll) AS continuation_ll
     FROM flagged GROUP BY sequence_id
 )

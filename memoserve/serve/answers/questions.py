@@ -22,7 +22,7 @@ Unit = Literal["sequences", "windows"]
 Cell = Literal["memorized", "hit", "miss", "false_alarm"]
 
 Values = tuple[tuple[str, str], ...]
-"""Names and values, as pairs so that a question can be remembered."""
+"""Names and values, as pairs so that a question can be cached."""
 
 _FAILED_SHOWN = 100
 """Failed checks that are named with what the store holds; the query `checks` has them all."""
@@ -43,14 +43,14 @@ def store(workspace: Workspace, read_only: bool) -> Reply:
         checks = checks_by_suite(catalog, _FAILED_SHOWN)
     suites: list[dict[str, Any]] = []
     for name in opened.suites():
-        its = [one for one in every if one.suite == name]
+        checkpoints = [one for one in every if one.suite == name]
         suites.append(
             {
                 "suite": name,
                 "fingerprint": opened.fingerprint(name),
-                "evaluated_checkpoints": sum(one.evaluated > 0 for one in its),
-                "checkpoints": len(its),
-                "scores": sum(one.evaluated for one in its),
+                "evaluated_checkpoints": sum(one.evaluated > 0 for one in checkpoints),
+                "checkpoints": len(checkpoints),
+                "scores": sum(one.evaluated for one in checkpoints),
                 "checks": dict(sorted(checks[name].counts.items())),
                 "failed_checks": checks[name].failed,
             }
@@ -187,7 +187,7 @@ def recommend(
             unit=unit,
             forecast=forecast,
         )
-    return reply_json(names_and_rows(*advice.table()) | {"said": advice.sentences})
+    return reply_json(names_and_rows(*advice.table()) | {"sentences": advice.sentences})
 
 
 def text(
@@ -304,12 +304,12 @@ def suites(workspace: Workspace, folder: str | None) -> Reply:
         for name in islice(Store.open(workspace.store).suites(), 1000):
             if name in known:
                 continue
-            its = [one.model for one in catalog.checkpoints() if one.suite == name]
+            models = [one.model for one in catalog.checkpoints() if one.suite == name]
             listed.append(
                 {
                     "name": name,
-                    "models": list(dict.fromkeys(its)),
-                    "checkpoints": len(its),
+                    "models": list(dict.fromkeys(models)),
+                    "checkpoints": len(models),
                     "description": "",
                 }
             )
@@ -348,17 +348,17 @@ def suite(workspace: Workspace, name: str, folder: str | None) -> Reply:
             }
         )
     with asking(workspace) as catalog:
-        its = [one for one in catalog.checkpoints() if one.suite == name]
-    if not its:
+        checkpoints = [one for one in catalog.checkpoints() if one.suite == name]
+    if not checkpoints:
         raise NotThere(f"there is no suite {name!r}: neither shipped, nor in the operator's folder, nor here")
-    steps = sorted({one.step for one in its})
+    steps = sorted({one.step for one in checkpoints})
     models = {
         one.model: {
             "name": one.model,
             "parameters": one.parameters,
             "parameters_without_embeddings": one.parameters_without_embeddings,
         }
-        for one in its
+        for one in checkpoints
     }
     return reply_json(
         {
@@ -368,7 +368,7 @@ def suite(workspace: Workspace, name: str, folder: str | None) -> Reply:
             "steps": steps,
             "default_steps": steps,
             "sequences": {
-                "trained": its[0].trained,
+                "trained": checkpoints[0].trained,
                 "control": None,
                 "tokens": None,
                 "batch_size": None,

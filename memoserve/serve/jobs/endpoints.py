@@ -72,13 +72,13 @@ def progress_of(run: QueuedJob) -> contract.RunProgress:
 
 
 def _as_json(run: QueuedJob, unfinished: list[QueuedJob]) -> dict[str, Any]:
-    places = {one.id: place for place, one in enumerate(unfinished)}
+    positions = {one.id: position for position, one in enumerate(unfinished)}
     return {
         "id": run.id,
         "state": run.state,
         "request": run.request,
         "estimate": run.estimate,
-        "ahead": places.get(run.id) if run.state == "queued" else None,
+        "ahead": positions.get(run.id) if run.state == "queued" else None,
         "created": run.created,
         "started": run.started,
         "ended": run.ended,
@@ -202,7 +202,7 @@ async def _stream(
         if run is None:
             return
         data = json.dumps(asdict(progress_of(run)))
-        if run.version != seen:  # smaller: the client remembers another store's run of this number
+        if run.version != seen:  # smaller: the client has another store's run of this number
             seen = run.version
             yield ServerSentEvent(data, event="progress", id=str(seen), sep="\n")
         if run.finished:

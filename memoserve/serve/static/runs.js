@@ -36,7 +36,7 @@ export function runs({ suites, engines, suite, store, changed }) {
         else cards.set(run.id, card(run, { refresh, changed }));
       }
       const wanted = kept.map((run) => cards.get(run.id).element);
-      if (wanted.some((element, place) => list.children[place] !== element) || list.childElementCount !== wanted.length) list.replaceChildren(...wanted);
+      if (wanted.some((element, index) => list.children[index] !== element) || list.childElementCount !== wanted.length) list.replaceChildren(...wanted);
       older.replaceChildren(...(kept.length < newest.length ? [h('button', { type: 'button', onclick: showAll }, `Show ${newest.length - kept.length} older`)] : []));
       list.hidden = !kept.length;
       older.hidden = !older.childElementCount;
@@ -82,7 +82,7 @@ function inOrder(newest) {
 const plural = (number, one) => `${count(number)} ${one}${number === 1 ? '' : 's'}`;
 const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}`;
 
-function said(request) {
+function describe(request) {
   const parts = [request.checkpoints ?? 'the suite’s own checkpoints'];
   if (request.sequences) parts.push(`sequences ${request.sequences}`);
   if (request.sample) parts.push(`a sample of ${percent(request.sample)} (seed ${request.seed})`);
@@ -107,7 +107,7 @@ function card(first, { refresh, changed }) {
     h('div', { class: 'line' }, chip, h('b', {}, `Run ${run.id}: ${run.request.suite}`),
       h('span', { class: 'soft small' }, [run.request.by, moment(run.created)].filter(Boolean).join(', ')), h('div', { class: 'buttons' }, again, cancel)),
     run.request.note && h('p', {}, run.request.note),
-    h('p', { class: 'small' }, said(run.request)),
+    h('p', { class: 'small' }, describe(run.request)),
     bar, words, failure, log);
 
   let logAsked = 0;
@@ -245,7 +245,7 @@ function told(run, done) {
 const ENGINES = { vllm: 'vLLM', transformers: 'Transformers (the reference)' };
 
 function submission(suites, engines, suite, store, submitted) {
-  const values = { suite, by: remembered() };
+  const values = { suite, by: storedName() };
   const keep = (name) => (value) => { values[name] = value; };
   const controls = {
     suite: picker('Suite', suites.map((name) => [name, name]), (name) => { values.suite = name; asStored(); }),
@@ -297,7 +297,7 @@ function submission(suites, engines, suite, store, submitted) {
         sample: number(values.sample), seed: number(values.seed), loglik: Boolean(values.loglik),
       });
       announce(`Run ${run.id} is ${run.state}.`);
-      remember(values.by);
+      storeName(values.by);
       submitted(run);
     } catch (error) {
       if (!(error instanceof Failure)) throw error;
@@ -311,7 +311,7 @@ function submission(suites, engines, suite, store, submitted) {
 }
 
 // A browser may refuse to keep anything.
-function remembered() {
+function storedName() {
   try {
     return localStorage.getItem('memoserve name') ?? '';
   } catch {
@@ -319,7 +319,7 @@ function remembered() {
   }
 }
 
-function remember(name) {
+function storeName(name) {
   try {
     localStorage.setItem('memoserve name', name ?? '');
   } catch {

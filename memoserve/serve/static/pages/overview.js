@@ -70,15 +70,15 @@ function tilesOf(rows, its) {
     tile('Checkpoints evaluated', count(its.evaluated_checkpoints), `of ${count(its.checkpoints)}`),
     tile('Scores', h('span', { title: count(its.scores) }, compact(its.scores))),
     tile('Training sequences', compact(rows[0]?.trained)),
-    tile('Scored of what they have seen', wanted ? percent((wanted - missing) / wanted) : '–'),
+    tile('Evaluated, of the sequences seen', wanted ? percent((wanted - missing) / wanted) : '–'),
     tile('Checks passed', its.checks.passed ? count(its.checks.passed) : '–', notPassed(its.checks)),
     tile(['Mode', its.fingerprint.engine, its.fingerprint.dtype].filter(Boolean).join(', '), its.fingerprint.mode ?? '–'));
 }
 
 /** A suite's checkpoints where the store knows nothing of it. */
 function fromSuite(suite) {
-  return suite.models.flatMap((model, place) => suite.steps.map((step) => ({
-    model: model.name, model_order: place, parameters: model.parameters, step, checkpoint: `${model.name}@${step}`, evaluated: 0, missing: null, wanted: null,
+  return suite.models.flatMap((model, index) => suite.steps.map((step) => ({
+    model: model.name, model_order: index, parameters: model.parameters, step, checkpoint: `${model.name}@${step}`, evaluated: 0, missing: null, wanted: null,
   })));
 }
 
@@ -112,5 +112,5 @@ const notPassed = (checks) => Object.entries(checks).filter(([result]) => result
 
 const failures = (checks) => table('Checks that failed', [{ name: 'name', label: 'Check' }, { name: 'subject', label: 'Of' }, { name: 'detail', label: 'What was seen', wrap: true }], checks, { sortable: false });
 
-const fingerprint = (said) => table('Fingerprint', [{ name: 'what', label: 'What' }, { name: 'value', label: 'Value', wrap: true }],
-  Object.entries(said).sort().map(([what, value]) => ({ what, value: typeof value === 'string' ? value : JSON.stringify(value) })), { sortable: false });
+const fingerprint = (metadata) => table('Fingerprint', [{ name: 'what', label: 'What' }, { name: 'value', label: 'Value', wrap: true }],
+  Object.entries(metadata).sort().map(([what, value]) => ({ what, value: typeof value === 'string' ? value : JSON.stringify(value) })), { sortable: false });
