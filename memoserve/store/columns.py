@@ -96,7 +96,14 @@ def schema_of(columns: Iterable[Column]) -> pa.Schema:
     """The Arrow schema of a list of columns."""
     import pyarrow as pa
 
-    return pa.schema([(column.name, pa.type_for_alias(column.arrow)) for column in columns])
+    return pa.schema([(column.name, _arrow_type(column.arrow)) for column in columns])
+
+
+def _arrow_type(name: str) -> pa.DataType:
+    import pyarrow as pa
+
+    item = name.removeprefix("list<").removesuffix(">")
+    return pa.type_for_alias(name) if item == name else pa.list_(pa.type_for_alias(item))
 
 
 def with_all(table: pa.Table, columns: Iterable[Column]) -> pa.Table:
