@@ -61,6 +61,8 @@ def write_catalog(store: str | Path, output: str | Path | None = None, *, embed:
                 _to_table(connection, "repeat_parts", "suite, listing, sequence_id")
                 _to_table(connection, "checkpoint_parts", "suite, model_order, step")
                 _to_table(connection, "check_parts", "suite, checked_at, name, subject")
+                _to_table(connection, "features", "suite, sequence_id")
+                _to_table(connection, "feature_parts", "suite, sequence_id")
             _to_table(connection, "checkpoints", "suite, model_order, step")
             connection.execute("USE memory")
             # Detaching writes the log into the file, so that the file alone is the catalog.

@@ -41,38 +41,44 @@ def compute(
     out: _Out = "memoserve-out",
     data: Annotated[
         str | None,
-        typer.Option(help="Training sequences in training order, if not where the suite says.", show_default=False),
+        typer.Option(
+            help="Training sequences in training order, if not where the suite says.", show_default=False
+        ),
     ] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option(help="tokenizer.json, for what is said of text. Default: the suite's.", show_default=False),
+        typer.Option(
+            help="tokenizer.json, for what is said of text. Default: the suite's.", show_default=False
+        ),
     ] = None,
     tokens_column: Annotated[
         str | None,
-        typer.Option(
-            help="The Parquet column of token ids, if not tokens or input_ids.", show_default=False
-        ),
+        typer.Option(help="The Parquet column of token ids, if not tokens or input_ids.", show_default=False),
     ] = None,
     sequences: Annotated[
         str | None, typer.Option(help="Range of sequence ids, such as 0:1000000.", show_default=False)
     ] = None,
     sample: Annotated[
         float | None,
-        typer.Option(help="Random fraction of sequences. Default: that of the store's runs.", show_default=False),
+        typer.Option(
+            help="Random fraction of sequences. Default: that of the store's runs.", show_default=False
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of --sample. Default: that of the runs, or 0.", show_default=False)
+        int | None,
+        typer.Option(help="Seed of --sample. Default: that of the runs, or 0.", show_default=False),
     ] = None,
     skip_short: Annotated[
         bool | None,
-        typer.Option(
-            "--skip-short", help="Leave out sequences shorter than a window.", show_default=False
-        ),
+        typer.Option("--skip-short", help="Leave out sequences shorter than a window.", show_default=False),
     ] = None,
     window_context: Annotated[
         int | None,
         typer.Option(
-            "--context", min=1, help="Tokens of context. Default: that of the runs, or 32.", show_default=False
+            "--context",
+            min=1,
+            help="Tokens of context. Default: that of the runs, or 32.",
+            show_default=False,
         ),
     ] = None,
     part_size: Annotated[
@@ -136,9 +142,7 @@ def add(
         typer.Option("--suite", help="Whose sequences. Default: the store's only suite.", show_default=False),
     ] = None,
     id_column: Annotated[str, typer.Option("--id", help="The column of sequence ids.")] = "sequence_id",
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Replace the table of this name.")
-    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the table of this name.")] = False,
 ) -> None:
     """Add a table keyed by sequence id: further columns of the view features, numbers of any kind.
 
@@ -149,7 +153,9 @@ def add(
 
     store = Store.open(out)
     with store.lock():
-        its = suite or _only_suite(store.suites(), [n.removeprefix("suite=") for n in store.files.names("features")])
+        its = suite or _only_suite(
+            store.suites(), [n.removeprefix("suite=") for n in store.files.names("features")]
+        )
         columns, rows = add_table(store, its, table, name, id_column=id_column, replace=replace)
     typer.echo(f"{out}: {rows:,} rows of {', '.join(columns)} for suite {escape_for_terminal(its)}")
 

@@ -28,7 +28,9 @@ def add_table(
     StoreConflict for a name that is taken.
     """
     if _NAME.match(name) is None:
-        raise BadInput(f"--name {name!r}: write small letters, digits and _, a letter first, such as perplexity")
+        raise BadInput(
+            f"--name {name!r}: write small letters, digits and _, a letter first, such as perplexity"
+        )
     table = _checked(_read(path), path, name, id_column)
     columns = table.column_names[1:]
     for other in _added(store, suite):
@@ -62,7 +64,9 @@ def _checked(table: pa.Table, path: Path, name: str, id_column: str) -> pa.Table
     import pyarrow.compute as pc
 
     if id_column not in table.column_names:
-        raise BadInput(f"{path} has no column {id_column}: it has {', '.join(table.column_names)}; --id names it")
+        raise BadInput(
+            f"{path} has no column {id_column}: it has {', '.join(table.column_names)}; --id names it"
+        )
     ids = table.column(id_column)
     if not pa.types.is_integer(ids.type) or ids.null_count:
         raise BadInput(f"{path}: {id_column} must hold whole numbers, one a row; it is {ids.type}, "
@@ -109,7 +113,9 @@ def _file(table: pa.Table, name: str) -> bytes:
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, table.schema, version="2.6", compression="zstd", store_schema=False) as writer:
+    with pq.ParquetWriter(
+        sink, table.schema, version="2.6", compression="zstd", store_schema=False
+    ) as writer:
         writer.write_table(table)
         about = json.dumps({"name": name, "rows": len(table)}, sort_keys=True)
         writer.add_key_value_metadata({METADATA_KEY: about.encode(), checksum.KEY: checksum.PLACEHOLDER})

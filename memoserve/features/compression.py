@@ -20,7 +20,9 @@ def compressed(texts: Sequence[bytes]) -> NDArray[np.int64]:
 
 def compressed_after(texts: Sequence[bytes], dictionary: bytes) -> NDArray[np.int64]:
     """Bytes of each text compressed with a dictionary, i64[n]."""
-    fresh = zlib.compressobj(LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_DEFAULT_STRATEGY, dictionary)
+    fresh = zlib.compressobj(
+        LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_DEFAULT_STRATEGY, dictionary
+    )
     sizes = []
     for text in texts:
         one = fresh.copy()

@@ -73,7 +73,9 @@ class Counts:
 class Corpus:
     """The training sequences 0..trained-1, in which the runs and windows of some windows are counted."""
 
-    def __init__(self, source: SequenceSource, trained: int, runs: RunIndex, windows: WindowIndex, length: int) -> None:
+    def __init__(
+        self, source: SequenceSource, trained: int, runs: RunIndex, windows: WindowIndex, length: int
+    ) -> None:
         self._source = source
         self._trained = trained
         self._runs = runs

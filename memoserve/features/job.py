@@ -189,7 +189,9 @@ class FeaturesJob:
         store = Store.open(self.options.out) if Store.is_at(self.options.out) else None
         parts = self.missing(store)
         sequences = sum(self._count(part) for part in parts)
-        lengths = self.source.lengths(sampled_ids(self.suite.trained, min(self.source.cheap_lengths, 1 << 16)))
+        lengths = self.source.lengths(
+            sampled_ids(self.suite.trained, min(self.source.cheap_lengths, 1 << 16))
+        )
         tokens = int(lengths.mean() * self.suite.trained)
         passes = -(-sequences * BYTES_A_WINDOW // self._memory)
         return Estimate(
@@ -240,7 +242,9 @@ class FeaturesJob:
             stop = min(first + step, selection.stop)
             some = selection.ids_in(self.source, first, stop, self._length)
             whole = len(some) == stop - first
-            read = self.source.read(first, stop, self._length) if whole else self.source.take(some, self._length)
+            read = (
+                self.source.read(first, stop, self._length) if whole else self.source.take(some, self._length)
+            )
             ids.append(some)
             blocks.append(read.astype(narrow))
             progress("reading windows", stop - selection.first, selection.stop - selection.first)
@@ -279,7 +283,9 @@ class FeaturesJob:
         batch_size, trained = self.suite.batch_size, self.suite.trained
         occurrences = Occurrences(rows[found], sequences, -(-trained // batch_size), batch_size)
         sizes = np.bincount(label, minlength=len(label))
-        return Known(windows, self._context, label, sizes, runs, counts.runs, counts.tokens, occurrences, self._text)
+        return Known(
+            windows, self._context, label, sizes, runs, counts.runs, counts.tokens, occurrences, self._text
+        )
 
     def _write(self, store: Store, known: Known, ids: Numbers, first: int, stop: int) -> None:
         within = _span(ids, first, stop)
@@ -306,8 +312,12 @@ class FeaturesJob:
     def _refuse_other_sequences(self, store: Store) -> None:
         """Raise StoreConflict if the scores that the store has are of other sequences or windows."""
         mine = self.fingerprint
-        shared = [k for k in self._of_runs if k.startswith(SEQUENCES_PREFIX) or k in ("context", "continuation")]
-        if lines := differences({k: self._of_runs[k] for k in shared}, {k: mine[k] for k in mine if k in shared}):
+        shared = [
+            k for k in self._of_runs if k.startswith(SEQUENCES_PREFIX) or k in ("context", "continuation")
+        ]
+        if lines := differences(
+            {k: self._of_runs[k] for k in shared}, {k: mine[k] for k in mine if k in shared}
+        ):
             raise StoreConflict(
                 f"{store.path} holds scores of suite {self.suite.name} of other windows (scores vs features):\n"
                 + "\n".join(lines)
@@ -398,7 +408,11 @@ class FeaturesJob:
         texts = []
         for sequence in ids:
             length = int(self.source.lengths(np.array([sequence]))[0])
-            tokens = self.source.read(int(sequence), int(sequence) + 1, length) if length else np.zeros((1, 0), "u4")
+            tokens = (
+                self.source.read(int(sequence), int(sequence) + 1, length)
+                if length
+                else np.zeros((1, 0), "u4")
+            )
             texts.append(texts_of(tokens, pieces)[0][:each])
         return b"".join(texts)
 
@@ -407,7 +421,9 @@ class FeaturesJob:
 
     def _measured_rate(self) -> float:
         """Training tokens a second that one core looks through, on a few thousand windows and a sample."""
-        ids = self.selection.ids(self.selection.first, min(self.selection.stop, self.selection.first + (1 << 24)))
+        ids = self.selection.ids(
+            self.selection.first, min(self.selection.stop, self.selection.first + (1 << 24))
+        )
         some = ids[sampled_ids(len(ids), 4096)]
         some = some[self.source.lengths(some) >= self._length]
         runs = RunIndex(self.source.take(some, self._length), self._context)
@@ -425,9 +441,7 @@ def _span(ids: Numbers, first: int, stop: int) -> Numbers:
     return np.arange(np.searchsorted(ids, first), np.searchsorted(ids, stop))
 
 
-def _batches(
-    parts: Sequence[Range], sizes: Sequence[int], limit: int
-) -> Iterator[list[Range]]:
+def _batches(parts: Sequence[Range], sizes: Sequence[int], limit: int) -> Iterator[list[Range]]:
     """Parts one after the other, together at most `limit` sequences, or one alone."""
     batch: list[Range] = []
     held = 0

@@ -30,7 +30,9 @@ class KeyTable:
             self._sieve = np.zeros(1 << (wide - 3), np.uint8)
             bit = keys >> self._sieve_shift
             np.bitwise_or.at(
-                self._sieve, (bit >> np.uint64(3)).view(np.int64), np.uint8(1) << (bit & np.uint64(7)).astype(np.uint8)
+                self._sieve,
+                (bit >> np.uint64(3)).view(np.int64),
+                np.uint8(1) << (bit & np.uint64(7)).astype(np.uint8),
             )
 
     def __len__(self) -> int:

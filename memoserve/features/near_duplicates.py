@@ -34,7 +34,10 @@ def clusters(
         equal = np.flatnonzero(keys[order][1:] == keys[order][:-1])
         first = _first_of_bucket(keys[order])
         pairs = np.concatenate(
-            [np.stack([order[equal], order[equal + 1]], 1), np.stack([order[first[equal + 1]], order[equal + 1]], 1)]
+            [
+                np.stack([order[equal], order[equal + 1]], 1),
+                np.stack([order[first[equal + 1]], order[equal + 1]], 1),
+            ]
         )
         for at in range(0, len(pairs), _BLOCK):
             some = pairs[at : at + _BLOCK]

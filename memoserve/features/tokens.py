@@ -104,7 +104,9 @@ def _kinds(text: str) -> tuple[int, int, int, int, int]:
     )
 
 
-def frequencies(continuations: Windows, times: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def frequencies(
+    continuations: Windows, times: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean and least ln((1 + n) / (1 + N)) of the tokens of each row of [n, m]; `times`: n of each token, i64[v]."""
     known = np.zeros(max(len(times), int(continuations.max(initial=0)) + 1), np.int64)
     known[: len(times)] = times
