@@ -97,13 +97,13 @@ curve AS (
 ),
 summed AS (
     SELECT c.unit, c.predictor, c.signal, c.flops_share, t.memorized, t.evaluated,
-           (sum(c.new_hits * (c.hits / c.flagged) ORDER BY c.rank) + least(
-                (t.memorized - max(c.hits)) * t.memorized / t.evaluated, t.memorized))
+           (sum(c.new_hits * (c.hits / c.flagged) ORDER BY c.rank)
+            + (t.memorized - max(c.hits)) * t.memorized / t.evaluated)
            / nullif(t.memorized, 0) AS average_precision,
            arg_max({'rank': c.rank, 'flagged': c.flagged, 'hits': c.hits}, {'hits': c.hits, 'rank': c.rank})
            FILTER (c.hits / c.flagged >= coalesce(getvariable('precision')::DOUBLE, 0.8)) AS best
     FROM curve c JOIN total t USING (unit)
-    GROUP BY ALL
+    GROUP BY c.unit, c.predictor, c.signal, c.flops_share, t.memorized, t.evaluated
 )
 SELECT t.checkpoint AS target, s.unit, s.predictor, s.signal, s.flops_share, s.average_precision,
        coalesce(s.best.hits, 0) / nullif(s.memorized, 0) AS recall,
