@@ -11,14 +11,15 @@ from memoserve.errors import BadInput
 from memoserve.terminal import escape_for_terminal, without_markup
 
 if TYPE_CHECKING:
-    from memoserve.features.job import Estimate, FeaturesJob, Outcome
+    from memoserve.features.job import FeaturesJob
+    from memoserve.features.options import Estimate, Outcome
 
 _HELP = """Compute what is known of each evaluated window without any model.
 
-How often it occurs in the training data and since when not, how often its runs of 8, 16 and 32 tokens stand there
-at any offset, near-duplicates, token frequencies, compressed length, repetition, token classes, where documents
-end: one row a sequence, read in SQL as the view features. One pass over the training data, which must be whole.
-What is there is kept, what is missing is made: start it again after an interruption."""
+How often it occurs in the training data and since when not, how often its runs of 8, 16 and 32 tokens stand
+there at any offset, near-duplicates, token frequencies, compressed length, repetition, token classes, where
+documents end: one row a sequence, read in SQL as the view features. One pass over the training data, which
+must be whole. What is there is kept, what is missing is made: start it again after an interruption."""
 
 app = typer.Typer(invoke_without_command=True, help=without_markup(_HELP))
 
@@ -88,8 +89,8 @@ def compute(
         float | None,
         typer.Option(
             min=0.001,
-            help="GiB that a pass over the training data counts in; with less, more passes. Default: half of what "
-            "is free.",
+            help="GiB that a pass over the training data counts in; with less, more passes. Default: half of "
+            "what is free.",
             show_default=False,
         ),
     ] = None,
@@ -102,7 +103,8 @@ def compute(
 ) -> None:
     if context.invoked_subcommand is not None:
         return
-    from memoserve.features.job import FeaturesJob, Options
+    from memoserve.features.job import FeaturesJob
+    from memoserve.features.options import Options
 
     job = FeaturesJob(
         Options(
@@ -199,9 +201,11 @@ def _print_estimate(cost: Estimate) -> None:
         return
     seconds = cost.passes * cost.tokens / cost.rate
     typer.echo(
-        f"{cost.sequences:,} sequences in {cost.parts:,} parts; {cost.passes:,} passes over {cost.tokens:,} tokens of "
-        f"training data\nmemory at most {decimal(cost.memory)}; counting takes {seconds / 3600:,.2g} core hours at "
-        f"{cost.rate / 1e6:,.1f} million tokens a second and core, as measured on a sample with few windows"
+        f"{cost.sequences:,} sequences in {cost.parts:,} parts, about {decimal(int(cost.bytes))} to write\n"
+        f"{cost.passes:,} passes over {cost.tokens:,} tokens of training data, memory at most "
+        f"{decimal(cost.memory)}\n"
+        f"counting takes {seconds / 3600:,.2g} core hours at {cost.rate / 1e6:,.1f} million tokens a second "
+        "and core, as measured on a sample with few windows"
     )
 
 
@@ -210,6 +214,6 @@ def _print_outcome(done: Outcome, out: str) -> None:
         typer.echo("nothing to do: all features exist")
         return
     typer.echo(
-        f"{out}: features of {done.sequences:,} sequences ({done.windows:,} distinct windows) in {done.parts:,} parts, "
-        f"{done.tokens:,} tokens of training data read, {done.seconds:.0f} s"
+        f"{out}: features of {done.sequences:,} sequences in {done.parts:,} parts ({done.windows:,} distinct "
+        f"windows evaluated in all); {done.tokens:,} tokens of training data read, {done.seconds:.0f} s"
     )

@@ -77,8 +77,10 @@ def _checked(table: pa.Table, path: Path, name: str, id_column: str) -> pa.Table
         raise BadInput(f"{path}: {id_column} {sorted_ids[0]} is below 0: sequences are numbered from 0")
     again = np.flatnonzero(np.diff(sorted_ids) == 0)
     if len(again):
-        raise BadInput(f"{path}: {id_column} {sorted_ids[again[0]]} stands there more than once ({len(again):,} ids "
-                       "too many): one row a sequence")  # fmt: skip
+        raise BadInput(
+            f"{path}: {id_column} {sorted_ids[again[0]]} stands there more than once ({len(again):,} rows "
+            "too many): one row a sequence"
+        )
     values = [column for column in table.column_names if column != id_column]
     if not values:
         raise BadInput(f"{path} has no column beside {id_column}: nothing to add")

@@ -33,8 +33,8 @@ Numbers = NDArray[np.int64]
 class Counts:
     """What the training sequences 0..done-1 hold.
 
-    runs: how often each known run; tokens: i64[v], how often each token; windows, sequences: i64[n] each, which
-    window stands at the beginning of which sequence, blocks in any order.
+    runs: how often each known run; tokens: i64[v], how often each token; windows, sequences: i64[n] each,
+    which window stands at the beginning of which sequence, blocks in any order.
     """
 
     runs: Tallies
@@ -92,10 +92,10 @@ class Corpus:
         progress: Callable[[int, int], None] = lambda *_: None,
         stop: int | None = None,
     ) -> None:
-        """Go on counting from `counts.done` to `stop`, the end by default, on all cores that this process has.
+        """Go on counting from `counts.done` to `stop`, by default the end, on all cores of this process.
 
-        `save` is called now and then, and at the end, with all that is counted. Raises BadInput and StorageFailed as reading
-        sequences does.
+        `save` is called now and then, and at the end, with all that is counted. Raises BadInput and
+        StorageFailed as reading sequences does.
         """
         stop = self._trained if stop is None else stop
         threads = len(os.sched_getaffinity(0))

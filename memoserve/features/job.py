@@ -19,14 +19,15 @@ from memoserve.domain import CONTINUATION
 from memoserve.errors import BadInput, StoreConflict
 from memoserve.features.corpus import SAVE_EVERY, Corpus, Counts
 from memoserve.features.near_duplicates import clusters
+from memoserve.features.options import Estimate, Options, Outcome
 from memoserve.features.runs import RunIndex
-from memoserve.features.table import Known, Occurrences, TextFacts
-from memoserve.features.tokens import TokenClasses, pieces_of, texts_of
+from memoserve.features.table import Known, Occurrences
+from memoserve.features.text import TextFacts, text_facts
 from memoserve.features.windows import DistinctWindows, WindowIndex, distinct_windows
 from memoserve.run.plan import part_size_for
 from memoserve.sequences import Selection, SequenceSource, check_sequences, open_sequences, parse_range
 from memoserve.sequences.source import sampled_ids
-from memoserve.sequences.tokenizer import read_tokenizer_file, tokenizer_from_bytes
+from memoserve.sequences.tokenizer import read_tokenizer_file
 from memoserve.store import Store, missing_ranges
 from memoserve.store.features import FEATURES, RECIPE, features_folder
 from memoserve.store.fingerprint import SEQUENCES_PREFIX, Fingerprint, differences
@@ -39,58 +40,13 @@ Progress = Callable[[str, int, int], None]
 BYTES_A_WINDOW = 2_500
 """Memory for the runs of one window and what is counted of them; measured, see docs/features.md."""
 
-_DICTIONARY_PIECES = 64
+BYTES_A_ROW = 60
+"""Of a part; measured likewise."""
+
 _SAMPLE = re.compile(r"^([0-9.eE+-]+) with seed (-?[0-9]+)$")
 
 Numbers = NDArray[np.int64]
 Range = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Options:
-    """The options of `memoserve features`, whose help says what each one means.
-
-    sample, seed, skip_short, context: None for what the store's runs were asked for, else all, 0, False, 32.
-    memory: bytes for what one pass counts, None for half of what is free.
-    """
-
-    suite: str = "mini"
-    out: str = "memoserve-out"
-    data: str | None = None
-    tokenizer: str | None = None
-    tokens_column: str | None = None
-    sequences: str | None = None
-    sample: float | None = None
-    seed: int | None = None
-    skip_short: bool | None = None
-    context: int | None = None
-    part_size: int | None = None
-    memory: int | None = None
-    replace: bool = False
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What is still to do. `rate`: tokens a second that one core counted of a sample; memory: bytes, at most."""
-
-    parts: int
-    sequences: int
-    passes: int
-    tokens: int
-    rate: float
-    memory: int
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What was done: parts and sequences written, passes over so many tokens, and seconds."""
-
-    parts: int
-    sequences: int
-    windows: int
-    passes: int
-    tokens: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -114,8 +70,8 @@ class FeaturesJob:
         source = open_sequences(path, self._tokenizer_path, options.tokens_column or sequences.column)
         if source.kind == "pack":
             raise BadInput(
-                f"{path} is a pack: it holds the beginnings of sequences, and features count what stands at any "
-                "place of the training data: give the data that it was made from (--data)"
+                f"{path} is a pack: it holds the beginnings of sequences, and features count what stands at "
+                "any place of the training data: give the data that it was made from (--data)"
             )
         checks = check_sequences(
             source,
@@ -133,7 +89,7 @@ class FeaturesJob:
 
     @cached_property
     def selection(self) -> Selection:
-        """The sequences that get features: those that the store's runs evaluate, unless options say others."""
+        """The sequences that get features: those that the store's runs evaluate, if options don't say."""
         options, sequences = self.options, self.suite.sequences
         last = max(sequences.trained, sequences.control[1] if sequences.control else 0)
         span = parse_range(options.sequences, self.source.count) if options.sequences else (0, last)
@@ -168,8 +124,8 @@ class FeaturesJob:
     def missing(self, store: Store | None) -> list[Range]:
         """The half-open ranges of ids that have no part yet.
 
-        Raises StoreConflict where there are parts of other data, another recipe or other sequences, BadInput for
-        a damaged one.
+        Raises StoreConflict where there are parts of other data, another recipe or other sequences, BadInput
+        for a damaged one.
         """
         selection = self.selection
         size = self.options.part_size or part_size_for(selection)
@@ -200,15 +156,16 @@ class FeaturesJob:
             passes=passes,
             tokens=tokens,
             rate=self._measured_rate() if parts else 0.0,
+            bytes=sequences * BYTES_A_ROW,
             memory=min(sequences * BYTES_A_WINDOW, self._memory) + sequences * 3 * self._length,
         )
 
     def run(self, progress: Progress = lambda *_: None, *, save_every: float = SAVE_EVERY) -> Outcome:
-        """Make what is missing, and hold the store meanwhile. Whole parts stay, whatever ends it, and a pass over
-        the training data goes on from where it was last saved.
+        """Make what is missing, and hold the store meanwhile. Whole parts stay, whatever ends it, and a pass
+        over the training data goes on from where it was last saved.
 
-        Raises StoreConflict if the store is held, or has features or scores of other data; BadInput for sequences
-        that can't be read; StorageFailed where the file system refuses.
+        Raises StoreConflict if the store is held, or has features or scores of other data; BadInput for
+        sequences that can't be read; StorageFailed where the file system refuses.
         """
         begin = time.monotonic()
         _ = self.fingerprint  # what is wrong with the data, before a store is made
@@ -319,15 +276,15 @@ class FeaturesJob:
             {k: self._of_runs[k] for k in shared}, {k: mine[k] for k in mine if k in shared}
         ):
             raise StoreConflict(
-                f"{store.path} holds scores of suite {self.suite.name} of other windows (scores vs features):\n"
+                f"{store.path} holds scores of suite {self.suite.name} of other windows (stored vs new):\n"
                 + "\n".join(lines)
-                + "\nFeatures stand beside scores of the same windows: use another directory, or those sequences."
+                + "\nFeatures stand beside scores of the same windows: use those, or another directory."
             )
 
     def _refuse_unlike(self, store: Store, stored: Fingerprint) -> None:
         if lines := differences(stored, self.fingerprint):
             raise StoreConflict(
-                f"{store.files.location(self._folder)} holds features that were made otherwise (stored vs new):\n"
+                f"{store.files.location(self._folder)} holds features made otherwise (stored vs new):\n"
                 + "\n".join(lines)
                 + "\nUse the stored settings, another directory, or --replace to make them again."
             )
@@ -392,29 +349,13 @@ class FeaturesJob:
 
     @cached_property
     def _text(self) -> TextFacts:
-        pieces = classes = None
-        if self._tokenizer is not None:
-            pieces = pieces_of(tokenizer_from_bytes(self._tokenizer, str(self._tokenizer_path)))
-            classes = TokenClasses.of(pieces)
-        return TextFacts(pieces, classes, self._dictionary(pieces), self.suite.eos_token_id)
-
-    def _dictionary(self, pieces: Sequence[bytes] | None) -> bytes:
-        """Half a KiB from each of 64 training sequences, evenly spread."""
-        from memoserve.features.compression import DICTIONARY
-
-        count = self.suite.trained
-        ids = np.unique(np.linspace(0, count - 1, min(_DICTIONARY_PIECES, count)).astype(np.int64))
-        each = DICTIONARY // len(ids)
-        texts = []
-        for sequence in ids:
-            length = int(self.source.lengths(np.array([sequence]))[0])
-            tokens = (
-                self.source.read(int(sequence), int(sequence) + 1, length)
-                if length
-                else np.zeros((1, 0), "u4")
-            )
-            texts.append(texts_of(tokens, pieces)[0][:each])
-        return b"".join(texts)
+        return text_facts(
+            self.source,
+            self.suite.trained,
+            self._tokenizer,
+            str(self._tokenizer_path),
+            self.suite.eos_token_id,
+        )
 
     def _count(self, part: Range) -> int:
         return len(self.selection.ids(*part))

@@ -19,7 +19,7 @@ class KeyTable:
 
     def __init__(self, keys: Keys, *, sieve: bool = False) -> None:
         self.keys = keys  # sorted
-        bits = max(int(len(keys)).bit_length() - 1, 1)
+        bits = max(len(keys).bit_length() - 1, 1)
         self._shift = np.uint64(64 - bits)
         counts = np.bincount((keys >> self._shift).view(np.int64), minlength=1 << bits)
         self._starts = np.zeros((1 << bits) + 1, np.uint32)

@@ -1,9 +1,9 @@
 """Clusters of windows that are nearly the same.
 
-Two windows are near-duplicates if at least 0.6 of their runs of 5 tokens (of those that either has) are in both.
-Candidates come from MinHash: 64 hashes, of which 4 at a time must agree (a pair at .6 is found with a probability
-of .89, at .7 .99). Each is then compared exactly with its neighbours in its bucket. A cluster is all that such
-pairs connect.
+Two windows are near-duplicates if at least 0.6 of their runs of 5 tokens (of those that either has) are in
+both. Candidates come from MinHash: 64 hashes, of which 4 at a time must agree (a pair at .6 is found with a
+probability of .89, at .7 of .99). Each is then compared exactly with neighbours in its bucket. A cluster is
+all that such pairs connect.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """How often the training data hold the token runs of windows, at any offset of a sequence. Exact.
 
-A run of 8 tokens is looked up by a 64-bit hash of it, and what is found is compared token by token. A run of 16
-is two runs of 8 that are known by number, so that the pair of their numbers is its key, and one of 32 is two of
-16 likewise: no hash of these can be wrong. Most places of the training data fall out at the first, by a bit
-array. Memory follows the windows, about 2 kB each, not the training data.
+A run of 8 tokens is looked up by a 64-bit hash of it, and what is found is compared token by token. A run of
+16 is two runs of 8 that are known by number, so that the pair of their numbers is its key, and one of 32 is
+two of 16 likewise: no hash of these can be wrong. Most places of the training data fall out at the first, by a
+bit array. Memory follows the windows, not the training data.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Numbers = NDArray[np.int64]
 
 
 def _hashes(tokens: NDArray[np.uint32], factors: Keys) -> Keys:
-    """A hash of each run of 8 in u32[n], u64[n - 7]: of pairs of tokens, pairs of those, and pairs of these."""
+    """A hash of each run of 8 in u32[n], u64[n - 7]: pairs of tokens, of those, and of these."""
     one = tokens.astype(np.uint64)
     for width, factor in zip((1, 2, 4), factors, strict=False):
         two = one[:-width] * factor
@@ -88,7 +88,7 @@ class RunIndex:
         return Tallies(tuple(np.zeros(len(table), np.int64) for table in self._tables))
 
     def find(self, tokens: NDArray[np.uint32]) -> tuple[Numbers, ...]:
-        """The number of each known run in sequences u32[n, w], of each length: one a place where it stands."""
+        """The number of each known run in sequences u32[n, w], by length: one a place where it stands."""
         width = tokens.shape[1]
         rows = max(_BLOCK // max(width, 1), 1)
         found = [
@@ -104,9 +104,9 @@ class RunIndex:
     def summary(
         self, windows: NDArray[np.unsignedinteger], tallies: Tallies
     ) -> Iterator[tuple[str, int, Numbers | None, NDArray[np.float32] | None]]:
-        """Of windows [n, m], half and length by length: the least count and the mean of ln(1 + count), [n] each.
+        """Of windows [n, m], half and length by length: the least count, and the mean of ln(1 + count).
 
-        None where the half is shorter than the run.
+        [n] each, None where the half is shorter than the run.
         """
         of_place = [np.full(windows.size, -1, np.int64) for _ in RUN_LENGTHS]
         flat = np.ascontiguousarray(windows).astype(np.uint32).ravel()
@@ -124,7 +124,7 @@ class RunIndex:
                 yield half, length, times.min(axis=1), np.log1p(times).mean(axis=1).astype(np.float32)
 
     def _find(self, tokens: NDArray[np.uint32], width: int) -> Iterator[tuple[Numbers, Numbers]]:
-        """Length by length: the places in rows of `width` tokens where known runs stand, and their numbers."""
+        """Length by length: the places in rows of `width` tokens where known runs are, and their numbers."""
         if len(tokens) < SHORTEST:
             return
         hashes = _hashes(tokens, self._factors)

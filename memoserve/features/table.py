@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from memoserve.features.compression import compressed, compressed_after
 from memoserve.features.patterns import distinct_tokens, incrementing_numbers, repetition
 from memoserve.features.runs import RunIndex, Tallies
-from memoserve.features.tokens import KINDS, TokenClasses, document_position, frequencies, texts_of
+from memoserve.features.text import TextFacts
+from memoserve.features.tokens import KINDS, document_position, frequencies, texts_of
 from memoserve.features.windows import DistinctWindows
 from memoserve.store.features import FEATURES
 from memoserve.store.scores import arrow_of
@@ -22,16 +23,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Numbers = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class TextFacts:
-    """What is known of tokens: their pieces (None without a tokenizer), and a sample of the training data."""
-
-    pieces: Sequence[bytes] | None
-    classes: TokenClasses | None
-    dictionary: bytes
-    end_of_text: int
 
 
 @dataclass(frozen=True)
@@ -67,8 +58,8 @@ class Occurrences:
 class Known:
     """All that was found out, to write features of sequences from.
 
-    label: i64[d], for each distinct window the lowest row in its cluster; sizes: i64[d], windows in the cluster
-    of that row.
+    label: i64[d], for each distinct window the lowest row in its cluster; sizes: i64[d], windows in the
+    cluster of that row.
     """
 
     windows: DistinctWindows

@@ -70,8 +70,8 @@ def texts_of(windows: Windows, pieces: Sequence[bytes] | None) -> list[bytes]:
         return [row.tobytes() for row in np.ascontiguousarray(windows, narrow)]
     if windows.size and windows.max() >= len(pieces):
         raise BadInput(
-            f"the sequences have a token {int(windows.max())}, and the tokenizer knows 0 to {len(pieces) - 1}: "
-            "give the one they were made with (--tokenizer)"
+            f"the sequences have a token {int(windows.max())}, and the tokenizer knows 0 to "
+            f"{len(pieces) - 1}: give the one they were made with (--tokenizer)"
         )
     return [b"".join([pieces[token] for token in row]) for row in windows.tolist()]
 
@@ -107,7 +107,10 @@ def _kinds(text: str) -> tuple[int, int, int, int, int]:
 def frequencies(
     continuations: Windows, times: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and least ln((1 + n) / (1 + N)) of the tokens of each row of [n, m]; `times`: n of each token, i64[v]."""
+    """Mean and least ln((1 + n) / (1 + N)) of each row's tokens, f32[rows] each.
+
+    times: n of each token, i64[v], how often training reads it; N is their sum.
+    """
     known = np.zeros(max(len(times), int(continuations.max(initial=0)) + 1), np.int64)
     known[: len(times)] = times
     logs = np.log1p(known) - np.log1p(known.sum())
@@ -116,8 +119,8 @@ def frequencies(
 
 
 def document_position(windows: Windows, context: int, end_of_text: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Of each row of [n, m]: tokens between the context's last end-of-text and the continuation, and tokens of
-    the continuation before its first one; masked where there is none.
+    """Of each row of [n, m]: tokens between the context's last end-of-text and the continuation, and tokens
+    of the continuation before its first one; masked where there is none.
     """
     ends = windows[:, :context] == end_of_text
     after = np.argmax(ends[:, ::-1], axis=1)

@@ -1,8 +1,8 @@
 """The columns of features, and where they stand in a store.
 
 Features are what is known of an evaluated window without any model. A part of them is like a part of scores:
-whole or absent, with a checksum, rows ascending by sequence_id. They have a fingerprint of their own, with the
-recipe that they were made by.
+whole or absent, with a checksum, rows ascending by sequence_id. They have a fingerprint of their own, with
+the recipe that they were made by.
 """
 
 from __future__ import annotations
@@ -42,11 +42,12 @@ def _runs() -> tuple[Feature, ...]:
     found = []
     for half in ("context", "continuation"):
         for length in RUN_LENGTHS:
-            which = f"of the {half}'s runs of {length} tokens, how often one stands in the training sequences, at any offset"
+            each = f"of the {half}'s runs of {length} tokens"
             found += [
-                _count(f"{half}_runs{length}_least", "runs", f"the least {which}", "int64"),
-                _number(f"{half}_runs{length}_mean_log", "runs", f"mean of ln(1 + n), n {which}"),
-            ]
+                _count(f"{half}_runs{length}_least", "runs",
+                       f"how often the rarest {each} stands in training sequences, at any offset", "int64"),
+                _number(f"{half}_runs{length}_mean_log", "runs", f"mean of ln(1 + n) {each}, n how often"),
+            ]  # fmt: skip
     return tuple(found)
 
 
@@ -61,13 +62,13 @@ FEATURES: tuple[Feature, ...] = (
             meaning="the last of them; NULL where there is none"),
     _count("steps_since_last", "table", "training steps after the one that read it, to the end", "int32"),
     Feature("occurrence_ids", "list<int64>", "INT64", "BIGINT[]", by="corpus",
-            meaning="all of them, ascending, where there are several: once a window, beside its window_number"),
+            meaning="all of them, ascending, where there are several: once a window, at its window_number"),
     *_runs(),
     Feature("cluster", "int64", "INT64", "BIGINT", by="near_duplicates", **_ID,
             meaning="the least window_number among its near-duplicates"),
     _count("cluster_windows", "near_duplicates", "distinct windows in that cluster, 1 if it is alone"),
     _number("continuation_frequency_mean_log", "tokens",
-            "mean over the continuation's tokens of ln((1 + n) / (1 + N)), n times in the N tokens of training"),
+            "mean over the continuation's tokens of ln((1 + n) / (1 + N)): n of the N training tokens"),
     _number("continuation_frequency_least_log", "tokens", "the least of these"),
     _count("zlib_bytes", "compression", "bytes of the window compressed by zlib, level 9", "uint16"),
     _count("continuation_zlib_bytes", "compression", "of which the continuation added", "int16"),
@@ -80,11 +81,11 @@ FEATURES: tuple[Feature, ...] = (
     _count("incrementing_numbers", "patterns",
            "most numbers in the text, each, each 2nd or each 3rd, that rise or fall by one difference; NULL "
            "without a tokenizer", "uint8"),
-    *(_number(f"{kind}_share", "tokens", f"share of the text's characters that are {what}; NULL without a tokenizer")
+    *(_number(f"{kind}_share", "tokens", f"share of the text's characters that are {what}, NULL likewise")
       for kind, what in (("letter", "letters"), ("digit", "digits"), ("code", "punctuation as in code"),
                          ("whitespace", "white space"))),
     _count("document_position", "tokens",
-           "tokens between the last end-of-text in the context and the continuation; NULL without one", "uint16"),
+           "tokens between the context's last end-of-text and the continuation; NULL without one", "uint16"),
     _count("document_end", "tokens",
            "tokens of the continuation before its first end-of-text; NULL without one", "uint8"),
 )  # fmt: skip
