@@ -2,8 +2,8 @@
 
 A run of 8 tokens is looked up by a 64-bit hash of it, and what is found is compared token by token. A run of
 16 is two runs of 8 that are known by number, so that the pair of their numbers is its key, and one of 32 is
-two of 16 likewise: no hash of these can be wrong. Most places of the training data fall out at the first, by a
-bit array. Memory follows the windows, not the training data.
+two of 16 likewise: no hash of these can be wrong. Most places of the training data fall out at the first, by
+a bit array. Memory follows the windows, not the training data.
 """
 
 from __future__ import annotations
