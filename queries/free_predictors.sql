@@ -33,7 +33,9 @@ hit AS MATERIALIZED (
     SELECT m.sequence_id FROM memorized m JOIN target t USING (suite, model, step) WHERE m.sequence_id < t.seen
 ),
 truth AS MATERIALIZED (
-    SELECT s.sequence_id, r.first_id, h.sequence_id IS NOT NULL AS hit
+    SELECT s.sequence_id, coalesce(r.first_id, s.sequence_id) AS window_number, h.sequence_id IS NOT NULL AS hit,
+           bool_or(h.sequence_id IS NOT NULL) OVER (
+               PARTITION BY coalesce(r.first_id, s.sequence_id)) AS window_hit
     FROM scores s JOIN target t USING (suite, model, step)
     LEFT JOIN hit h ON h.sequence_id = s.sequence_id LEFT JOIN repeat r ON r.sequence_id = s.sequence_id
     WHERE s.sequence_id < t.seen
@@ -68,24 +70,22 @@ ranked AS (
     FROM scores s JOIN predictor p USING (suite, model, step) JOIN finest f USING (checkpoint)
     WHERE s.sequence_id < p.seen
 ),
--- first_id is NULL for a sequence that is the only one of its window.
 item AS (
     SELECT 'sequences' AS unit, r.predictor, r.signal, r.flops_share, r.rank, t.hit, count(*) AS n
     FROM ranked r JOIN truth t USING (sequence_id) WHERE r.rank IS NOT NULL GROUP BY ALL
     UNION ALL
     SELECT 'windows', predictor, signal, flops_share, rank, hit, count(*)
-    FROM (SELECT r.predictor, r.signal, r.flops_share, max(r.rank) AS rank, bool_or(t.hit) AS hit
+    FROM (SELECT r.predictor, r.signal, r.flops_share, max(r.rank) AS rank, t.window_hit AS hit
           FROM ranked r JOIN truth t USING (sequence_id) CROSS JOIN numbered
           WHERE windows AND r.rank IS NOT NULL
-          GROUP BY r.predictor, r.signal, r.flops_share, coalesce(t.first_id, t.sequence_id))
+          GROUP BY r.predictor, r.signal, r.flops_share, t.window_number, t.window_hit)
     GROUP BY ALL
 ),
 total AS MATERIALIZED (
     SELECT 'sequences' AS unit, count(*) AS evaluated, count(*) FILTER (hit) AS memorized FROM truth
     UNION ALL
-    SELECT 'windows', count(*), count(*) FILTER (hit)
-    FROM (SELECT bool_or(hit) AS hit FROM truth, numbered
-          WHERE windows GROUP BY coalesce(first_id, sequence_id))
+    SELECT 'windows', count(*), count(*) FILTER (window_hit)
+    FROM (SELECT DISTINCT window_number, window_hit FROM truth, numbered WHERE windows)
 ),
 curve AS (
     SELECT unit, predictor, signal, flops_share, rank, new_hits,

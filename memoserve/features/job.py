@@ -144,16 +144,16 @@ class FeaturesJob:
         """What is still to do. Counts a sample of the training data, for a second or so, to say how fast."""
         store = Store.open(self.options.out) if Store.is_at(self.options.out) else None
         parts = self.missing(store)
-        sequences = sum(self._count(part) for part in parts)
+        sizes = [self._count(part) for part in parts]
+        sequences = sum(sizes)
         lengths = self.source.lengths(
             sampled_ids(self.suite.trained, min(self.source.cheap_lengths, 1 << 16))
         )
         tokens = int(lengths.mean() * self.suite.trained)
-        passes = -(-sequences * BYTES_A_WINDOW // self._memory)
         return Estimate(
             parts=len(parts),
             sequences=sequences,
-            passes=passes,
+            passes=len(list(_batches(parts, sizes, self._memory // BYTES_A_WINDOW))),
             tokens=tokens,
             rate=self._measured_rate() if parts else 0.0,
             bytes=sequences * BYTES_A_ROW,

@@ -29,7 +29,7 @@ class TextFacts:
 def text_facts(
     source: SequenceSource, trained: int, tokenizer: bytes | None, name: str, end_of_text: int
 ) -> TextFacts:
-    """Of the first `trained` sequences and the content of a tokenizer.json, called `name`. Raises BadInput."""
+    """Of the first `trained` sequences and what a tokenizer.json, called `name`, holds. Raises BadInput."""
     pieces = classes = None
     if tokenizer is not None:
         pieces = pieces_of(tokenizer_from_bytes(tokenizer, name))

@@ -19,15 +19,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from brute_force import Read, ask, same, units
 from command_line import Cli
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from random_stores import World, random_world
 from store_parts import parts_in, rewrite
 
 import memoserve
 from memoserve.catalog import Catalog
 from memoserve.errors import BadInput, StoreConflict
+from memoserve.features.added import add_table
 from memoserve.features.corpus import Corpus, Counts
 from memoserve.features.job import FeaturesJob
 from memoserve.features.keys import KeyTable
@@ -451,7 +454,7 @@ class TestFeatures:
             Options(suite=str(suite), out=str(tmp_path / "s"), part_size=300, memory=500 * 2_500)
         )
         assert job.estimate().passes == 3
-        assert job.run().passes == 4
+        assert job.run().passes == 3
         assert parts_of(tmp_path / "s") == parts_of(store)
 
     def test_a_sample_has_the_same_counts(self, store: Path, suite: Path, tmp_path: Path) -> None:
@@ -733,6 +736,73 @@ class TestAdded:
 def rows_as_tuples(store: Path, sql: str) -> list[tuple[Any, ...]]:
     with Catalog.open(store) as catalog:
         return catalog.connection.execute(sql).fetchall()
+
+
+class TestFreePredictors:
+    @pytest.mark.parametrize(("seed", "mode", "loglik"), [(12, "score", True), (33, "extract", False)])
+    def test_against_a_plain_count(self, seed: int, mode: str, loglik: bool, tmp_path: Path) -> None:
+        world = random_world(tmp_path, seed, mode, loglik=loglik)
+        read = Read(world)
+        features = self.add(world, np.random.default_rng(seed), tmp_path / "t.parquet")
+        for target in read.targets():
+            runs = {run: self.signal(read, run, target) for run in read.smaller(target)}
+            for precision in (0.8, 0.3):
+                found = ask(world, "free_predictors", target=target, precision=str(precision))
+                for unit in units(world):
+                    rows = {row["predictor"]: row for row in found if row["unit"] == unit}
+                    assert rows.keys() == features.keys() | runs.keys()
+                    for name, values in (features | runs).items():
+                        signs = (1, -1) if name in features else (1,)
+                        curves = [self.curve(read, target, unit, values, sign, precision) for sign in signs]
+                        same(rows[name], max(curves, key=lambda one: one["average_precision"] or 0.0))
+
+    def add(self, world: World, rng: np.random.Generator, file: Path) -> dict[str, dict[int, float]]:
+        """Two features of most sequences, one with many equal values: by id, what was added."""
+        ids = np.array(sorted(world.windows))
+        wide = rng.integers(0, 6, len(ids)) - 2
+        wide[[world.windows[i] % 3 == 0 for i in ids.tolist()]] = 5
+        found: dict[str, dict[int, float]] = {}
+        for name, values in (("wide", wide), ("fine", rng.random(len(ids)).round(2))):
+            known = rng.random(len(ids)) < 0.8
+            found[name] = dict(zip(ids[known].tolist(), values[known].tolist(), strict=True))
+            pq.write_table(pa.table({"sequence_id": [*found[name]], "x": [*found[name].values()]}), file)
+            add_table(Store.open(world.path), "toy", file, name)
+        return found
+
+    def signal(self, read: Read, run: str, target: str) -> dict[int, float]:
+        """A run's finest signal, of what it has seen."""
+        scores = read.world.scores[run]
+        seen = min(read.seen(run), read.seen(target))
+        by_matches = {i: s[0] for i, s in scores.items() if s[0] is not None}
+        by_prefix = {i: s[1] for i, s in scores.items() if s[1] is not None}
+        values = read.world.log_likelihoods.get(run) or by_matches or by_prefix
+        return {i: value for i, value in values.items() if i < seen}
+
+    def curve(
+        self, read: Read, target: str, unit: str, values: dict[int, float], sign: int, precision: float
+    ) -> dict[str, Any]:
+        truth = read.evaluated(target, unit)
+        ranks: dict[int, float] = {}
+        for i, value in values.items():
+            if i in read.world.scores[target] and i < read.seen(target):
+                key = i if unit == "sequences" else read.number(i)
+                ranks[key] = max(ranks.get(key, -math.inf), sign * value)
+        memorized = {key for key in truth if truth[key]}
+        area, before, best = 0.0, 0, (0, 0, None)
+        for tau in sorted(set(ranks.values()), reverse=True):
+            flagged = {key for key in ranks if ranks[key] >= tau}
+            hits = flagged & memorized
+            area += (len(hits) - before) * len(hits) / len(flagged)
+            before = len(hits)
+            if len(hits) / len(flagged) >= precision and len(hits) > best[0]:
+                best = (len(hits), len(flagged), sign * tau)
+        area += (len(memorized) - before) * len(memorized) / len(truth)
+        return {
+            "average_precision": area / len(memorized) if memorized else None,
+            "recall": best[0] / len(memorized) if memorized else None,
+            "hits": best[0], "flagged": best[1], "tau": best[2],
+            "memorized": len(memorized), "evaluated": len(truth),
+        }  # fmt: skip
 
 
 class TestView:
