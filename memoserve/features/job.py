@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from memoserve.checks import failures
 from memoserve.domain import CONTINUATION
 from memoserve.errors import BadInput, StoreConflict
+from memoserve.features.compression import zstd_version
 from memoserve.features.corpus import SAVE_EVERY, Corpus, Counts
 from memoserve.features.near_duplicates import clusters
 from memoserve.features.options import Estimate, Options, Outcome
@@ -118,6 +119,7 @@ class FeaturesJob:
             "trained": self.suite.trained,
             "batch_size": self.suite.batch_size,
             "end_of_text": self.suite.eos_token_id,
+            "zstd": zstd_version(),
             "tokenizer_sha256": hashlib.sha256(pieces).hexdigest() if pieces is not None else None,
         }
 

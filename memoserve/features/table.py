@@ -118,7 +118,9 @@ class Known:
         found: dict[str, Any] = {
             "zlib_bytes": whole,
             "continuation_zlib_bytes": whole - compressed(texts_of(windows[:, : self.context], text.pieces)),
-            "corpus_zlib_bytes": compressed_after(texts, text.dictionary),
+            "corpus_zstd_bytes": None
+            if text.dictionary is None
+            else compressed_after(texts, text.dictionary),
             "incrementing_numbers": None,
             **{f"{kind}_share": None for kind in KINDS},
         }

@@ -72,8 +72,9 @@ FEATURES: tuple[Feature, ...] = (
     _number("continuation_frequency_least_log", "tokens", "the least of these"),
     _count("zlib_bytes", "compression", "bytes of the window compressed by zlib, level 9", "uint16"),
     _count("continuation_zlib_bytes", "compression", "of which the continuation added", "int16"),
-    _count("corpus_zlib_bytes", "compression",
-           "bytes of the window compressed with 32 KiB of the training data as dictionary", "uint16"),
+    _count("corpus_zstd_bytes", "compression",
+           "bytes of the window compressed by Zstandard with a dictionary of the training data; NULL where "
+           "the library is not installed", "uint16"),
     _count("distinct_tokens", "patterns", "distinct tokens in the continuation", "uint8"),
     _number("repetition_share", "patterns",
             "greatest share of the continuation's tokens that equal the one p before, p from 1 to 32"),
