@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,9 @@ class Counts:
     def to_bytes(self, of: str) -> bytes:
         """Everything, to go on with later; `of` says what was counted."""
         windows, sequences = self.occurrences()
-        arrays = {f"runs{length}": n for length, n in zip(RUN_LENGTHS, self.runs.counts, strict=True)}
+        arrays: dict[str, Any] = {
+            f"runs{length}": n for length, n in zip(RUN_LENGTHS, self.runs.counts, strict=True)
+        }
         content = io.BytesIO()
         np.savez(content, tokens=self.tokens, done=np.array(self.done), windows=windows, sequences=sequences,
                  of=np.array(of), **arrays)  # fmt: skip

@@ -38,7 +38,7 @@ from memoserve.suites import Suite, load_suite
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is."""
 
-BYTES_A_WINDOW = 2_500
+BYTES_A_WINDOW = 6_000
 """Memory for the runs of one window and what is counted of them; measured, see docs/features.md."""
 
 BYTES_A_ROW = 60

@@ -18,7 +18,8 @@ _STRIDES = (1, 2, 3)
 def distinct_tokens(continuations: NDArray[np.unsignedinteger]) -> NDArray[np.uint8]:
     """How many distinct tokens each row of [n, m] has."""
     ordered = np.sort(continuations, axis=1)
-    return ((ordered[:, 1:] != ordered[:, :-1]).sum(axis=1) + 1).astype(np.uint8)
+    found: NDArray[np.uint8] = ((ordered[:, 1:] != ordered[:, :-1]).sum(axis=1) + 1).astype(np.uint8)
+    return found
 
 
 def repetition(

@@ -1,6 +1,6 @@
 """How often the training data hold the token runs of windows, at any offset of a sequence. Exact.
 
-A run of 8 tokens is looked up by a 64-bit hash of it, and what is found is compared token by token. A run of
+A run of 8 tokens is looked up where a 64-bit hash of it says, and compared token by token. A run of
 16 is two runs of 8 that are known by number, so that the pair of their numbers is its key, and one of 32 is
 two of 16 likewise: no hash of these can be wrong. Most places of the training data fall out at the first, by
 a bit array. Memory follows the windows, not the training data.
@@ -25,7 +25,7 @@ _BLOCK = 1 << 15
 Numbers = NDArray[np.int64]
 
 
-def _hashes(tokens: NDArray[np.uint32], factors: Keys) -> Keys:
+def _hashes(tokens: NDArray[np.unsignedinteger], factors: Keys) -> Keys:
     """A hash of each run of 8 in u32[n], u64[n - 7]: pairs of tokens, of those, and of these."""
     one = tokens.astype(np.uint64)
     for width, factor in zip((1, 2, 4), factors, strict=False):
@@ -35,6 +35,11 @@ def _hashes(tokens: NDArray[np.uint32], factors: Keys) -> Keys:
     one ^= one >> np.uint64(32)
     one *= factors[3]
     return one
+
+
+def _words(tokens: NDArray[np.unsignedinteger], places: Numbers) -> Keys:
+    """The runs of 8 at places i64[n] of tokens, u64[n, words]: as they are, in as few words as hold them."""
+    return np.lib.stride_tricks.sliding_window_view(tokens, SHORTEST)[places].view(np.uint64)
 
 
 def _pairs(first: Numbers, second: Numbers) -> Keys:
@@ -55,31 +60,35 @@ class Tallies:
 
 
 class RunIndex:
-    """The runs inside contexts and inside continuations of windows [d, m] of which `context` are context."""
+    """The runs inside contexts and inside continuations of windows [d, m] of which `context` are context.
+
+    Sequences that are looked through hold no token that the type of the windows can't.
+    """
 
     def __init__(self, windows: NDArray[np.unsignedinteger], context: int) -> None:
         self._width = windows.shape[1]
         self._context = context
-        self._tokens = np.append(windows.ravel(), np.zeros(SHORTEST, windows.dtype)).astype(np.uint32)
+        self._type = windows.dtype
+        tokens = np.append(windows.ravel(), np.zeros(SHORTEST, windows.dtype))
         places = self._places(SHORTEST, len(windows))
         for seed in range(64):
             self._factors = odd_numbers(seed, 4)
-            hashes = _hashes(self._tokens, self._factors)[places]
+            hashes = _hashes(tokens, self._factors)[places]
             keys, first, numbers = np.unique(hashes, return_index=True, return_inverse=True)
-            self._known_at = places[first]
-            if self._same(self._known_at[numbers], self._tokens, places).all():
+            known = _words(tokens, places[first])
+            if np.array_equal(known[numbers], _words(tokens, places)):
                 break
         else:
             raise ArithmeticError("no hash of 64 tells these runs apart")
-        self._tables = [KeyTable(keys, sieve=True)]
-        of_place = np.full(len(self._tokens), -1, np.int64)
+        self._tables = [KeyTable(keys, known, sieve=True)]
+        of_place = np.full(len(tokens), -1, np.int64)
         of_place[places] = numbers
         for length in RUN_LENGTHS[1:]:
             places = self._places(length, len(windows))
             keys, numbers = np.unique(
                 _pairs(of_place[places], of_place[places + length // 2]), return_inverse=True
             )
-            self._tables.append(KeyTable(keys))
+            self._tables.append(KeyTable(keys, keys[:, None]))
             of_place[:] = -1
             of_place[places] = numbers
 
@@ -90,6 +99,9 @@ class RunIndex:
     def find(self, tokens: NDArray[np.uint32]) -> tuple[Numbers, ...]:
         """The number of each known run in sequences u32[n, w], by length: one a place where it stands."""
         width = tokens.shape[1]
+        if tokens.size and tokens.max() > np.iinfo(self._type).max:
+            raise ValueError(f"a token above {np.iinfo(self._type).max} among sequences of {self._type}")
+        tokens = tokens.astype(self._type, copy=False)
         rows = max(_BLOCK // max(width, 1), 1)
         found = [
             [numbers for _, numbers in self._find(np.ascontiguousarray(block).ravel(), width)]
@@ -109,8 +121,7 @@ class RunIndex:
         [n] each, None where the half is shorter than the run.
         """
         of_place = [np.full(windows.size, -1, np.int64) for _ in RUN_LENGTHS]
-        flat = np.ascontiguousarray(windows).astype(np.uint32).ravel()
-        for length, (places, numbers) in enumerate(self._find(flat, self._width)):
+        for length, (places, numbers) in enumerate(self._find(windows.ravel(), self._width)):
             of_place[length][places] = numbers
         halves = {"context": (0, self._context), "continuation": (self._context, self._width)}
         for half, (begin, end) in halves.items():
@@ -123,17 +134,15 @@ class RunIndex:
                 times = counts[found]
                 yield half, length, times.min(axis=1), np.log1p(times).mean(axis=1).astype(np.float32)
 
-    def _find(self, tokens: NDArray[np.uint32], width: int) -> Iterator[tuple[Numbers, Numbers]]:
+    def _find(self, tokens: NDArray[np.unsignedinteger], width: int) -> Iterator[tuple[Numbers, Numbers]]:
         """Length by length: the places in rows of `width` tokens where known runs are, and their numbers."""
         if len(tokens) < SHORTEST:
             return
         hashes = _hashes(tokens, self._factors)
         places = self._tables[0].candidates(hashes)
         places = places[places % width <= width - SHORTEST]
-        numbers = self._tables[0].find(hashes[places])
+        numbers = self._tables[0].find(hashes[places], _words(tokens, places))
         places, numbers = places[numbers >= 0], numbers[numbers >= 0]
-        same = self._same(self._known_at[numbers], tokens, places)
-        places, numbers = places[same], numbers[same]
         yield places, numbers
         for length, table in zip(RUN_LENGTHS[1:], self._tables[1:], strict=True):
             of_place = np.full(len(tokens), -1, np.int64)
@@ -142,16 +151,10 @@ class RunIndex:
             places, numbers = places[inside], numbers[inside]
             second = of_place[places + length // 2]
             places, numbers, second = places[second >= 0], numbers[second >= 0], second[second >= 0]
-            numbers = table.find(_pairs(numbers, second))
+            keys = _pairs(numbers, second)
+            numbers = table.find(keys, keys[:, None])
             places, numbers = places[numbers >= 0], numbers[numbers >= 0]
             yield places, numbers
-
-    def _same(self, known: Numbers, tokens: NDArray[np.uint32], places: Numbers) -> NDArray[np.bool_]:
-        """Whether the runs of 8 at these places of `tokens` are the known ones at those places of windows."""
-        same = np.ones(len(places), np.bool_)
-        for step in range(SHORTEST):
-            same &= self._tokens.take(known + step) == tokens.take(places + step)
-        return same
 
     def _places(self, length: int, windows: int) -> Numbers:
         """Where runs of a length begin in all windows, one after the other: inside one half, not across."""
@@ -159,4 +162,5 @@ class RunIndex:
             np.arange(max(self._context - length + 1, 0)),
             np.arange(self._context, max(self._width - length + 1, self._context)),
         ]
-        return (np.arange(windows)[:, None] * self._width + columns).ravel()
+        places: Numbers = (np.arange(windows)[:, None] * self._width + columns).ravel()
+        return places

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Numbers = NDArray[np.int64]
 
+_masked: Any = np.ma.MaskedArray
+
 
 @dataclass(frozen=True)
 class Occurrences:
@@ -41,7 +43,7 @@ class Occurrences:
         """Of distinct windows, i64[n]."""
         first, stop = np.searchsorted(self.windows, rows), np.searchsorted(self.windows, rows, side="right")
         never = first == stop
-        last = np.ma.MaskedArray(np.append(self.sequences, 0)[np.where(never, -1, stop - 1)], never)
+        last = _masked(np.append(self.sequences, 0)[np.where(never, -1, stop - 1)], never)
         return {
             "occurrences": stop - first,
             "last_occurrence": last,
@@ -106,7 +108,7 @@ class Known:
             "distinct_tokens": distinct_tokens(continuations),
         }
         share, period = repetition(windows, self.context)
-        found |= {"repetition_share": share, "repetition_period": np.ma.MaskedArray(period, period == 0)}
+        found |= {"repetition_share": share, "repetition_period": _masked(period, period == 0)}
         found |= self._of_texts(windows)
         position, end = document_position(windows, self.context, self.text.end_of_text)
         return found | {"document_position": position, "document_end": end}

@@ -126,7 +126,5 @@ def document_position(windows: Windows, context: int, end_of_text: int) -> tuple
     after = np.argmax(ends[:, ::-1], axis=1)
     within = windows[:, context:] == end_of_text
     before = np.argmax(within, axis=1)
-    return (
-        np.ma.MaskedArray(after, ~ends.any(axis=1)),
-        np.ma.MaskedArray(before, ~within.any(axis=1)),
-    )
+    masked: Any = np.ma.MaskedArray
+    return masked(after, ~ends.any(axis=1)), masked(before, ~within.any(axis=1))

@@ -49,24 +49,20 @@ def distinct_windows(ids: NDArray[np.int64], windows: NDArray[np.unsignedinteger
 
 
 class WindowIndex:
-    """Finds windows [d, m], distinct, among the first tokens of sequences. Exact: tokens are compared."""
+    """Finds windows [d, m], distinct, among the first tokens of sequences. Exact: tokens are compared.
+
+    Sequences hold no token that the type of the windows can't.
+    """
 
     def __init__(self, windows: NDArray[np.unsignedinteger]) -> None:
-        self._windows = windows
-        for self._seed in range(64):
-            hashes = row_hashes(windows, self._seed)
-            self._order = np.argsort(hashes)
-            hashes = hashes[self._order]
-            if not np.any(hashes[1:] == hashes[:-1]):
-                self._table = KeyTable(hashes)
-                return
-        raise ArithmeticError("no hash of 64 tells these windows apart")
+        hashes = row_hashes(windows, 0)
+        self._order = np.argsort(hashes)
+        self._windows = windows[self._order]
+        self._table = KeyTable(hashes[self._order], self._windows)
 
     def find(self, tokens: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Which rows of u32[n, >= m] begin with a known window, ascending, and which windows: i64 each."""
-        begin = tokens[:, : self._windows.shape[1]]
-        found = self._table.find(row_hashes(begin, self._seed))
+        begin = tokens[:, : self._windows.shape[1]].astype(self._windows.dtype, copy=False)
+        found = self._table.find(row_hashes(begin, 0), begin)
         rows = np.flatnonzero(found >= 0)
-        known = self._order[found[rows]]
-        same = (self._windows[known] == begin[rows]).all(axis=1)
-        return rows[same], known[same]
+        return rows, self._order[found[rows]]

@@ -29,9 +29,14 @@ class Feature(Column):
 
 def _count(name: str, by: str, meaning: str, arrow: str = "uint32") -> Feature:
     physical = "INT64" if arrow.endswith("64") else "INT32"
-    sql = {"int64": "BIGINT", "uint32": "UINTEGER", "int32": "INTEGER", "uint16": "USMALLINT",
-           "int16": "SMALLINT", "uint8": "UTINYINT"}[arrow]  # fmt: skip
+    sql = {"int64": "BIGINT", "uint32": "UINTEGER", "int32": "INTEGER",
+           "uint8": "UTINYINT"}[arrow]  # fmt: skip
     return Feature(name, arrow, physical, sql, dictionary=True, meaning=meaning, by=by)
+
+
+def _id(name: str, by: str, meaning: str, *, required: bool = False) -> Feature:
+    return Feature(name, "int64", "INT64", "BIGINT", required, encoding="DELTA_BINARY_PACKED",
+                   meaning=meaning, by=by)  # fmt: skip
 
 
 def _number(name: str, by: str, meaning: str) -> Feature:
@@ -51,30 +56,25 @@ def _runs() -> tuple[Feature, ...]:
     return tuple(found)
 
 
-_ID = {"encoding": "DELTA_BINARY_PACKED"}
-
 FEATURES: tuple[Feature, ...] = (
-    Feature("sequence_id", "int64", "INT64", "BIGINT", required=True, meaning="the sequence", **_ID),
-    Feature("window_number", "int64", "INT64", "BIGINT", by="windows", **_ID,
-            meaning="the least of the sequences here that have this window"),
+    _id("sequence_id", "windows", "the sequence", required=True),
+    _id("window_number", "windows", "the least of the sequences here that have this window"),
     _count("occurrences", "corpus", "training sequences that begin with this window"),
-    Feature("last_occurrence", "int64", "INT64", "BIGINT", by="corpus", **_ID,
-            meaning="the last of them; NULL where there is none"),
+    _id("last_occurrence", "corpus", "the last of them; NULL where there is none"),
     _count("steps_since_last", "table", "training steps after the one that read it, to the end", "int32"),
     Feature("occurrence_ids", "list<int64>", "INT64", "BIGINT[]", by="corpus",
             meaning="all of them, ascending, where there are several: once a window, at its window_number"),
     *_runs(),
-    Feature("cluster", "int64", "INT64", "BIGINT", by="near_duplicates", **_ID,
-            meaning="the least window_number among its near-duplicates"),
+    _id("cluster", "near_duplicates", "the least window_number among its near-duplicates"),
     _count("cluster_windows", "near_duplicates", "distinct windows in that cluster, 1 if it is alone"),
     _number("continuation_frequency_mean_log", "tokens",
             "mean over the continuation's tokens of ln((1 + n) / (1 + N)): n of the N training tokens"),
     _number("continuation_frequency_least_log", "tokens", "the least of these"),
-    _count("zlib_bytes", "compression", "bytes of the window compressed by zlib, level 9", "uint16"),
-    _count("continuation_zlib_bytes", "compression", "of which the continuation added", "int16"),
+    _count("zlib_bytes", "compression", "bytes of the window compressed by zlib, level 9", "uint32"),
+    _count("continuation_zlib_bytes", "compression", "of which the continuation added", "int32"),
     _count("corpus_zstd_bytes", "compression",
            "bytes of the window compressed by Zstandard with a dictionary of the training data; NULL where "
-           "the library is not installed", "uint16"),
+           "the library is not installed", "uint32"),
     _count("distinct_tokens", "patterns", "distinct tokens in the continuation", "uint8"),
     _number("repetition_share", "patterns",
             "greatest share of the continuation's tokens that equal the one p before, p from 1 to 32"),
@@ -86,7 +86,7 @@ FEATURES: tuple[Feature, ...] = (
       for kind, what in (("letter", "letters"), ("digit", "digits"), ("code", "punctuation as in code"),
                          ("whitespace", "white space"))),
     _count("document_position", "tokens",
-           "tokens between the context's last end-of-text and the continuation; NULL without one", "uint16"),
+           "tokens between the context's last end-of-text and the continuation; NULL without one", "uint32"),
     _count("document_end", "tokens",
            "tokens of the continuation before its first end-of-text; NULL without one", "uint8"),
 )  # fmt: skip

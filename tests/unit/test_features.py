@@ -33,7 +33,7 @@ from memoserve.errors import BadInput, StoreConflict
 from memoserve.features import compression
 from memoserve.features.added import add_table
 from memoserve.features.corpus import Corpus, Counts
-from memoserve.features.job import FeaturesJob
+from memoserve.features.job import BYTES_A_WINDOW, FeaturesJob
 from memoserve.features.keys import KeyTable
 from memoserve.features.near_duplicates import NEAR, SHINGLE, clusters, similarity
 from memoserve.features.options import Options
@@ -136,7 +136,7 @@ class TestRuns:
         def colliding(tokens: Any, factors: Any) -> Any:
             hashes = usual(tokens, factors)
             strange = ~np.isin(hashes, list(known))
-            hashes[strange] = index._tables[0].keys[0]
+            hashes[strange] = min(known)
             return hashes
 
         monkeypatch.setattr(runs, "_hashes", colliding)
@@ -158,9 +158,11 @@ class TestRuns:
     asked=st.lists(st.integers(0, 2**64 - 1), max_size=50),
 )
 def test_keys_are_found_where_they_are(keys: list[int], asked: list[int]) -> None:
-    table = KeyTable(np.array(sorted(keys), np.uint64), sieve=True)
+    known = np.array(sorted(keys), np.uint64)
+    table = KeyTable(known, known[:, None], sieve=True)
     asked = asked + keys[::2]
-    found = table.find(np.array(asked, np.uint64)).tolist()
+    wanted = np.array(asked, np.uint64)
+    found = table.find(wanted, wanted[:, None]).tolist()
     assert found == [sorted(keys).index(key) if key in keys else -1 for key in asked]
     passed = set(table.candidates(np.array(asked, np.uint64)).tolist())
     assert {place for place, number in enumerate(found) if number >= 0} <= passed
@@ -454,7 +456,7 @@ class TestFeatures:
         self, store: Path, suite: Path, tmp_path: Path
     ) -> None:
         job = FeaturesJob(
-            Options(suite=str(suite), out=str(tmp_path / "s"), part_size=300, memory=500 * 2_500)
+            Options(suite=str(suite), out=str(tmp_path / "s"), part_size=300, memory=500 * BYTES_A_WINDOW)
         )
         assert job.estimate().passes == 3
         assert job.run().passes == 3
@@ -513,7 +515,7 @@ class TestFeatures:
 
 KILLED = """
 import os, signal, sys
-from memoserve.features.job import FeaturesJob
+from memoserve.features.job import BYTES_A_WINDOW, FeaturesJob
 from memoserve.features.options import Options
 stage, at = sys.argv[3], int(sys.argv[4])
 def progress(name, done, total):
