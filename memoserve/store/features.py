@@ -62,7 +62,7 @@ FEATURES: tuple[Feature, ...] = (
     _count("occurrences", "corpus", "training sequences that begin with this window"),
     _id("last_occurrence", "corpus", "the last of them; NULL where there is none"),
     _count("steps_since_last", "table", "training steps after the one that read it, to the end", "int32"),
-    Feature("occurrence_ids", "list<int64>", "INT64", "BIGINT[]", by="corpus",
+    Feature("occurrence_ids", "list<int64>", "INT64", "BIGINT[]", encoding="DELTA_BINARY_PACKED", by="corpus",
             meaning="all of them, ascending, where there are several: once a window, at its window_number"),
     *_runs(),
     _id("cluster", "near_duplicates", "the least window_number among its near-duplicates"),
