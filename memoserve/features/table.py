@@ -26,6 +26,9 @@ Numbers = NDArray[np.int64]
 
 _masked: Any = np.ma.MaskedArray
 
+_BLOCK = 1 << 14
+"""Windows at a time: their texts, and what is counted of each token, take some kB a window."""
+
 
 @dataclass(frozen=True)
 class Occurrences:
@@ -50,10 +53,15 @@ class Occurrences:
             "steps_since_last": self.steps - last // self.batch - 1,
         }
 
-    def ids(self, row: int) -> list[int] | None:
-        """All training sequences with a distinct window, where there are several."""
-        first, stop = np.searchsorted(self.windows, [row, row + 1])
-        return self.sequences[first:stop].tolist() if stop - first > 1 else None
+    def lists(self, rows: Numbers, wanted: NDArray[np.bool_]) -> list[NDArray[np.int64] | None]:
+        """All training sequences with each of these distinct windows, i64[n], where they are several and
+        wanted, bool[n].
+        """
+        first, stop = np.searchsorted(self.windows, rows), np.searchsorted(self.windows, rows, side="right")
+        found: list[NDArray[np.int64] | None] = [None] * len(rows)
+        for at in np.flatnonzero(wanted & (stop - first > 1)):
+            found[at] = self.sequences[first[at] : stop[at]]
+        return found
 
 
 @dataclass(frozen=True)
@@ -79,16 +87,14 @@ class Known:
         import pyarrow as pa
 
         rows, place = np.unique(row_of, return_inverse=True)
-        found = self._of_windows(rows)
-        values = {name: None if array is None else array[place] for name, array in found.items()}
+        blocks = [self._of_windows(rows[at : at + _BLOCK]) for at in range(0, len(rows), _BLOCK)]
+        # No block, of a part that a sample leaves empty, is one of no windows.
+        blocks = blocks or [self._of_windows(rows)]
+        values = {name: _joined([block[name] for block in blocks], place) for name in blocks[0]}
         plain = [column for column in FEATURES if column.arrow != "list<int64>"]
         arrays = arrow_of({"sequence_id": ids, **values}, plain, len(ids))
-        number = self.windows.number[row_of]
-        lists = [
-            self.occurrences.ids(int(row)) if one == first else None
-            for one, first, row in zip(ids, number, row_of, strict=True)
-        ]
-        arrays["occurrence_ids"] = pa.array(lists, pa.list_(pa.int64()))
+        first = ids == self.windows.number[row_of]
+        arrays["occurrence_ids"] = pa.array(self.occurrences.lists(row_of, first), pa.list_(pa.int64()))
         return {column.name: arrays[column.name] for column in FEATURES}
 
     def _of_windows(self, rows: Numbers) -> dict[str, Any]:
@@ -137,3 +143,11 @@ class Known:
         least = np.full(len(self.label), np.iinfo(np.int64).max)
         np.minimum.at(least, self.label, self.windows.number)
         return least
+
+
+def _joined(blocks: list[Any], place: Numbers) -> Any:
+    """Blocks of a column one after the other, then at these places; None where the column isn't known."""
+    if blocks[0] is None:
+        return None
+    join: Any = np.ma.concatenate if isinstance(blocks[0], np.ma.MaskedArray) else np.concatenate
+    return join(blocks)[place]
