@@ -102,16 +102,8 @@ class RunIndex:
         if tokens.size and tokens.max() > np.iinfo(self._type).max:
             raise ValueError(f"a token above {np.iinfo(self._type).max} among sequences of {self._type}")
         tokens = tokens.astype(self._type, copy=False)
-        rows = max(_BLOCK // max(width, 1), 1)
-        found = [
-            [numbers for _, numbers in self._find(np.ascontiguousarray(block).ravel(), width)]
-            for block in (tokens[at : at + rows] for at in range(0, len(tokens), rows))
-            if width >= SHORTEST
-        ]
-        return tuple(
-            np.concatenate([np.empty(0, np.int64), *(one[length] for one in found if len(one) > length)])
-            for length in range(len(RUN_LENGTHS))
-        )
+        found = [numbers for _, numbers in self._find(np.ascontiguousarray(tokens).ravel(), width)]
+        return tuple(found) or (np.empty(0, np.int64),) * len(RUN_LENGTHS)
 
     def summary(
         self, windows: NDArray[np.unsignedinteger], tallies: Tallies
@@ -136,12 +128,12 @@ class RunIndex:
 
     def _find(self, tokens: NDArray[np.unsignedinteger], width: int) -> Iterator[tuple[Numbers, Numbers]]:
         """Length by length: the places in rows of `width` tokens where known runs are, and their numbers."""
-        if len(tokens) < SHORTEST:
+        if width < SHORTEST or not len(tokens):
             return
-        hashes = _hashes(tokens, self._factors)
-        places = self._tables[0].candidates(hashes)
-        places = places[places % width <= width - SHORTEST]
-        numbers = self._tables[0].find(hashes[places], _words(tokens, places))
+        places, hashes = self._candidates(tokens)
+        inside = places % width <= width - SHORTEST
+        places, hashes = places[inside], hashes[inside]
+        numbers = self._tables[0].find(hashes, _words(tokens, places))
         places, numbers = places[numbers >= 0], numbers[numbers >= 0]
         yield places, numbers
         for length, table in zip(RUN_LENGTHS[1:], self._tables[1:], strict=True):
@@ -155,6 +147,16 @@ class RunIndex:
             numbers = table.find(keys, keys[:, None])
             places, numbers = places[numbers >= 0], numbers[numbers >= 0]
             yield places, numbers
+
+    def _candidates(self, tokens: NDArray[np.unsignedinteger]) -> tuple[Numbers, Keys]:
+        """Where a known run of 8 may stand in tokens, i64[m] ascending, and the hashes there, u64[m]."""
+        places, hashes = [], []
+        for begin in range(0, len(tokens), _BLOCK):
+            block = _hashes(tokens[begin : begin + _BLOCK + SHORTEST - 1], self._factors)
+            found = self._tables[0].candidates(block)
+            places.append(found + begin)
+            hashes.append(block[found])
+        return np.concatenate(places), np.concatenate(hashes)
 
     def _places(self, length: int, windows: int) -> Numbers:
         """Where runs of a length begin in all windows, one after the other: inside one half, not across."""
