@@ -1,10 +1,11 @@
 -- How well does what is known without any model predict what the target memorized?
 --
--- Beyond the paper, which predicts from cheaper runs: each feature (`memoserve features`, tables added to them
--- included) as a predictor at zero compute, beside each smaller model's last evaluated checkpoint that is not
--- after the target's, by its finest signal. What ranks higher is predicted first; of a feature, whichever of
--- its two directions has the higher average precision, which the target's own scores decide. Over what the
--- target has seen and was evaluated on; what has no value, or what a run has not seen, is predicted last.
+-- Beyond the paper, which predicts from cheaper runs: each feature (`memoserve features`, tables added to
+-- them included) as a predictor at zero compute, beside each smaller model's last evaluated checkpoint that
+-- is not after the target's, by its finest signal. What ranks higher is predicted first; of a feature,
+-- whichever of its two directions has the higher average precision, which the target's own scores decide.
+-- Over what the target has seen and was evaluated on; what has no value, or what a run has not seen, is
+-- predicted last.
 --
 -- group: Which predictor to choose
 -- example: memoserve query free_predictors --precision 0.8
@@ -30,10 +31,12 @@ numbered AS MATERIALIZED (
     SELECT count(*) > 0 AS windows FROM (SELECT 1 FROM sequences JOIN target USING (suite) LIMIT 1)
 ),
 hit AS MATERIALIZED (
-    SELECT m.sequence_id FROM memorized m JOIN target t USING (suite, model, step) WHERE m.sequence_id < t.seen
+    SELECT m.sequence_id FROM memorized m JOIN target t USING (suite, model, step)
+    WHERE m.sequence_id < t.seen
 ),
 truth AS MATERIALIZED (
-    SELECT s.sequence_id, coalesce(r.first_id, s.sequence_id) AS window_number, h.sequence_id IS NOT NULL AS hit,
+    SELECT s.sequence_id, coalesce(r.first_id, s.sequence_id) AS window_number,
+           h.sequence_id IS NOT NULL AS hit,
            bool_or(h.sequence_id IS NOT NULL) OVER (
                PARTITION BY coalesce(r.first_id, s.sequence_id)) AS window_hit
     FROM scores s JOIN target t USING (suite, model, step)
@@ -111,5 +114,6 @@ SELECT t.checkpoint AS target, s.unit, s.predictor, s.signal, s.flops_share, s.a
        coalesce(s.best.flagged, 0) AS flagged, coalesce(s.best.hits, 0) AS hits, s.memorized, s.evaluated
 FROM summed s CROSS JOIN target t
 QUALIFY s.signal NOT IN ('high', 'low')
-        OR row_number() OVER (PARTITION BY s.unit, s.predictor ORDER BY s.average_precision DESC, s.signal) = 1
+        OR row_number() OVER (PARTITION BY s.unit, s.predictor
+                              ORDER BY s.average_precision DESC, s.signal) = 1
 ORDER BY s.unit, s.average_precision DESC, s.predictor;

@@ -1,5 +1,5 @@
--- Of each sequence of a suite's features: how many of the first `seen` training sequences begin with its window,
--- and the last of those, NULL where none does. A checkpoint has seen the first sequences_seen.
+-- Of each sequence of a suite's features: how many of the first `seen` training sequences begin with its
+-- window, and the last of those, NULL where none does. A checkpoint has seen the first sequences_seen.
 CREATE MACRO occurrences_before(the_suite, seen) AS TABLE
 WITH its_repeated AS NOT MATERIALIZED (
     SELECT window_number, count(*) AS n, max(occurrence_id) AS last
