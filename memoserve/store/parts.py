@@ -296,7 +296,8 @@ def rows_of(content: bytes, names: list[str] | None = None) -> pa.Table:
 def damaged(path: str, error: BaseException) -> BadInput:
     """The error for a part that can't be read."""
     cause = str(error).splitlines()[0] if str(error) else repr(error)
+    maker = "features" if "/features/suite=" in path else "run"
     return BadInput(
         f"{path} is damaged or not a part of a store ({cause}).\n`memoserve verify --repair` moves it away, "
-        "`memoserve run` makes it again."
+        f"`memoserve {maker}` makes it again."
     )

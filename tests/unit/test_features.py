@@ -620,7 +620,7 @@ class TestDamage:
     def test_it_is_mended(self, copy: Path, store: Path, suite: Path) -> None:
         part = copy / sorted(parts_of(copy))[2]
         part.write_bytes(part.read_bytes()[:-100])
-        with pytest.raises(BadInput, match="damaged"):
+        with pytest.raises(BadInput, match="`memoserve features` makes it again"):
             FeaturesJob(Options(suite=str(suite), out=str(copy), part_size=300)).run()
         repair(Store(copy).files, verify(str(copy)).damages)
         FeaturesJob(Options(suite=str(suite), out=str(copy), part_size=300)).run()
