@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure what features cost: tokens a second and core of the pass over the training data, memory a window,
-the rest a window, bytes a row. Synthetic data: token ids by a power law, with copied runs (--copied: the share
-of places where a run of 8 of an evaluated window stands).
+the rest a window, bytes a row. Synthetic data: token ids by a power law, with copied runs (--copied: the
+share of places where a run of 8 of an evaluated window is put).
 
     python scripts/bench_features.py --windows 100000 --copied 0.2
 """
