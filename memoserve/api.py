@@ -64,7 +64,7 @@ class Store:
     def sql(self, statements: str) -> Result:
         """The answer to SQL of your own (DuckDB's), which only reads: the last statement's.
 
-        The views are checkpoints, scores, memorized, sequences and checks.
+        The views are checkpoints, scores, memorized, sequences, checks and features.
         """
         with self._asking() as catalog:
             return Result.of(catalog.sql(statements))
@@ -93,6 +93,18 @@ class Store:
                     "SELECT * FROM scores WHERE suite IN $suites::VARCHAR[] AND model IN $models::VARCHAR[] "
                     "AND step IN $steps::BIGINT[]",
                     {"suites": chosen, "models": wanted, "steps": at},
+                )
+            )
+
+    def features(self, suite: str | None = None) -> Result:
+        """What is known of sequences without any model, one row each: what `memoserve features` computed, and
+        the tables added. `suite`: by default all that have features.
+        """
+        with self._asking() as catalog:
+            return Result.of(
+                catalog.connection.execute(
+                    "SELECT * FROM features WHERE suite = coalesce(?, suite) ORDER BY suite, sequence_id",
+                    [suite],
                 )
             )
 

@@ -17,6 +17,7 @@ from memoserve.files.base import Files
 from memoserve.files.local import LocalFiles
 from memoserve.store import Store
 from memoserve.store.columns import CHECKPOINTS, CHECKS, SCORES, SEQUENCES, Column
+from memoserve.store.features import ADDED, FEATURES
 from memoserve.store.listed import check_list, is_list
 from memoserve.store.parts import part_metadata, part_named
 
@@ -28,10 +29,12 @@ SQL = Path(__file__).parent / "sql"
 # In this order: each may use what stands before it.
 _TOPICS = (
     "views", "windows", "checkpoints", "intervals", "predictions", "evaluations", "correlation", "chi_square",
+    "features",
 )  # fmt: skip
 
 # The files that a view reads; where there are none, DuckDB has an error for it, and empty.sql a view.
 _SCORES, _SEQUENCES = "scores/*/*/*/part-*.parquet", "sequences/*/part-*.parquet"
+_FEATURES = "features/*/part-*.parquet"
 _MEMORIZED, _REPEATS = "scores/*/*/*/memorized-*.parquet", "sequences/*/repeats-*.parquet"
 _READS = {
     "score_parts": _SCORES,
@@ -46,6 +49,7 @@ _READS = {
     "repeat_parts": _REPEATS,
     "checkpoint_parts": "suites/*/checkpoints.parquet",
     "check_parts": "checks/*/checks-*.parquet",
+    "feature_parts": _FEATURES,
 }
 _CREATED = re.compile(r"CREATE VIEW (\w+) AS")
 
@@ -134,6 +138,7 @@ def create_views(connection: duckdb.DuckDBPyConnection, files: Files) -> None:
         "@CHECKPOINT_SCHEMA@": _schema(CHECKPOINTS),
         "@CHECK_SCHEMA@": _schema(CHECKS),
         "@SCORE_SCHEMA@": _schema(SCORES),
+        "@FEATURE_SCHEMA@": _schema(FEATURES),
     }
     rows = "rows_by_path.sql"
     if not _partitions_mislead(files):
@@ -146,6 +151,7 @@ def create_views(connection: duckdb.DuckDBPyConnection, files: Files) -> None:
     over_files = _views("parts.sql", filled) | _views(rows, filled)
     for view, empty in _views("empty.sql", _EMPTY).items():
         connection.execute(over_files[view] if there[_READS[view]] else empty)
+    connection.execute(_features_view(_added(files), store))
     for topic in _TOPICS:
         connection.execute((SQL / f"{topic}.sql").read_text(encoding="utf-8"))
 
@@ -161,14 +167,15 @@ def _refuse_misplaced(connection: duckdb.DuckDBPyConnection) -> None:
         )
 
 
-def kinds_of_parts(files: LocalFiles) -> tuple[bool, ...]:
+def kinds_of_parts(files: LocalFiles) -> tuple[bool | str, ...]:
     """What decides how the views of a local store are made, but for the columns of its parts.
 
     Of which kinds of parts it has at least one, the views of the others being empty; whether suites and
-    models have to be cut from paths.
+    models have to be cut from paths; which tables were added to features.
     """
     kinds = dict.fromkeys(_READS.values())
-    return (*(next(files.path.glob(glob), None) is not None for glob in kinds), _partitions_mislead(files))
+    there = (next(files.path.glob(glob), None) is not None for glob in kinds)
+    return (*there, _partitions_mislead(files), *_added(files))
 
 
 def _views(name: str, filled: Mapping[str, str]) -> dict[str, str]:
@@ -204,7 +211,24 @@ _EMPTY = {
     "@SEQUENCE_COLUMNS@": _typed(SEQUENCES),
     "@CHECKPOINT_COLUMNS@": _typed(CHECKPOINTS),
     "@CHECK_COLUMNS@": _typed(CHECKS),
+    "@FEATURE_COLUMNS@": _typed(FEATURES),
 }
+
+
+def _features_view(added: Collection[str], store: str) -> str:
+    """The view of features: the parts, and beside them each table that was added to any suite's.
+
+    `added`: the tables' names, which are letters of identifiers (memoserve.features.added).
+    """
+    sql = (SQL / "files" / "features.sql").read_text(encoding="utf-8")
+    head, _, table = sql.partition("-- For each added table:\n")
+    joined = [table.replace("@NAME@", name).replace("@STORE@", store).rstrip() for name in added]
+    return head.replace("@ADDED@", "\n".join(joined))
+
+
+def _added(files: Files) -> list[str]:
+    """The names of tables that were added to features."""
+    return sorted({match[2] for name in files.below("features") if (match := ADDED.match(name))})
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, glob: str) -> tuple[set[str], set[str]]:
@@ -254,10 +278,10 @@ def explained(store: str | Path) -> Iterator[None]:
 
 def _find_damaged(files: Files) -> None:
     """Raise BadInput about the first damaged part or list, StorageFailed if the store can't be read."""
-    for top in ("scores", "sequences", "checks"):
+    for top in ("scores", "sequences", "checks", "features"):
         for name, entry in files.below(top).items():
             with suppress(FileNotFoundError):  # removed in the meantime, or the whole store is gone
-                if top == "checks":
+                if top == "checks" or ADDED.match(name):
                     check_list(files, name)
                 elif (part := part_named(files, name, entry.size)) is not None:
                     part_metadata(files, part)

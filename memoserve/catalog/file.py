@@ -58,6 +58,8 @@ def write_catalog(store: str | Path, output: str | Path | None = None, *, embed:
                 _to_table(connection, "repeat_parts", "suite", "listing", "sequence_id")
                 _to_table(connection, "checkpoint_parts", "suite", "model_order", "step")
                 _to_table(connection, "check_parts", "suite", "checked_at", "name", "subject")
+                _to_table(connection, "features", "suite", "sequence_id")
+                _to_table(connection, "feature_parts", "suite", "sequence_id")
             _to_table(connection, "checkpoints", "suite", "model_order", "step")
             # This writes the log into the file, so that the file alone is the catalog, and says if it can't.
             connection.execute("CHECKPOINT")

@@ -59,7 +59,7 @@ def sql(
 ) -> None:
     """Ask a store your own question in SQL (DuckDB's), without a way to write or to read files.
 
-    The views are checkpoints, scores, memorized, sequences and checks.
+    The views are checkpoints, scores, memorized, sequences, checks and features.
     """
     from memoserve.catalog import Catalog, default_memory, explained, limited
     from memoserve.queries.output import write_answer

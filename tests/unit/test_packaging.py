@@ -27,7 +27,19 @@ SERVING = {"anyio", "cachetools", "fastapi", "h11", "jinja2", "sse_starlette", "
 ORDER = (
     *("errors", "terminal", "checks", "domain", "files"),
     *("suites", "sequences", "engines", "store"),
-    *("run", "imports", "queries", "catalog", "recommend", "memorized", "report", "api", "serve", "cli"),
+    *(
+        "run",
+        "features",
+        "imports",
+        "queries",
+        "catalog",
+        "recommend",
+        "memorized",
+        "report",
+        "api",
+        "serve",
+        "cli",
+    ),
 )
 ALONE = ("suites", "sequences", "engines", "store")
 
