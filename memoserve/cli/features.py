@@ -155,11 +155,11 @@ def add(
 
     store = Store.open(out)
     with store.lock():
-        its = suite or _only_suite(
+        of_suite = suite or _only_suite(
             store.suites(), [n.removeprefix("suite=") for n in store.files.names("features")]
         )
-        columns, rows = add_table(store, its, table, name, id_column=id_column, replace=replace)
-    typer.echo(f"{out}: {rows:,} rows of {', '.join(columns)} for suite {escape_for_terminal(its)}")
+        columns, rows = add_table(store, of_suite, table, name, id_column=id_column, replace=replace)
+    typer.echo(f"{out}: {rows:,} rows of {', '.join(columns)} for suite {escape_for_terminal(of_suite)}")
 
 
 def _only_suite(*names: list[str]) -> str:

@@ -2,8 +2,8 @@
 
 A run of 8 tokens is looked up where a 64-bit hash of it says, and compared token by token. A run of
 16 is two runs of 8 that are known by number, so that the pair of their numbers is its key, and one of 32 is
-two of 16 likewise: no hash of these can be wrong. Most places of the training data fall out at the first, by
-a bit array. Memory follows the windows, not the training data.
+two of 16 likewise: no hash of these can be wrong. Most positions of the training data fall out at the first,
+by a bit array. Memory follows the windows, not the training data.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def _hashes(tokens: NDArray[np.unsignedinteger], factors: Keys) -> Keys:
     return one
 
 
-def _words(tokens: NDArray[np.unsignedinteger], places: Numbers) -> Keys:
-    """The runs of 8 at places i64[n] of tokens, u64[n, words]: as they are, in as few words as hold them."""
-    return np.lib.stride_tricks.sliding_window_view(tokens, SHORTEST)[places].view(np.uint64)
+def _words(tokens: NDArray[np.unsignedinteger], positions: Numbers) -> Keys:
+    """The runs of 8 at positions i64[n] of tokens, u64[n, words]: as they are, in the fewest words."""
+    return np.lib.stride_tricks.sliding_window_view(tokens, SHORTEST)[positions].view(np.uint64)
 
 
 def _pairs(first: Numbers, second: Numbers) -> Keys:
@@ -70,27 +70,27 @@ class RunIndex:
         self._context = context
         self._type = windows.dtype
         tokens = np.append(windows.ravel(), np.zeros(SHORTEST, windows.dtype))
-        places = self._places(SHORTEST, len(windows))
+        positions = self._positions(SHORTEST, len(windows))
         for seed in range(64):
             self._factors = odd_numbers(seed, 4)
-            hashes = _hashes(tokens, self._factors)[places]
+            hashes = _hashes(tokens, self._factors)[positions]
             keys, first, numbers = np.unique(hashes, return_index=True, return_inverse=True)
-            known = _words(tokens, places[first])
-            if np.array_equal(known[numbers], _words(tokens, places)):
+            known = _words(tokens, positions[first])
+            if np.array_equal(known[numbers], _words(tokens, positions)):
                 break
         else:
             raise ArithmeticError("no hash of 64 tells these runs apart")
         self._tables = [KeyTable(keys, known, sieve=True)]
-        of_place = np.full(len(tokens), -1, np.int64)
-        of_place[places] = numbers
+        number_at = np.full(len(tokens), -1, np.int64)
+        number_at[positions] = numbers
         for length in RUN_LENGTHS[1:]:
-            places = self._places(length, len(windows))
+            positions = self._positions(length, len(windows))
             keys, numbers = np.unique(
-                _pairs(of_place[places], of_place[places + length // 2]), return_inverse=True
+                _pairs(number_at[positions], number_at[positions + length // 2]), return_inverse=True
             )
             self._tables.append(KeyTable(keys, keys[:, None]))
-            of_place[:] = -1
-            of_place[places] = numbers
+            number_at[:] = -1
+            number_at[positions] = numbers
 
     def tallies(self) -> Tallies:
         """Nothing counted yet."""
@@ -112,12 +112,12 @@ class RunIndex:
 
         [n] each, None where the half is shorter than the run.
         """
-        of_place = [np.full(windows.size, -1, np.int64) for _ in RUN_LENGTHS]
-        for length, (places, numbers) in enumerate(self._find(windows.ravel(), self._width)):
-            of_place[length][places] = numbers
+        number_at = [np.full(windows.size, -1, np.int64) for _ in RUN_LENGTHS]
+        for length, (positions, numbers) in enumerate(self._find(windows.ravel(), self._width)):
+            number_at[length][positions] = numbers
         halves = {"context": (0, self._context), "continuation": (self._context, self._width)}
         for half, (begin, end) in halves.items():
-            for length, numbers, counts in zip(RUN_LENGTHS, of_place, tallies.counts, strict=True):
+            for length, numbers, counts in zip(RUN_LENGTHS, number_at, tallies.counts, strict=True):
                 if end - begin < length:
                     yield half, length, None, None
                     continue
@@ -127,42 +127,42 @@ class RunIndex:
                 yield half, length, times.min(axis=1), np.log1p(times).mean(axis=1).astype(np.float32)
 
     def _find(self, tokens: NDArray[np.unsignedinteger], width: int) -> Iterator[tuple[Numbers, Numbers]]:
-        """Length by length: the places in rows of `width` tokens where known runs are, and their numbers."""
+        """By length: the positions in rows of `width` tokens where known runs are, and their numbers."""
         if width < SHORTEST or not len(tokens):
             return
-        places, hashes = self._candidates(tokens)
-        inside = places % width <= width - SHORTEST
-        places, hashes = places[inside], hashes[inside]
-        numbers = self._tables[0].find(hashes, _words(tokens, places))
-        places, numbers = places[numbers >= 0], numbers[numbers >= 0]
-        yield places, numbers
+        positions, hashes = self._candidates(tokens)
+        inside = positions % width <= width - SHORTEST
+        positions, hashes = positions[inside], hashes[inside]
+        numbers = self._tables[0].find(hashes, _words(tokens, positions))
+        positions, numbers = positions[numbers >= 0], numbers[numbers >= 0]
+        yield positions, numbers
         for length, table in zip(RUN_LENGTHS[1:], self._tables[1:], strict=True):
-            of_place = np.full(len(tokens), -1, np.int64)
-            of_place[places] = numbers
-            inside = places % width <= width - length
-            places, numbers = places[inside], numbers[inside]
-            second = of_place[places + length // 2]
-            places, numbers, second = places[second >= 0], numbers[second >= 0], second[second >= 0]
+            number_at = np.full(len(tokens), -1, np.int64)
+            number_at[positions] = numbers
+            inside = positions % width <= width - length
+            positions, numbers = positions[inside], numbers[inside]
+            second = number_at[positions + length // 2]
+            positions, numbers, second = positions[second >= 0], numbers[second >= 0], second[second >= 0]
             keys = _pairs(numbers, second)
             numbers = table.find(keys, keys[:, None])
-            places, numbers = places[numbers >= 0], numbers[numbers >= 0]
-            yield places, numbers
+            positions, numbers = positions[numbers >= 0], numbers[numbers >= 0]
+            yield positions, numbers
 
     def _candidates(self, tokens: NDArray[np.unsignedinteger]) -> tuple[Numbers, Keys]:
         """Where a known run of 8 may stand in tokens, i64[m] ascending, and the hashes there, u64[m]."""
-        places, hashes = [], []
+        positions, hashes = [], []
         for begin in range(0, len(tokens), _BLOCK):
             block = _hashes(tokens[begin : begin + _BLOCK + SHORTEST - 1], self._factors)
             found = self._tables[0].candidates(block)
-            places.append(found + begin)
+            positions.append(found + begin)
             hashes.append(block[found])
-        return np.concatenate(places), np.concatenate(hashes)
+        return np.concatenate(positions), np.concatenate(hashes)
 
-    def _places(self, length: int, windows: int) -> Numbers:
+    def _positions(self, length: int, windows: int) -> Numbers:
         """Where runs of a length begin in all windows, one after the other: inside one half, not across."""
         columns = np.r_[
             np.arange(max(self._context - length + 1, 0)),
             np.arange(self._context, max(self._width - length + 1, self._context)),
         ]
-        places: Numbers = (np.arange(windows)[:, None] * self._width + columns).ravel()
-        return places
+        positions: Numbers = (np.arange(windows)[:, None] * self._width + columns).ravel()
+        return positions

@@ -86,11 +86,11 @@ class Known:
         """The Arrow arrays of FEATURES for sequences i64[n], ascending, of these distinct windows i64[n]."""
         import pyarrow as pa
 
-        rows, place = np.unique(row_of, return_inverse=True)
+        rows, position = np.unique(row_of, return_inverse=True)
         blocks = [self._of_windows(rows[at : at + _BLOCK]) for at in range(0, len(rows), _BLOCK)]
         # No block, of a part that a sample leaves empty, is one of no windows.
         blocks = blocks or [self._of_windows(rows)]
-        values = {name: _joined([block[name] for block in blocks], place) for name in blocks[0]}
+        values = {name: _joined([block[name] for block in blocks], position) for name in blocks[0]}
         plain = [column for column in FEATURES if column.arrow != "list<int64>"]
         arrays = arrow_of({"sequence_id": ids, **values}, plain, len(ids))
         first = ids == self.windows.number[row_of]
@@ -145,9 +145,9 @@ class Known:
         return least
 
 
-def _joined(blocks: list[Any], place: Numbers) -> Any:
-    """Blocks of a column one after the other, then at these places; None where the column isn't known."""
+def _joined(blocks: list[Any], position: Numbers) -> Any:
+    """Blocks of a column one after the other, then at these positions; None where the column isn't known."""
     if blocks[0] is None:
         return None
     join: Any = np.ma.concatenate if isinstance(blocks[0], np.ma.MaskedArray) else np.concatenate
-    return join(blocks)[place]
+    return join(blocks)[position]

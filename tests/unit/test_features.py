@@ -628,7 +628,7 @@ class TestDamage:
 
     def test_of_another_recipe(self, copy: Path) -> None:
         part = copy / sorted(parts_of(copy))[2]
-        rewrite(part, said=lambda said: {**said, "fingerprint": {**said["fingerprint"], "recipe": 0}})  # type: ignore[dict-item]
+        rewrite(part, said=lambda said: {**said, "fingerprint": {**said["fingerprint"], "recipe": 0}})
         assert "recipe" in self.problems(copy)[0]
 
     def test_in_another_place(self, copy: Path) -> None:
@@ -793,7 +793,8 @@ class TestFreePredictors:
                 key = i if unit == "sequences" else read.number(i)
                 ranks[key] = max(ranks.get(key, -math.inf), sign * value)
         memorized = {key for key in truth if truth[key]}
-        area, before, best = 0.0, 0, (0, 0, None)
+        area, before = 0.0, 0
+        best: tuple[int, int, float | None] = (0, 0, None)
         for tau in sorted(set(ranks.values()), reverse=True):
             flagged = {key for key in ranks if ranks[key] >= tau}
             hits = flagged & memorized

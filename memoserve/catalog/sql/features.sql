@@ -1,7 +1,7 @@
 -- Of each sequence of a suite's features: how many of the first `seen` training sequences begin with its
 -- window, and the last of those, NULL where none does. A checkpoint has seen the first sequences_seen.
 CREATE MACRO occurrences_before(the_suite, seen) AS TABLE
-WITH its_repeated AS NOT MATERIALIZED (
+WITH _repeated AS NOT MATERIALIZED (
     SELECT window_number, count(*) AS n, max(occurrence_id) AS last
     FROM (SELECT window_number, unnest(occurrence_ids) AS occurrence_id
           FROM feature_parts WHERE suite = the_suite AND occurrence_ids IS NOT NULL)
@@ -12,4 +12,4 @@ SELECT f.sequence_id,
             ELSE coalesce(f.last_occurrence < seen, false)::BIGINT END AS occurrences,
        CASE WHEN f.occurrences > 1 THEN r.last
             WHEN f.last_occurrence < seen THEN f.last_occurrence END AS last_occurrence
-FROM feature_parts f LEFT JOIN its_repeated r USING (window_number) WHERE f.suite = the_suite;
+FROM feature_parts f LEFT JOIN _repeated r USING (window_number) WHERE f.suite = the_suite;
