@@ -8,20 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memoserve.errors import BadInput
-from memoserve.terminal import escape_for_terminal, without_markup
+from memoserve.terminal import escape_for_terminal
 
 if TYPE_CHECKING:
     from memoserve.features.job import FeaturesJob
     from memoserve.features.options import Estimate, Outcome
 
-_HELP = """Compute what is known of each evaluated window without any model.
-
-How often it occurs in the training data and how long ago, how often its runs of 8, 16 and 32 tokens stand
-there at any offset, near-duplicates, token frequencies, compressed length, repetition, token classes, where
-documents end: one row a sequence, read in SQL as the view features. One pass over the training data, which
-must be whole. What is there is kept, what is missing is made: start it again after an interruption."""
-
-app = typer.Typer(invoke_without_command=True, help=without_markup(_HELP))
+app = typer.Typer(invoke_without_command=True)
 
 _Out = Annotated[
     str,
@@ -101,6 +94,13 @@ def compute(
         bool, typer.Option("--dry-run", help="Print what is missing and what it costs; write nothing.")
     ] = False,
 ) -> None:
+    """Compute what is known of each evaluated window without any model.
+
+    How often it occurs in the training data and how long ago, how often its runs of 8, 16 and 32 tokens stand
+    there at any offset, near-duplicates, token frequencies, compressed length, repetition, token classes, where
+    documents end: one row a sequence, read in SQL as the view features. One pass over the training data, which
+    must be whole. What is there is kept, what is missing is made: start it again after an interruption.
+    """
     if context.invoked_subcommand is not None:
         return
     from memoserve.features.job import FeaturesJob

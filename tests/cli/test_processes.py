@@ -21,6 +21,7 @@ CALLS = {
     "query": ("counts", "store"),
     "sql": ("SELECT count(*) FROM scores", "store", "--format", "json"),
     "catalog": ("store", "--embed", "-o", "catalog.duckdb"),
+    "features": ("-o", "store", "--dry-run"),
     "recommend": ("store", "--budget", "50%"),
     "scaling": ("store",),
     "show": ("store", "--cell", "hit"),

@@ -72,6 +72,8 @@ def on_terminal(folder: Path, *arguments: str) -> Iterator[Terminal]:
     process = subprocess.Popen(
         command(*arguments), cwd=folder, stdin=slave, stdout=slave, stderr=slave, env=environment,
         start_new_session=True,
+        # As a shell does for what it starts in the foreground, which is what a terminal interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     os.close(slave)
     try:
@@ -95,6 +97,7 @@ def test_the_list_of_queries_is_broken_between_words(cli: Cli, tmp_path: Path) -
     "name",
     [
         *("run", "recommend", "plot", "report", "query", "query predictors", "suite check", "import csv"),
+        *("features", "features add"),
         *("show", "export", "scaling", "status", "serve", "doctor", "sql", "catalog", "sequences pack"),
     ],
 )
@@ -130,8 +133,8 @@ def test_a_run_shows_how_far_it_is_and_goes_on_after_control_c(tmp_path: Path) -
         terminal.process.send_signal(signal.SIGINT)
         lines = terminal.end(130)
     assert max(len(line) for line in lines if "━" in line) <= WIDTH
-    said = "interrupted: whole parts are kept, the same command goes on from here"
-    assert [line for line in lines if line.strip()][-1].strip() == said
+    message = "interrupted: whole parts are kept, the same command goes on from here"
+    assert [line for line in lines if line.strip()][-1].strip() == message
     assert "Traceback" not in "\n".join(lines)
     files = {file: file.read_bytes() for file in tmp_path.glob("memoserve-out/scores/**/*.parquet")}
     assert 0 < len(files) < 60
