@@ -96,10 +96,11 @@ def compute(
 ) -> None:
     """Compute what is known of each evaluated window without any model.
 
-    How often it occurs in the training data and how long ago, how often its runs of 8, 16 and 32 tokens stand
-    there at any offset, near-duplicates, token frequencies, compressed length, repetition, token classes, where
-    documents end: one row a sequence, read in SQL as the view features. One pass over the training data, which
-    must be whole. What is there is kept, what is missing is made: start it again after an interruption.
+    How often it occurs in the training data and how long ago, how often its runs of 8, 16 and 32 tokens
+    stand there at any offset, near-duplicates, token frequencies, compressed length, repetition, token
+    classes, where documents end: one row a sequence, read in SQL as the view features. One pass over the
+    training data, which must be whole. What is there is kept, what is missing is made: start it again after
+    an interruption.
     """
     if context.invoked_subcommand is not None:
         return
