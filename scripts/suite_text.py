@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 
 VOCABULARY = 512
 END_OF_TEXT = "<|endoftext|>"
-TOKENS = 97  # of a sequence: 96 inputs and the last target
+TOKENS = 81  # of a sequence: 80 inputs and the last target
 WINDOW = 64
 CONTROL = 500
 CONTROL_RUN = 32
 
 # Passages copied inside documents: rank r occurs MOST_COPIES / r ** COPIES_EXPONENT times, at least twice.
-PASSAGES = 1000
-MOST_COPIES = 500
-COPIES_EXPONENT = 0.8
+PASSAGES = 800
+MOST_COPIES = 700
+COPIES_EXPONENT = 0.85
 PASSAGE_KINDS = (
     "exact",
     "edited",
@@ -57,7 +57,7 @@ KINDS = ("exact", "edited", "template", "repeating", "counting", "sequence")
 
 @dataclass(frozen=True)
 class Corpus:
-    """u16[n, 97] in training order with the control last, and what is planted in it.
+    """u16[n, 81] in training order with the control last, and what is planted in it.
 
     `planted` has one row for each planted piece of each sequence: sequence id, kind, passage (pieces of one
     passage share it), copies of the passage in the training data, first token and count of tokens here.
