@@ -17,42 +17,25 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-VOCABULARY = 512
-END_OF_TEXT = "<|endoftext|>"
-TOKENS = 81  # of a sequence: 80 inputs and the last target
-WINDOW = 64
-CONTROL = 500
-CONTROL_RUN = 32
-
-# Passages copied inside documents: rank r occurs MOST_COPIES / r ** COPIES_EXPONENT times, at least twice.
-PASSAGES = 800
-MOST_COPIES = 700
-COPIES_EXPONENT = 0.85
-PASSAGE_KINDS = (
-    "exact",
-    "edited",
-    "exact",
-    "template",
-    "exact",
-    "edited",
-    "exact",
-    "edited",
-    "exact",
-    "exact",
+from suite_recipe import (
+    CONTROL,
+    CONTROL_RUN,
+    COPIES_EXPONENT,
+    COUNTING,
+    EDITS,
+    END_OF_TEXT,
+    MOST_COPIES,
+    MOST_SEQUENCE_COPIES,
+    PASSAGE_KINDS,
+    PASSAGE_TOKENS,
+    PASSAGES,
+    PHRASE_TOKENS,
+    REPEATING,
+    SEQUENCES,
+    SLOTS,
+    TOKENS,
+    VOCABULARY,
 )
-PASSAGE_TOKENS = (72, 200)  # shortest and longest; the logarithm of the length is uniform
-EDITS = (1, 3)  # tokens changed in an edited copy
-SLOTS = 4  # tokens of a template that every copy fills anew
-# Text that continues by a rule, no two alike: a phrase said over and over, and numbered lines.
-REPEATING = 300
-PHRASE_TOKENS = (3, 10)
-COUNTING = 200
-# Whole sequences trained on more than once, as when part of a corpus is read again.
-SEQUENCES = 40
-MOST_SEQUENCE_COPIES = 120
-
-KINDS = ("exact", "edited", "template", "repeating", "counting", "sequence")
 
 
 @dataclass(frozen=True)

@@ -38,28 +38,28 @@ import subprocess
 import sys
 import time
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from suite_text import (
+from suite_card import write_card, write_suite, write_training_log
+from suite_recipe import (
+    BATCH,
+    CHECKPOINTS,
     CONTROL,
-    CONTROL_RUN,
-    COPIES_EXPONENT,
-    KINDS,
-    MOST_COPIES,
+    SEED,
+    SIZES,
+    STEPS,
     TOKENS,
+    TRAININGS,
     VOCABULARY,
+    WARMUP_STEPS,
     WINDOW,
-    Corpus,
-    make_corpus,
-    read_documents,
-    train_tokenizer,
-    write_megatron,
-    write_planted,
+    Size,
+    Training,
 )
+from suite_text import Corpus, make_corpus, read_documents, train_tokenizer, write_megatron, write_planted
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -70,61 +70,6 @@ DJANGO_WHEEL = "django-5.2.8-py3-none-any.whl"
 DJANGO_SHA256 = "37e687f7bd73ddf043e2b6b97cfe02fcbb11f2dbb3adccc6a2b18c6daa054d7f"
 
 SUFFIXES = (".txt", ".md", ".rst", ".py")
-
-SEED = 20231223
-BATCH = 32
-# The paper's seven checkpoints (23k, 43k ... 143k of 143k steps), at 7/1000 of Pythia's length.
-CHECKPOINTS = (161, 301, 441, 581, 721, 861, 1001)
-STEPS = CHECKPOINTS[-1]
-WARMUP_STEPS = 20
-
-
-@dataclass(frozen=True)
-class Size:
-    """One architecture of the suite; head size is 32, which every attention kernel has."""
-
-    name: str
-    hidden: int
-    layers: int
-    peak_learning_rate: float  # falls with size, as Pythia's does
-
-    @property
-    def heads(self) -> int:
-        return self.hidden // 32
-
-
-SIZES = (
-    Size("46k", 32, 1, 1e-2),
-    Size("84k", 32, 4, 1e-2),
-    Size("215k", 64, 3, 1e-2),
-    Size("1.4m", 160, 4, 5e-3),
-)
-REPLICATES = 2
-
-
-@dataclass(frozen=True)
-class Training:
-    """One model to train: replicate 0 is in the suite, the others differ from it in their initial weights."""
-
-    size: Size
-    replicate: int
-
-    @property
-    def name(self) -> str:
-        return self.size.name if self.replicate == 0 else f"{self.size.name}-seed{self.replicate}"
-
-    @property
-    def folder(self) -> str:
-        return f"{'weights' if self.replicate == 0 else 'replicates'}/{self.name}"
-
-    @property
-    def kept(self) -> tuple[int, ...]:
-        return CHECKPOINTS if self.replicate == 0 else CHECKPOINTS[-1:]
-
-
-TRAININGS = tuple(Training(size, 0) for size in SIZES) + tuple(
-    Training(SIZES[-1], i) for i in range(1, REPLICATES + 1)
-)
 
 
 def fetch_django(work: Path) -> tuple[Path, str]:
@@ -181,6 +126,13 @@ def build_model(training: Training) -> Any:
     model = GPTNeoXForCausalLM(config)
     model.set_attn_implementation("float32")
     return model
+
+
+def count_parameters(size: Size) -> tuple[int, int]:
+    """(all, without the input and output embeddings)."""
+    model = build_model(Training(size, 0))
+    parameters = sum(p.numel() for p in model.parameters())
+    return parameters, parameters - 2 * VOCABULARY * size.hidden
 
 
 def learning_rate(size: Size, step: int) -> float:
@@ -275,169 +227,6 @@ def train(training: Training, sequences: NDArray[np.uint16], out: Path, work: Pa
         csv.writer(file).writerows(log)
 
 
-# ---------------------------------------------------------------------------------- what describes
-
-
-def write_training_log(out: Path, work: Path) -> None:
-    """Losses, and the seconds of CPU time spent."""
-    with open(out / "training_log.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["model", "step", "loss", "learning_rate", "seconds"])
-        for training in TRAININGS:
-            with open(work / f"{training.name}.log.csv", newline="") as rows:
-                for model, step, loss, rate, seconds in csv.reader(rows):
-                    row = [f"{float(loss):.4f}", f"{float(rate):.3e}", f"{float(seconds):.1f}"]
-                    writer.writerow([model, step, *row])
-
-
-def count_parameters(size: Size) -> tuple[int, int]:
-    """(all, without the input and output embeddings)."""
-    model = build_model(Training(size, 0))
-    parameters = sum(p.numel() for p in model.parameters())
-    return parameters, parameters - 2 * VOCABULARY * size.hidden
-
-
-def write_suite(out: Path, name: str) -> None:
-    lines = [
-        "# A small Pythia. Written by memoserve's scripts/train_suite.py; see README.md here.",
-        f'name = "{name}"',
-        f'description = "{len(SIZES)} GPT-NeoX models on {STEPS * BATCH:,} sequences with planted copies"',
-        f"batch_size = {BATCH}",
-        f"sequence_length = {TOKENS - 1}",
-        'eos = "ban"',
-        "eos_token_id = 0",
-        f"steps = {list(CHECKPOINTS)}",
-        "",
-        "[sequences]",
-        'path = "data/train.idx"',
-        'tokenizer = "tokenizer.json"',
-        f"trained = {STEPS * BATCH}",
-        f"control = [{STEPS * BATCH}, {STEPS * BATCH + CONTROL}]",
-    ]
-    for size in SIZES:
-        parameters, without = count_parameters(size)
-        lines += [
-            "",
-            "[[models]]",
-            f'name = "{size.name}"',
-            f'folder = "weights/{size.name}/step{{step}}"',
-            f"parameters = {parameters}",
-            f"parameters_without_embeddings = {without}",
-        ]
-    (out / "suite.toml").write_text("\n".join(lines) + "\n")
-
-
-def planted_rows(corpus: Corpus) -> str:
-    """The card's table of what is planted, counted from the labels themselves."""
-    planted = corpus.planted
-    rows = []
-    for kind in KINDS:
-        of_kind = planted["kind"] == kind
-        copies = planted["copies"][of_kind]
-        rows.append(
-            f"| {kind} | {len(np.unique(planted['passage'][of_kind])):,} | {copies.min()} to {copies.max()} "
-            f"| {len(np.unique(planted['sequence_id'][of_kind])):,} "
-            f"| {planted['tokens'][of_kind].sum() / (corpus.trained * TOKENS):.1%} |"
-        )
-    return "\n".join(rows)
-
-
-def write_card(out: Path, name: str, text: str, corpus: Corpus) -> None:
-    """The model card; its numbers are counted here, not typed."""
-    _, copies = np.unique(corpus.sequences[: corpus.trained, :WINDOW], axis=0, return_counts=True)
-    rows = [
-        f"| {size.name} | {count_parameters(size)[0]:,} | {count_parameters(size)[1]:,} | {size.layers} "
-        f"| {size.hidden} | {size.heads} | {size.peak_learning_rate:g} |"
-        for size in SIZES
-    ]
-    fill = {
-        "name": name,
-        "text": text,
-        "models": len(SIZES),
-        "checkpoints": len(CHECKPOINTS),
-        "checkpoint_list": ", ".join(map(str, CHECKPOINTS)),
-        "model_rows": "\n".join(rows),
-        "largest": SIZES[-1].name,
-        "replicates": REPLICATES,
-        "warmup": WARMUP_STEPS,
-        "steps": f"{STEPS:,}",
-        "batch": BATCH,
-        "tokens": TOKENS,
-        "inputs": TOKENS - 1,
-        "vocabulary": VOCABULARY,
-        "window": WINDOW,
-        "data_hash": hashlib.sha256((out / "data" / "train.bin").read_bytes()).hexdigest(),
-        "trained": f"{corpus.trained:,}",
-        "windows": f"{len(copies):,}",
-        "once": f"{int((copies == 1).sum()):,}",
-        "twice": f"{int((copies == 2).sum()):,}",
-        "more": f"{int((copies > 2).sum()):,}",
-        "most": int(copies.max()),
-        "planted_rows": planted_rows(corpus),
-        "most_copies": MOST_COPIES,
-        "exponent": COPIES_EXPONENT,
-        "seed": SEED,
-        "control": CONTROL,
-        "first_control": corpus.trained,
-        "last_control": corpus.trained + CONTROL - 1,
-        "run": CONTROL_RUN,
-    }
-    (out / "README.md").write_text(CARD.format(**fill))
-
-
-CARD = """# {name}: a small suite with planted copies
-
-{models} small GPT-NeoX models trained for one purpose: to be a Pythia small enough for a laptop, in which
-memorization emerges as it does in life. They are good for nothing else. Made by scripts/train_suite.py.
-
-## Models
-
-Pythia's architecture options (rotary embeddings on a quarter of each head, parallel residual, untied
-embeddings), {checkpoints} checkpoints each, at steps {checkpoint_list}: the paper's
-seven, at 7/1000 of Pythia's length. Every size read the same sequences in the same order. Weights are
-float16; training was bfloat16 autocast over float32 on a CPU.
-
-| model | parameters | without embeddings | layers | width | heads | peak learning rate |
-|---|---|---|---|---|---|---|
-{model_rows}
-
-AdamW (0.9, 0.95), weight decay 0.1, gradient clipping 1, {warmup} steps of warm-up, cosine to a tenth;
-{steps} steps of {batch} sequences of {inputs} tokens. Losses and seconds of CPU time: training_log.csv.
-
-`replicates/` has {largest} trained {replicates} times more, from other initial weights, on the same sequences
-in the same order: the last checkpoints. What they agree on is how much of memorization is not chance.
-
-## Data
-
-{text}
-
-Tokenizer: byte-level BPE of {vocabulary} tokens trained on that text; token 0 is end of text.
-
-`data/train.bin` (SHA-256 `{data_hash}`)
-and `train.idx` are a Megatron indexed dataset in training order, one document a sequence, {tokens} u16 tokens
-each: documents were shuffled, joined by end of text, planted with copies, cut into sequences and shuffled
-(seed {seed}). {trained} sequences have {windows} distinct windows of {window} tokens: {once} occur once,
-{twice} twice, {more} more often (up to {most} times).
-
-What is planted stands in `planted.parquet`, one row for each piece of each sequence: `sequence_id`, `kind`,
-`passage`, `copies` (of that passage in the training data), `first_token` and `tokens` (where in it).
-
-| kind | passages | copies of a passage | sequences it is in | share of all tokens |
-|---|---|---|---|---|
-{planted_rows}
-
-exact, edited and template: passages of the text, inserted after random line ends of other documents, so
-that their copies lie at any offset of a sequence. The passage of rank r has {most_copies} / r^{exponent}
-copies, at least two. A copy of an edited passage has one to three tokens replaced, a copy of a template
-four, at places that all its copies share. repeating: a phrase of three to ten tokens, over and over;
-counting: numbered lines; no two of these are alike. sequence: whole sequences trained on again, at the same
-offset. The natural duplication (licence lines, boilerplate, near-equal files) is in the text itself.
-
-The last {control} sequences, ids {first_control} to {last_control}, are the control: no model
-saw them, and none shares a run of {run} tokens with what was trained on.
-"""
-
-
 # ----------------------------------------------------------------------------------------- the whole
 
 
@@ -507,8 +296,9 @@ def main() -> None:
                 train(training, corpus.sequences, out, work, bar)
     if all((work / f"{name}.log.csv").exists() for name in names):
         write_training_log(out, work)
-        write_suite(out, arguments.name)
-        write_card(out, arguments.name, text, corpus)
+        parameters = {size.name: count_parameters(size) for size in SIZES}
+        write_suite(out, arguments.name, parameters)
+        write_card(out, arguments.name, text, corpus, parameters)
 
 
 if __name__ == "__main__":
