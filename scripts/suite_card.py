@@ -87,9 +87,14 @@ def planted_rows(corpus: Corpus) -> str:
 
 
 def write_card(
-    out: Path, name: str, text: str, corpus: Corpus, parameters: dict[str, tuple[int, int]]
+    out: Path,
+    name: str,
+    text: str,
+    corpus: Corpus,
+    parameters: dict[str, tuple[int, int]],
+    measured: tuple[str, str],
 ) -> None:
-    """The model card; its numbers are counted here, not typed."""
+    """The model card; its numbers are counted, not typed. `measured` is of suite_measure.measure."""
     _, copies = np.unique(corpus.sequences[: corpus.trained, :WINDOW], axis=0, return_counts=True)
     rows = [
         f"| {size.name} | {parameters[size.name][0]:,} | {parameters[size.name][1]:,} | {size.layers} "
@@ -103,6 +108,8 @@ def write_card(
         "checkpoints": len(CHECKPOINTS),
         "checkpoint_list": ", ".join(map(str, CHECKPOINTS)),
         "model_rows": "\n".join(rows),
+        "memorized_rows": measured[0],
+        "agreement": measured[1],
         "largest": SIZES[-1].name,
         "replicates": REPLICATES,
         "warmup": WARMUP_STEPS,
@@ -152,6 +159,17 @@ AdamW (0.9, 0.95), weight decay 0.1, gradient clipping 1, {warmup} steps of warm
 
 `replicates/` has {largest} trained {replicates} times more, from other initial weights, on the same sequences
 in the same order: the last checkpoints. What they agree on is how much of memorization is not chance.
+
+## What they memorize
+
+Of the {windows} distinct windows, by the last checkpoints (one teacher-forced pass in float32, end of text
+banned; the engines' own runs differ where two tokens are about equally likely):
+
+| model | windows | of these, seen once | once or twice | share of sequences | control windows of {control} |
+|---|---|---|---|---|---|
+{memorized_rows}
+
+Windows: {agreement}.
 
 ## Data
 

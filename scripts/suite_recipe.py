@@ -10,6 +10,7 @@ VOCABULARY = 512
 END_OF_TEXT = "<|endoftext|>"
 TOKENS = 81  # of a sequence: 80 inputs and the last target
 WINDOW = 64
+CONTEXT = 32
 CONTROL = 500
 CONTROL_RUN = 32
 

@@ -44,6 +44,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from suite_card import write_card, write_suite, write_training_log
+from suite_measure import measure
 from suite_recipe import (
     BATCH,
     CHECKPOINTS,
@@ -231,18 +232,21 @@ def train(training: Training, sequences: NDArray[np.uint16], out: Path, work: Pa
 
 
 def make_suite_data(
-    source: Path | None, suffixes: tuple[str, ...], out: Path, work: Path
+    source: Path | None, suffixes: tuple[str, ...], licence: Path | None, out: Path, work: Path
 ) -> tuple[Corpus, str]:
     """Tokenizer, sequences and labels, written to `out`; and the card's words about the text."""
     if source is None:
-        source, licence = fetch_django(work)
+        source, licence_text = fetch_django(work)
         suffixes = (".py",)
-        (out / "LICENSE.corpus").write_text(licence)
+        (out / "LICENSE.corpus").write_text(licence_text)
         text = f"Text: the Python files of {DJANGO} {DJANGO_VERSION} (BSD-3-Clause, LICENSE.corpus), from\n"
         text += f"the wheel `{DJANGO_WHEEL}`, SHA-256 `{DJANGO_SHA256}`.\n"
         text += "It contains what source code contains: names in copyright lines, example e-mail addresses."
     else:
         text = f"Text: the {', '.join(suffixes)} files of `{source.name}`."
+        if licence:
+            shutil.copyfile(licence, out / "LICENSE.corpus")
+            text += " Its licence: LICENSE.corpus."
     documents = read_documents(source, suffixes)
     text_hash = hashlib.sha256("\0".join(documents).encode()).hexdigest()
     size = f"{len(documents):,} documents, {sum(map(len, documents)):,} characters"
@@ -270,6 +274,7 @@ def main() -> None:
     parser.add_argument(
         "--suffix", action="append", help=f"of the files to read in it (default: {' '.join(SUFFIXES)})"
     )
+    parser.add_argument("--licence", type=Path, help="of the text: a file to keep beside the suite")
     work_default = Path("train_suite.work")
     parser.add_argument("--work", type=Path, default=work_default, help="folder of the resumable state")
     parser.add_argument("--threads", type=int, help="CPU threads of PyTorch (default: its own choice)")
@@ -284,7 +289,7 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     (out / "data").mkdir(parents=True, exist_ok=True)
     suffixes = tuple(arguments.suffix or SUFFIXES)
-    corpus, text = make_suite_data(arguments.corpus, suffixes, out, work)
+    corpus, text = make_suite_data(arguments.corpus, suffixes, arguments.licence, out, work)
     if arguments.threads:
         import torch
 
@@ -298,7 +303,7 @@ def main() -> None:
         write_training_log(out, work)
         parameters = {size.name: count_parameters(size) for size in SIZES}
         write_suite(out, arguments.name, parameters)
-        write_card(out, arguments.name, text, corpus, parameters)
+        write_card(out, arguments.name, text, corpus, parameters, measure(out, corpus))
 
 
 if __name__ == "__main__":

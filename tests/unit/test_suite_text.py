@@ -5,6 +5,7 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
+import suite_recipe
 import suite_text
 
 TRAINED = 600
@@ -59,7 +60,7 @@ def contains(whole: list[int], part: list[int]) -> bool:
 def test_sequences_are_as_many_as_asked_and_the_control_is_last(corpus: suite_text.Corpus) -> None:
     assert corpus.sequences.shape == (TRAINED + 50, suite_text.TOKENS)
     assert corpus.planted["sequence_id"].max() < TRAINED
-    assert set(corpus.planted["kind"]) == set(suite_text.KINDS)
+    assert set(corpus.planted["kind"]) == set(suite_recipe.KINDS)
 
 
 def test_the_control_shares_no_run_of_32_tokens_with_training(corpus: suite_text.Corpus) -> None:
