@@ -15,7 +15,8 @@ FormatOption = Annotated[
     typer.Option(
         "--format",
         "-f",
-        help="How to print the answer. Default: as the ending of --output says, else a table.",
+        help="table, csv, json, parquet or markdown. Default: as the ending of --output says, else a table.",
+        metavar="FORMAT",  # the five of them are broken in the middle of a word
         show_default=False,
     ),
 ]

@@ -52,7 +52,7 @@ def write_answer(
 
 
 def write_text(text: str, output: Path | None) -> None:
-    """Write lines to a file, whole or not at all, or to standard output; harmless where that is a terminal.
+    """Write lines to a file, whole or not at all, or to standard output; escaped where that is a terminal.
 
     Raises StorageFailed if the file system refuses.
     """
