@@ -204,14 +204,14 @@ def insert(
     text: NDArray[np.uint16], starts: NDArray[np.int64], pieces: list[Piece], rng: np.random.Generator
 ) -> tuple[NDArray[np.uint16], NDArray[np.int32]]:
     """The text with each piece inserted at a random line's start, and each token's piece (-1: none)."""
-    places = np.sort(rng.choice(starts, len(pieces)))
+    positions = np.sort(rng.choice(starts, len(pieces)))
     tokens: list[NDArray[np.uint16]] = []
     labels: list[NDArray[np.int32]] = []
     done = 0
-    for i, (place, piece) in enumerate(zip(places, pieces, strict=True)):
-        tokens += [text[done:place], piece.tokens]
-        labels += [np.full(place - done, -1, np.int32), np.full(len(piece.tokens), i, np.int32)]
-        done = place
+    for i, (position, piece) in enumerate(zip(positions, pieces, strict=True)):
+        tokens += [text[done:position], piece.tokens]
+        labels += [np.full(position - done, -1, np.int32), np.full(len(piece.tokens), i, np.int32)]
+        done = position
     tokens.append(text[done:])
     labels.append(np.full(len(text) - done, -1, np.int32))
     return np.concatenate(tokens), np.concatenate(labels)
