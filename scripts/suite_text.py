@@ -105,7 +105,8 @@ def starts_of_lines(stream: NDArray[np.uint16], tokenizer: Any) -> NDArray[np.in
     newline = [i for i in range(tokenizer.get_vocab_size()) if "Ċ" in tokenizer.id_to_token(i)]
     after = np.flatnonzero(np.isin(stream, newline)) + 1
     after = after[after < len(stream)]
-    return after[stream[after] != 0]
+    inside: NDArray[np.bool_] = stream[after] != 0
+    return after[inside]
 
 
 def random_length(rng: np.random.Generator) -> int:
@@ -243,10 +244,12 @@ def make_corpus(documents: list[str], tokenizer_path: Path, trained: int, seed: 
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(tokenizer_path))
+    end_of_text = tokenizer.token_to_id(END_OF_TEXT)
+    assert end_of_text is not None
     rng = np.random.default_rng(seed)
     joined: list[int] = []
     for encoding in tokenizer.encode_batch([documents[i] for i in rng.permutation(len(documents))]):
-        joined += [*encoding.ids, tokenizer.token_to_id(END_OF_TEXT)]
+        joined += [*encoding.ids, end_of_text]
     stream = np.array(joined, dtype=np.uint16)
     starts = starts_of_lines(stream, tokenizer)
     passages, begin = cut_passages(stream, starts, rng)

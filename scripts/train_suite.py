@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Train a small suite from any text, as the "mini" that ships with memoserve: from text to suite TOML.
+"""Train a small suite from any text, as the tests' "lifelike": from text to suite TOML.
 
-One command makes everything, and made what is in the repository:
+One command makes everything:
 
-    python scripts/train_suite.py --out memoserve/suites/shipped/mini
+    python scripts/train_suite.py --out tests/support/suites/lifelike
+
+The "mini" that ships with memoserve was made by the script of this name as it was at commit e141046.
 
 Without --corpus it fetches the text (Django's source, BSD-3-Clause, one wheel pinned by SHA-256);
 --corpus takes a folder, a wheel or other zip, or one text file. It trains a tokenizer on the text, plants
@@ -266,8 +268,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the suite")
-    parser.add_argument("--name", default="mini", help="of the suite (default: mini)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the suite, named as the suite is")
     parser.add_argument(
         "--corpus", type=Path, help="folder, wheel, zip or text file (default: Django's source)"
     )
@@ -302,8 +303,9 @@ def main() -> None:
     if all((work / f"{name}.log.csv").exists() for name in names):
         write_training_log(out, work)
         parameters = {size.name: count_parameters(size) for size in SIZES}
-        write_suite(out, arguments.name, parameters)
-        write_card(out, arguments.name, text, corpus, parameters, measure(out, corpus))
+        name = out.resolve().name
+        write_suite(out, name, parameters)
+        write_card(out, name, text, corpus, parameters, measure(out, corpus))
 
 
 if __name__ == "__main__":

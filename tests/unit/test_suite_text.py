@@ -58,7 +58,7 @@ def contains(whole: list[int], part: list[int]) -> bool:
 
 
 def test_sequences_are_as_many_as_asked_and_the_control_is_last(corpus: suite_text.Corpus) -> None:
-    assert corpus.sequences.shape == (TRAINED + 50, suite_text.TOKENS)
+    assert corpus.sequences.shape == (TRAINED + 50, suite_recipe.TOKENS)
     assert corpus.planted["sequence_id"].max() < TRAINED
     assert set(corpus.planted["kind"]) == set(suite_recipe.KINDS)
 
@@ -87,11 +87,11 @@ def test_exact_copies_are_of_one_passage(corpus: suite_text.Corpus) -> None:
 
 def test_edited_copies_differ_in_a_few_tokens_and_templates_in_their_slots(corpus: suite_text.Corpus) -> None:
     changed = {"edited": 0, "template": 0}
-    for kind, most in (("edited", 2 * suite_text.EDITS[1]), ("template", suite_text.SLOTS)):
+    for kind, most in (("edited", 2 * suite_recipe.EDITS[1]), ("template", suite_recipe.SLOTS)):
         for found in pieces(corpus, kind).values():
             copies = np.array([piece for piece in found if len(piece) == max(map(len, found))])
             places = (copies != copies[:1]).any(axis=0).sum() if kind == "template" else 0
-            assert places <= suite_text.SLOTS
+            assert places <= suite_recipe.SLOTS
             assert ((copies != copies[:1]).sum(axis=1) <= most).all()
             changed[kind] += int((copies != copies[:1]).sum())
     assert all(changed.values())
@@ -107,7 +107,7 @@ def test_whole_sequences_are_trained_on_as_often_as_labelled(corpus: suite_text.
 
 
 def test_repeating_text_repeats_a_phrase(corpus: suite_text.Corpus) -> None:
-    low, high = suite_text.PHRASE_TOKENS
+    low, high = suite_recipe.PHRASE_TOKENS
     for found in pieces(corpus, "repeating").values():
         for piece in found:
             assert any(piece[n:] == piece[:-n] for n in range(low, high + 1))
