@@ -1,0 +1,287 @@
+"""Learning from smaller roles: inputs, a fit, cross-fitting, calibration. No label of the target gets here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memoserve.errors import BadInput
+from memoserve.forecast.roles import Role
+from memoserve.forecast.table import Column, Rows, folds
+
+Learner = Literal["logistic", "boosting"]
+LEARNERS: tuple[Learner, ...] = ("logistic", "boosting")
+
+FOLDS = 5
+ISOTONIC_FROM = 1000
+"""Memorized held-out windows from which on calibration is isotonic; fewer are fitted by two numbers (Platt)."""
+_LEAST_LL = -400.0
+_EXTREME = 30.0
+"""Logits are kept within this: a probability is never exactly 0 or 1."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A role and its rows with labels."""
+
+    role: Role
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """How rows become inputs: numbers of about mean 0 and deviation 1, a few of each column.
+
+    `columns` and their `places` in Rows.values; `missing`: of which of them there is an input for unknown;
+    `mean`, `scale`: float64[inputs]; `of`: int[inputs], which of `names` each input belongs to.
+    """
+
+    columns: tuple[Column, ...]
+    places: tuple[int, ...]
+    missing: tuple[bool, ...]
+    mean: Floats
+    scale: Floats
+    names: tuple[str, ...]
+    of: NDArray[np.int64]
+
+    def standardized(self, rows: Rows, role: Role) -> NDArray[np.float32]:
+        """float32[n, inputs]."""
+        raw, _ = _raw(self.columns, self.places, self.missing, rows, role)
+        raw -= self.mean.astype(np.float32)
+        raw /= self.scale.astype(np.float32)
+        # What is unknown is as the mean: its own input says that it is.
+        return np.nan_to_num(raw, copy=False, nan=0.0)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A fit, ready to give probabilities. `weights`: float64[inputs] of the logistic regression."""
+
+    inputs: Inputs
+    learner: Learner
+    intercept: float
+    weights: Floats
+    boosted: Any
+    calibrate: Callable[[Floats], Floats]
+    calibration: str
+
+    def probability(self, rows: Rows, role: Role) -> Floats:
+        """float64[n]: how likely the role's target memorizes each."""
+        return self.calibrate(self.logit(self.inputs.standardized(rows, role)))
+
+    def logit(self, x: NDArray[np.float32]) -> Floats:
+        """float64[n]: before calibration."""
+        if self.boosted is not None:
+            return np.asarray(self.boosted.decision_function(x), np.float64)
+        return np.asarray(x @ self.weights.astype(np.float32), np.float64) + self.intercept
+
+    def contributions(self, rows: Rows, role: Role) -> NDArray[np.float32]:
+        """float32[n, names]: what each column adds to the logistic regression's logit, over the mean's."""
+        x = self.inputs.standardized(rows, role) * self.weights.astype(np.float32)
+        found = np.zeros((len(x), len(self.inputs.names)), np.float32)
+        for place, name in enumerate(self.inputs.of):
+            found[:, name] += x[:, place]
+        return found
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model of all windows, and what was said of each window by one that had not seen it.
+
+    held_out: for each taught role, float64[n], calibrated likewise. parts: (the fold that each has not seen).
+    """
+
+    model: Model
+    held_out: tuple[Floats, ...]
+    parts: tuple[Model, ...]
+
+    def probability_unseen(self, rows: Rows, role: Role) -> Floats:
+        """float64[n]: of each window by the model that had not seen it, nor one nearly equal, in any role."""
+        fold = folds(rows.cluster, len(self.parts))
+        found = np.zeros(len(rows))
+        for number, part in enumerate(self.parts):
+            mine = fold == number
+            if mine.any():
+                found[mine] = part.probability(rows.take(mine), role)
+        return found
+
+
+def fit(
+    taught: Sequence[Taught],
+    columns: Sequence[Column],
+    places: Sequence[int],
+    *,
+    learner: Learner = "logistic",
+    unit: str = "windows",
+) -> Fitted:
+    """Learn the columns at `places` from smaller roles, calibrated by what cross-fitting says of them.
+
+    Raises BadInput where no role memorized anything, or all of it, or scikit-learn is missing.
+    """
+    _refuse(taught)
+    chosen = _known(taught, columns, places)
+    weights = [weights_of(one.rows, unit) for one in taught]
+    held = [np.zeros(len(one.rows)) for one in taught]
+    fold = [folds(one.rows.cluster, FOLDS) for one in taught]
+    bare = []
+    for number in range(FOLDS):
+        rest = [(t.role, t.rows.take(f != number), w[f != number]) for t, f, w in zip(taught, fold, weights, strict=True)]
+        labels = np.concatenate([rows.memorized for _, rows, _ in rest])
+        if labels.all() or not labels.any():
+            raise BadInput(
+                f"too few windows to judge a fit by those that it has not seen: in one of {FOLDS} parts the "
+                "smaller models memorized nothing, or everything; evaluate more sequences"
+            )
+        part = _fit(rest, columns, chosen, learner)
+        bare.append(part)
+        for one, mine, found in zip(taught, fold, held, strict=True):
+            there = mine == number
+            if there.any():
+                found[there] = part.logit(part.inputs.standardized(one.rows.take(there), one.role))
+    calibrate, how = _calibration(
+        np.concatenate(held), np.concatenate([t.rows.memorized for t in taught]), np.concatenate(weights)
+    )
+    whole = _fit([(t.role, t.rows, w) for t, w in zip(taught, weights, strict=True)], columns, chosen, learner)
+    return Fitted(
+        _calibrated(whole, calibrate, how),
+        tuple(calibrate(one) for one in held),
+        tuple(_calibrated(one, calibrate, how) for one in bare),
+    )
+
+
+def weights_of(rows: Rows, unit: str) -> Floats:
+    """float64[n]: how many windows, or sequences, a row stands for."""
+    return rows.weight if unit == "windows" else rows.weight * rows.sequences
+
+
+def _refuse(taught: Sequence[Taught]) -> None:
+    names = ", ".join(dict.fromkeys(one.role.target.checkpoint for one in taught))
+    hits = sum(int(np.count_nonzero(one.rows.memorized)) for one in taught)
+    total = sum(len(one.rows) for one in taught)
+    if total == 0:
+        raise BadInput(f"no window was evaluated by all that a forecast learns from ({names})")
+    if hits == 0:
+        raise BadInput(f"nothing to learn from: of {total:,} rows, {names} memorized none")
+    if hits == total:
+        raise BadInput(f"nothing to learn from: {names} memorized every one of {total:,} rows")
+
+
+def _known(taught: Sequence[Taught], columns: Sequence[Column], places: Sequence[int]) -> list[int]:
+    """The places of columns that say something in every role."""
+    kept = [
+        place
+        for place in places
+        if all(len(one.rows) == 0 or bool((~np.isnan(one.rows.values[:, place])).any()) for one in taught)
+    ]
+    if not kept:
+        names = ", ".join(columns[place].name for place in places)
+        raise BadInput(f"nothing to learn from: no score or feature is known in every role ({names})")
+    return kept
+
+
+def _fit(
+    taught: Sequence[tuple[Role, Rows, Floats]],
+    columns: Sequence[Column],
+    places: Sequence[int],
+    learner: Learner,
+) -> Model:
+    logistic, boosting = _scikit_learn()
+    used = tuple(columns[place] for place in places)
+    missing = tuple(any(bool(np.isnan(rows.values[:, place]).any()) for _, rows, _ in taught) for place in places)
+    raw, names = zip(*(_raw(used, places, missing, rows, role) for role, rows, _ in taught), strict=True)
+    x = np.concatenate(raw)
+    y = np.concatenate([rows.memorized for _, rows, _ in taught])
+    # Each role counts as much as its windows do; all together as many as there are rows.
+    w = np.concatenate([weight for _, _, weight in taught])
+    w = w * (len(w) / w.sum())
+    known = ~np.isnan(x)
+    total = np.maximum(w @ known, 1e-12)
+    filled = np.where(known, x, 0.0)
+    mean = (w @ filled) / total
+    deviation = np.sqrt((w @ np.where(known, (x - mean) ** 2, 0.0)) / total)
+    scale = np.where(deviation > 1e-9, deviation, 1.0)
+    standard = np.nan_to_num((x - mean) / scale, nan=0.0).astype(np.float32)
+    found = logistic(C=1.0, max_iter=1000, random_state=0).fit(standard, y, sample_weight=w)
+    boosted = None
+    if learner == "boosting":
+        boosted = boosting(
+            max_iter=100, learning_rate=0.1, max_leaf_nodes=8, min_samples_leaf=40, l2_regularization=1.0,
+            early_stopping=False, random_state=0,
+        ).fit(standard, y, sample_weight=w)  # fmt: skip
+    unique = tuple(dict.fromkeys(names[0]))
+    inputs = Inputs(used, tuple(places), missing, mean, scale, unique, np.array([unique.index(n) for n in names[0]]))
+    return Model(
+        inputs, learner, float(found.intercept_[0]), found.coef_[0].astype(np.float64), boosted, _sigmoid, "none"
+    )
+
+
+def _raw(
+    columns: Sequence[Column], places: Sequence[int], missing: Sequence[bool], rows: Rows, role: Role
+) -> tuple[NDArray[np.float32], list[str]]:
+    """(float32[n, inputs], the name of the column that each input is of): not yet standardized."""
+    inputs: list[NDArray[np.float32]] = []
+    names: list[str] = []
+
+    def add(name: str, values: NDArray[Any]) -> None:
+        names.append(name)
+        inputs.append(np.asarray(values, np.float32))
+
+    for column, place, unknown in zip(columns, places, missing, strict=True):
+        values = rows.values[:, place]
+        if column.counts:
+            values = np.sign(values) * np.log1p(np.abs(values))
+        elif column.name.endswith("continuation_ll"):
+            values = np.clip(values, _LEAST_LL, 0.0)
+        add(column.name, values)
+        if column.name.endswith(("matched_prefix", "matches")):
+            add(column.name, values == 32)
+        if unknown:
+            add(column.name, np.isnan(values))
+    for name, value in _scale(role, any(column.kind == "signal" for column in columns)):
+        add(name, np.full(len(rows), value))
+    return np.stack(inputs, axis=1), names
+
+
+def _scale(role: Role, signals: bool) -> list[tuple[str, float]]:
+    """How large the target is, and how much larger in compute than what predicts it: logarithms."""
+    found = [("target_size", math.log(role.target.parameters))]
+    if signals and role.predictor is not None:
+        found.append(("compute_gap", math.log(role.target.training_flops / role.predictor.training_flops)))
+    return found
+
+
+def _calibration(
+    logit: Floats, label: NDArray[np.bool_], weight: Floats
+) -> tuple[Callable[[Floats], Floats], str]:
+    """What turns logits into probabilities, by held-out labels of smaller targets, and its name."""
+    logistic, _ = _scikit_learn()
+    platt = logistic(C=1e6, max_iter=1000).fit(logit[:, None], label, sample_weight=weight / weight.mean())
+    slope, intercept = max(float(platt.coef_[0, 0]), 0.0), float(platt.intercept_[0])
+    return (lambda z: _sigmoid(slope * z + intercept)), "Platt"
+
+
+def _calibrated(model: Model, calibrate: Callable[[Floats], Floats], how: str) -> Model:
+    return Model(model.inputs, model.learner, model.intercept, model.weights, model.boosted, calibrate, how)
+
+
+def _sigmoid(z: Floats) -> Floats:
+    return np.asarray(1 / (1 + np.exp(-np.clip(z, -_EXTREME, _EXTREME))))
+
+
+def _scikit_learn() -> tuple[Any, Any]:
+    try:
+        from sklearn.ensemble import HistGradientBoostingClassifier
+        from sklearn.linear_model import LogisticRegression
+    except ImportError:
+        raise BadInput(
+            "a forecast of single sequences needs scikit-learn, which is not installed: "
+            "pip install 'memoserve[forecast]'"
+        ) from None
+    return LogisticRegression, HistGradientBoostingClassifier

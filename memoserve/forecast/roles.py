@@ -1,0 +1,156 @@
+"""Which smaller targets teach a forecast, what predicts them, and what all of these runs cost together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+from memoserve.errors import BadInput
+from memoserve.recommend.target import Target
+
+Basis = Literal["features", "signals", "both"]
+BASES: tuple[Basis, ...] = ("features", "signals", "both")
+
+LEAST_ROLES = 2
+"""Of fewer, nothing tells how the answer changes with scale."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """A target, and the checkpoint whose signals predict it; None from features alone.
+
+    `earlier` is a checkpoint of the predictor's own model, about half as far trained: it costs nothing more.
+    """
+
+    target: Target
+    predictor: Target | None = None
+    earlier: Target | None = None
+
+    def __str__(self) -> str:
+        return self.target.checkpoint if self.predictor is None else f"{self.predictor.checkpoint} -> {self.target.checkpoint}"
+
+    @property
+    def runs(self) -> tuple[Target, ...]:
+        """Every checkpoint whose scores it needs, the target's among them."""
+        return tuple(run for run in (self.target, self.predictor, self.earlier) if run is not None)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A forecast before it is made: the role to forecast, and the smaller roles that it is learned from.
+
+    `suite`: of the roles, where that is another one than the target's: what is paid already.
+    """
+
+    basis: Basis
+    role: Role
+    teachers: tuple[Role, ...]
+    suite: str | None = None
+
+    @property
+    def predictors(self) -> tuple[Target, ...]:
+        """The checkpoints of the target's own suite whose scores predict."""
+        return tuple(run for run in self.role.runs if run is not self.role.target)
+
+    @property
+    def paid(self) -> tuple[Target, ...]:
+        """Every checkpoint whose scores or labels it uses and that has to be paid for."""
+        taught = () if self.suite is not None else tuple(run for role in self.teachers for run in role.runs)
+        return tuple(dict.fromkeys((*self.predictors, *taught)))
+
+    @property
+    def training_flops(self) -> float:
+        """What it costs: checkpoints of one model what the costliest of them does, models together."""
+        return cost(self.paid)
+
+
+def cost(runs: Iterable[Target]) -> float:
+    """The training compute of runs in FLOPs: of each model what its latest checkpoint took, added up."""
+    latest: dict[tuple[str, str], float] = {}
+    for run in runs:
+        key = run.suite, run.model
+        latest[key] = max(latest.get(key, 0.0), run.training_flops)
+    return sum(latest.values())
+
+
+def plans(target: Target, runs: Sequence[Target], basis: Basis) -> list[Plan]:
+    """Every way to forecast a target from evaluated smaller models of its own suite, cheapest first.
+
+    Each set of at least two smaller models, at their last evaluated step up to the target's, may teach: each
+    of them as the target of every smaller one of the set. The largest of the set predicts the target itself.
+    Never contains a checkpoint of the target's model, nor of one as large.
+    """
+    last, all_of = _evaluated(target, runs)
+    found = []
+    for count in range(LEAST_ROLES, len(last) + 1):
+        for chosen in combinations(last, count):
+            plan = _plan(target, chosen, all_of, basis)
+            if len(plan.teachers) >= LEAST_ROLES:
+                found.append(plan)
+    return sorted(found, key=lambda plan: plan.training_flops)
+
+
+def teachers(runs: Sequence[Target], basis: Basis, earlier: dict[str, Target | None]) -> tuple[Role, ...]:
+    """The roles among runs of different models, ascending by size; `earlier` by the predictor's name."""
+    if basis == "features":
+        return tuple(Role(run) for run in runs)
+    return tuple(Role(run, smaller, earlier.get(smaller.checkpoint)) for smaller, run in combinations(runs, 2))
+
+
+def choose(found: Sequence[Plan], budget: float) -> Plan | None:
+    """The plan within a budget (FLOPs) that no label of the target chose.
+
+    Of the largest predictor (from features alone: the largest role), then of the most roles, then of the
+    costliest: what lies nearest to the target extrapolates least.
+    """
+    return max(
+        (plan for plan in found if plan.training_flops <= budget),
+        key=lambda plan: (
+            max(role.target.order for role in plan.teachers) if plan.role.predictor is None else plan.role.predictor.order,
+            len(plan.teachers),
+            plan.training_flops,
+        ),
+        default=None,
+    )
+
+
+def too_little(target: Target, runs: Sequence[Target], basis: Basis) -> str:
+    """Why no plan exists, and what to run, in words."""
+    last, _ = _evaluated(target, runs)
+    needed = LEAST_ROLES if basis == "features" else LEAST_ROLES + 1
+    names = ", ".join(run.checkpoint for run in last) or "none"
+    return (
+        f"a forecast from {describe(basis)} needs {needed} evaluated models that are smaller than {target.model}, "
+        f"to learn from how they play its role; evaluated are {names}. Evaluate more of them (memoserve run), "
+        "or learn from another store (--fit-on)"
+    )
+
+
+def describe(basis: Basis) -> str:
+    """A basis in words."""
+    return {"features": "features alone", "signals": "signals of cheap runs alone", "both": "features and signals"}[basis]
+
+
+def _evaluated(target: Target, runs: Iterable[Target]) -> tuple[list[Target], dict[str, list[Target]]]:
+    """(the last evaluated checkpoint up to the target's step of each smaller model, all up to it by model)."""
+    all_of: dict[str, list[Target]] = {}
+    for run in sorted(runs, key=lambda run: (run.order, run.step)):
+        if run.evaluated and run.order < target.order and run.parameters < target.parameters and run.step <= target.step:
+            all_of.setdefault(run.model, []).append(run)
+    return [of_model[-1] for of_model in all_of.values()], all_of
+
+
+def half_as_far(run: Target, of_model: Sequence[Target]) -> Target | None:
+    """The evaluated checkpoint of the same model that is nearest to half of a run's steps, and before it."""
+    before = [other for other in of_model if 0 < other.step < run.step]
+    return min(before, key=lambda other: abs(other.step - run.step / 2), default=None)
+
+
+def _plan(target: Target, chosen: Sequence[Target], all_of: dict[str, list[Target]], basis: Basis) -> Plan:
+    earlier = {run.checkpoint: half_as_far(run, all_of[run.model]) for run in chosen}
+    taught = teachers(chosen, basis, earlier)
+    if basis == "features":
+        return Plan(basis, Role(target), taught)
+    return Plan(basis, Role(target, chosen[-1], earlier[chosen[-1].checkpoint]), taught)

@@ -1,0 +1,69 @@
+-- What is known of each sequence of a range of ids that a target has seen, before the target is trained: the
+-- occurrences of its window, what the relation `features` says, and the signals of one cheaper checkpoint
+-- (`predictor`) and of an earlier one of the same model. With `labelled`, one row a window, and whether the
+-- target memorized it; without, one row a sequence, and no score of the target is read.
+--
+-- Variables: suite; target, predictor, earlier (model@step; the last two may be NULL); labelled; first, stop
+-- (ids from first up to below stop); keep_memorized, keep_other (shares of the windows to keep, of those that
+-- the target memorized and of the others: the same windows for every target).
+-- Filled in: @FEATURES@, columns of `features` as f.name, each with a comma before it; @CLUSTER@, what groups
+-- near-duplicates; @FEATURE_ROWS@, where features come from.
+WITH target AS MATERIALIZED (
+    SELECT suite, model, step, least(sequences_seen, trained) AS seen,
+           greatest(sequences_seen // greatest(step, 1), 1) AS batch
+    FROM checkpoints
+    WHERE suite = getvariable('suite')::VARCHAR AND checkpoint = getvariable('target')::VARCHAR
+),
+predictor AS MATERIALIZED (
+    SELECT suite, model, step, checkpoint, least(sequences_seen, trained) AS seen
+    FROM checkpoints
+    WHERE suite = getvariable('suite')::VARCHAR
+      AND checkpoint IN (getvariable('predictor')::VARCHAR, getvariable('earlier')::VARCHAR)
+),
+signal AS (
+    SELECT s.sequence_id, p.checkpoint = getvariable('predictor')::VARCHAR AS latest,
+           s.matched_prefix, s.matches, s.continuation_ll
+    FROM scores s JOIN predictor p USING (suite, model, step)
+    WHERE s.sequence_id >= getvariable('first')::BIGINT AND s.sequence_id < getvariable('stop')::BIGINT
+      AND s.sequence_id < p.seen
+),
+labelled AS (
+    SELECT s.sequence_id, coalesce(s.matched_prefix, s.matches) = 32 AS memorized
+    FROM scores s JOIN target t USING (suite, model, step)
+    WHERE getvariable('labelled')::BOOLEAN
+      AND s.sequence_id >= getvariable('first')::BIGINT AND s.sequence_id < getvariable('stop')::BIGINT
+      AND s.sequence_id < t.seen AND coalesce(s.matched_prefix, s.matches) IS NOT NULL
+),
+-- What is known at all; a suite whose windows aren't numbered is known by its features or signals.
+known AS (
+    SELECT DISTINCT sequence_id
+    FROM (SELECT sequence_id FROM sequences WHERE suite = getvariable('suite')::VARCHAR
+          UNION ALL SELECT sequence_id FROM signal
+          UNION ALL SELECT sequence_id FROM @FEATURE_ROWS@)
+    WHERE NOT getvariable('labelled')::BOOLEAN
+      AND sequence_id >= getvariable('first')::BIGINT AND sequence_id < getvariable('stop')::BIGINT
+      AND sequence_id < (SELECT seen FROM target)
+),
+item AS (
+    SELECT i.sequence_id, coalesce(w.first_id, i.sequence_id) AS window_number, i.memorized,
+           coalesce(w.occurrences, 1) AS occurrences, coalesce(w.last_id, i.sequence_id) AS last_id,
+           -- Between 0 and 1, from the window's number alone.
+           (hash(window_number) >> 11) / 9007199254740992.0 AS drawn
+    FROM (SELECT sequence_id, NULL::BOOLEAN AS memorized FROM known
+          UNION ALL SELECT sequence_id, memorized FROM labelled) i
+    LEFT JOIN forecast_windows w USING (sequence_id)
+    WHERE NOT getvariable('labelled')::BOOLEAN OR w.sequence_id IS NULL OR w.representative = i.sequence_id
+)
+SELECT i.sequence_id, i.window_number, @CLUSTER@ AS cluster, i.memorized, i.occurrences,
+       (t.seen - 1 - i.last_id) // t.batch AS steps_since_last@FEATURES@,
+       l.matched_prefix, l.matches, l.continuation_ll,
+       e.matched_prefix AS earlier_matched_prefix, e.matches AS earlier_matches,
+       e.continuation_ll AS earlier_continuation_ll
+FROM item i
+CROSS JOIN target t
+LEFT JOIN @FEATURE_ROWS@ f USING (sequence_id)
+LEFT JOIN (SELECT * FROM signal WHERE latest) l USING (sequence_id)
+LEFT JOIN (SELECT * FROM signal WHERE NOT latest) e USING (sequence_id)
+WHERE i.drawn < CASE WHEN i.memorized THEN getvariable('keep_memorized')::DOUBLE
+                     ELSE getvariable('keep_other')::DOUBLE END
+ORDER BY i.sequence_id;

@@ -1,0 +1,26 @@
+-- The windows that occur more than once among the sequences that a target has seen: how often, when last, and
+-- which of their sequences stands for them, the first that the target was evaluated on (NULL: none; the whole
+-- table has none where the target isn't asked for its scores). Every other sequence is a window of its own.
+--
+-- Variables: suite, target (model@step), labelled (whether the target's scores may be read).
+CREATE OR REPLACE TEMP TABLE forecast_windows AS
+WITH target AS MATERIALIZED (
+    SELECT suite, model, step, least(sequences_seen, trained) AS seen
+    FROM checkpoints
+    WHERE suite = getvariable('suite')::VARCHAR AND checkpoint = getvariable('target')::VARCHAR
+),
+repeated AS MATERIALIZED (
+    SELECT r.sequence_id, r.first_id
+    FROM repeats(getvariable('suite')::VARCHAR, false) r JOIN target t ON r.sequence_id < t.seen
+),
+standing AS (
+    SELECT r.first_id, min(s.sequence_id) AS representative
+    FROM scores s JOIN target t USING (suite, model, step) JOIN repeated r USING (sequence_id)
+    WHERE getvariable('labelled')::BOOLEAN
+    GROUP BY r.first_id
+)
+SELECT r.sequence_id, r.first_id, w.occurrences, w.last_id, d.representative
+FROM repeated r
+JOIN (SELECT first_id, count(*) AS occurrences, max(sequence_id) AS last_id FROM repeated GROUP BY first_id) w
+    USING (first_id)
+LEFT JOIN standing d USING (first_id);

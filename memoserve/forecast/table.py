@@ -1,0 +1,231 @@
+"""The rows of a role as numbers: what is known of each window, and where it is asked for, its label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memoserve.catalog import Catalog, explained
+from memoserve.forecast.roles import Basis, Role
+from memoserve.queries.output import arrow_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SQL = Path(__file__).parent / "sql"
+RANGE = 1 << 21
+"""How many ids are read at once."""
+CAP = 100_000
+"""Of how many windows a role teaches or a target judges: memorized ones, and as many others."""
+
+_SIGNALS = ("matched_prefix", "matches", "continuation_ll")
+SIGNALS = (*_SIGNALS, *(f"earlier_{name}" for name in _SIGNALS))
+OCCURRENCES = ("occurrences", "steps_since_last")
+CLUSTER = "near_duplicates"
+"""The column of `features` that numbers clusters of windows that are nearly equal, if it has it."""
+
+_INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "HUGEINT"}
+_KEYS = {"suite", "sequence_id", "window_id", CLUSTER, *OCCURRENCES, *SIGNALS}
+
+Kind = Literal["feature", "signal"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number that is known of a window. `counts`: whole numbers, which enter by their logarithms."""
+
+    name: str
+    kind: Kind
+    counts: bool = False
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a role, one a window (or, to predict, one a sequence).
+
+    values: float32[n, columns], NaN where unknown. memorized: bool[n], or None where labels were not read.
+    weight: float64[n], how many windows a sampled row stands for. sequences: int64[n], how many sequences that
+    the target has seen are of that window. cluster: int64[n], equal for nearly equal windows.
+    """
+
+    sequence_id: NDArray[np.int64]
+    window: NDArray[np.int64]
+    cluster: NDArray[np.int64]
+    sequences: NDArray[np.int64]
+    values: NDArray[np.float32]
+    weight: NDArray[np.float64]
+    memorized: NDArray[np.bool_] | None = None
+
+    def __len__(self) -> int:
+        return len(self.sequence_id)
+
+    def take(self, rows: NDArray[Any]) -> Rows:
+        """Some of the rows, by number or mask."""
+        return Rows(**{name: None if a is None else a[rows] for name, a in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a store knows about the sequences of a suite, ready to be read role by role."""
+
+    catalog: Catalog
+    suite: str
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """Every column there can be: occurrences, what `features` has, signals."""
+        named = [Column(name, "feature", counts=True) for name in OCCURRENCES]
+        named += [
+            Column(name, "feature", kind.split("(")[0] in _INTEGERS)
+            for name, kind in self._features
+            if name not in _KEYS and (kind.split("(")[0] in _INTEGERS or kind.startswith(("FLOAT", "DOUBLE", "DECIMAL", "BOOLEAN")))
+        ]
+        return (*named, *(Column(name, "signal") for name in SIGNALS))
+
+    def of(self, basis: Basis) -> list[int]:
+        """Which columns a basis uses, by their places in `columns`."""
+        kinds = {"features": {"feature"}, "signals": {"signal"}, "both": {"feature", "signal"}}[basis]
+        return [place for place, column in enumerate(self.columns) if column.kind in kinds]
+
+    def labelled(self, role: Role, cap: int = CAP) -> Rows:
+        """One row a window that the role's target was evaluated on, with its label.
+
+        Of more than `cap` windows of a kind (memorized or not) a sample, by the window's number, with weights.
+        """
+        seen, evaluated, memorized = self._sizes(role)
+        keep = (min(1.0, cap / max(memorized, 1)), min(1.0, cap / max(evaluated - memorized, 1)))
+        parts = list(self._ranges(role, 0, seen, labelled=True, keep=keep))
+        rows = join(parts) if parts else _empty(len(self.columns))
+        assert rows.memorized is not None
+        rows.weight[:] = np.where(rows.memorized, 1 / keep[0], 1 / keep[1])
+        return rows
+
+    def unlabelled(self, role: Role) -> Iterator[Rows]:
+        """One row a sequence that the role's target has seen, in order of ids; reads no score of the target."""
+        yield from self._ranges(role, 0, self._seen(role), labelled=False, keep=(1.0, 1.0))
+
+    def close(self) -> None:
+        """Drop what was put into the connection."""
+        self.catalog.connection.execute("DROP TABLE IF EXISTS forecast_windows")
+
+    @cached_property
+    def _features(self) -> list[tuple[str, str]]:
+        return [
+            (str(name), str(kind))
+            for name, kind in self.catalog.rows(
+                "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = 'features' "
+                "ORDER BY column_index"
+            )
+        ]
+
+    def _ranges(
+        self, role: Role, first: int, stop: int, *, labelled: bool, keep: tuple[float, float]
+    ) -> Iterator[Rows]:
+        variables: dict[str, object] = {
+            "suite": self.suite,
+            "target": role.target.checkpoint,
+            "predictor": None if role.predictor is None else role.predictor.checkpoint,
+            "earlier": None if role.earlier is None else role.earlier.checkpoint,
+            "labelled": labelled,
+            "keep_memorized": keep[0],
+            "keep_other": keep[1],
+        }
+        self._set(variables)
+        connection = self.catalog.connection
+        with explained(self.catalog.store):
+            connection.execute((SQL / "windows.sql").read_text(encoding="utf-8"))
+        sql = self._rows_sql()
+        for start in range(first, stop, RANGE):
+            # Whoever reads on may have asked something else in between.
+            self._set({**variables, "first": start, "stop": min(start + RANGE, stop)})
+            with explained(self.catalog.store):
+                found = arrow_table(connection.execute(sql))
+            if found.num_rows:
+                yield self._rows(found, labelled)
+
+    def _rows_sql(self) -> str:
+        names = [c.name for c in self.columns if c.kind == "feature" and c.name not in OCCURRENCES]
+        there = {name for name, _ in self._features}
+        source = (
+            f"(FROM features WHERE suite = getvariable('suite')::VARCHAR "
+            "AND sequence_id >= getvariable('first')::BIGINT AND sequence_id < getvariable('stop')::BIGINT)"
+            if there
+            else "(SELECT 0::BIGINT AS sequence_id WHERE false)"
+        )
+        cluster = f"coalesce(f.{CLUSTER}::BIGINT, i.window_number)" if CLUSTER in there else "i.window_number"
+        sql = (SQL / "rows.sql").read_text(encoding="utf-8")
+        sql = sql.replace("@FEATURES@", "".join(f', f."{_quoted(name)}"' for name in names))
+        return sql.replace("@CLUSTER@", cluster).replace("@FEATURE_ROWS@", source)
+
+    def _rows(self, found: pa.Table, labelled: bool) -> Rows:
+        def whole(name: str) -> NDArray[np.int64]:
+            return np.asarray(found.column(name).to_numpy(), np.int64)
+
+        values = np.empty((found.num_rows, len(self.columns)), np.float32)
+        for place, column in enumerate(self.columns):
+            given = found.column(column.name).cast("float64").to_numpy()
+            with np.errstate(over="ignore"):
+                values[:, place] = given
+        return Rows(
+            whole("sequence_id"), whole("window_number"), whole("cluster"), whole("occurrences"), values,
+            np.ones(found.num_rows),
+            np.asarray(found.column("memorized").to_numpy(zero_copy_only=False), np.bool_) if labelled else None,
+        )  # fmt: skip
+
+    def _seen(self, role: Role) -> int:
+        ((seen,),) = self.catalog.rows(
+            "SELECT least(sequences_seen, trained) FROM checkpoints WHERE suite = ? AND checkpoint = ?",
+            [self.suite, role.target.checkpoint],
+        )
+        return int(seen)
+
+    def _sizes(self, role: Role) -> tuple[int, int, int]:
+        """(sequences the target has seen, of those evaluated, of those memorized), for the shares to keep."""
+        seen = self._seen(role)
+        where = [self.suite, role.target.model, role.target.step]
+        ((evaluated,),) = self.catalog.rows(
+            "SELECT coalesce(sum(rows), 0) FROM part_rows WHERE suite = ? AND model = ? AND step = ?", where
+        )
+        ((memorized,),) = self.catalog.rows(
+            "SELECT count(*) FROM memorized WHERE suite = ? AND model = ? AND step = ? AND sequence_id < ?",
+            [*where, seen],
+        )
+        return seen, int(evaluated), int(memorized)
+
+    def _set(self, variables: dict[str, object]) -> None:
+        for name, value in variables.items():
+            self.catalog.connection.execute(f"SET VARIABLE {name} = ?", [value])
+
+
+def join(parts: Sequence[Rows]) -> Rows:
+    """Rows of several reads, one after the other."""
+    return Rows(**{
+        name: None if first is None else np.concatenate([getattr(part, name) for part in parts])
+        for name, first in vars(parts[0]).items()
+    })  # fmt: skip
+
+
+def folds(cluster: NDArray[np.int64], count: int, seed: int = 0) -> NDArray[np.int64]:
+    """int64[n] in 0..count-1: which fold each row is in, the same for all rows of a cluster.
+
+    By a hash of the cluster's number: the same for every role, so that no window is on both sides.
+    """
+    mixed = cluster.astype(np.uint64) + np.uint64((seed * 2 + 1) * 0x9E3779B97F4A7C15 % (1 << 64))
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((mixed ^ (mixed >> np.uint64(31))) % np.uint64(count)).astype(np.int64)
+
+
+def _quoted(name: str) -> str:
+    return name.replace('"', '""')
+
+
+def _empty(columns: int) -> Rows:
+    none = np.zeros(0, np.int64)
+    return Rows(none, none, none, none, np.zeros((0, columns), np.float32), np.zeros(0), np.zeros(0, np.bool_))
