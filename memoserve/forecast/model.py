@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -18,8 +18,6 @@ Learner = Literal["logistic", "boosting"]
 LEARNERS: tuple[Learner, ...] = ("logistic", "boosting")
 
 FOLDS = 5
-ISOTONIC_FROM = 1000
-"""Memorized held-out windows from which on calibration is isotonic; fewer are fitted by two numbers (Platt)."""
 _LEAST_LL = -400.0
 _EXTREME = 30.0
 """Logits are kept within this: a probability is never exactly 0 or 1."""
@@ -61,26 +59,52 @@ class Inputs:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What turns a fit's logits into probabilities: Platt's two numbers, and a shift to the base rate."""
+
+    slope: float = 1.0
+    intercept: float = 0.0
+    shift: float = 0.0
+
+    def __call__(self, logit: Floats) -> Floats:
+        """float64[n]: probabilities."""
+        z = self.slope * logit + self.intercept + self.shift
+        return np.asarray(1 / (1 + np.exp(-np.clip(z, -_EXTREME, _EXTREME))))
+
+
+@dataclass(frozen=True)
 class Model:
     """A fit, ready to give probabilities. `weights`: float64[inputs] of the logistic regression."""
 
     inputs: Inputs
-    learner: Learner
     intercept: float
     weights: Floats
     boosted: Any
-    calibrate: Callable[[Floats], Floats]
-    calibration: str
+    calibration: Calibration = Calibration()
 
     def probability(self, rows: Rows, role: Role) -> Floats:
         """float64[n]: how likely the role's target memorizes each."""
-        return self.calibrate(self.logit(self.inputs.standardized(rows, role)))
+        return self.calibration(self.logit(rows, role))
 
-    def logit(self, x: NDArray[np.float32]) -> Floats:
+    def logit(self, rows: Rows, role: Role) -> Floats:
         """float64[n]: before calibration."""
+        x = self.inputs.standardized(rows, role)
         if self.boosted is not None:
             return np.asarray(self.boosted.decision_function(x), np.float64)
         return np.asarray(x @ self.weights.astype(np.float32), np.float64) + self.intercept
+
+    def to_base_rate(self, rate: float, rows: Rows, weight: Floats, role: Role) -> Model:
+        """The same model, its logits shifted so that the mean probability of these rows is a base rate.
+
+        rows: of the role's target, without labels; weight: float64[n], how many items each stands for.
+        """
+        logit, weight = self.logit(rows, role), weight / weight.sum()
+        low, high = -2 * _EXTREME, 2 * _EXTREME
+        for _ in range(60):
+            middle = (low + high) / 2
+            mean = float(weight @ replace(self.calibration, shift=middle)(logit))
+            low, high = (middle, high) if mean < rate else (low, middle)
+        return replace(self, calibration=replace(self.calibration, shift=(low + high) / 2))
 
     def contributions(self, rows: Rows, role: Role) -> NDArray[np.float32]:
         """float32[n, names]: what each column adds to the logistic regression's logit, over the mean's."""
@@ -95,7 +119,8 @@ class Model:
 class Fitted:
     """A model of all windows, and what was said of each window by one that had not seen it.
 
-    held_out: for each taught role, float64[n], calibrated likewise. parts: (the fold that each has not seen).
+    held_out: for each taught role, float64[n], probabilities of its rows. parts: one model a fold, which has
+    not seen the windows of that fold in any role.
     """
 
     model: Model
@@ -103,7 +128,7 @@ class Fitted:
     parts: tuple[Model, ...]
 
     def probability_unseen(self, rows: Rows, role: Role) -> Floats:
-        """float64[n]: of each window by the model that had not seen it, nor one nearly equal, in any role."""
+        """float64[n]: of each window by the part that has not seen it, nor one nearly equal, in any role."""
         fold = folds(rows.cluster, len(self.parts))
         found = np.zeros(len(rows))
         for number, part in enumerate(self.parts):
@@ -111,6 +136,14 @@ class Fitted:
             if mine.any():
                 found[mine] = part.probability(rows.take(mine), role)
         return found
+
+    def to_base_rate(self, rate: float, rows: Rows, weight: Floats, role: Role) -> Fitted:
+        """All models, each shifted to a base rate over these rows without labels (see Model.to_base_rate)."""
+        return replace(
+            self,
+            model=self.model.to_base_rate(rate, rows, weight, role),
+            parts=tuple(part.to_base_rate(rate, rows, weight, role) for part in self.parts),
+        )
 
 
 def fit(
@@ -130,30 +163,38 @@ def fit(
     weights = [weights_of(one.rows, unit) for one in taught]
     held = [np.zeros(len(one.rows)) for one in taught]
     fold = [folds(one.rows.cluster, FOLDS) for one in taught]
-    bare = []
+    parts = []
     for number in range(FOLDS):
-        rest = [(t.role, t.rows.take(f != number), w[f != number]) for t, f, w in zip(taught, fold, weights, strict=True)]
-        labels = np.concatenate([rows.memorized for _, rows, _ in rest])
+        rest = [
+            (one.role, one.rows.take(f != number), w[f != number])
+            for one, f, w in zip(taught, fold, weights, strict=True)
+        ]
+        labels = np.concatenate([labels_of(rows) for _, rows, _ in rest])
         if labels.all() or not labels.any():
             raise BadInput(
-                f"too few windows to judge a fit by those that it has not seen: in one of {FOLDS} parts the "
-                "smaller models memorized nothing, or everything; evaluate more sequences"
+                f"too few windows to judge a fit by those that it has not seen: without one of {FOLDS} parts "
+                "the smaller models memorized nothing, or everything; evaluate more sequences"
             )
         part = _fit(rest, columns, chosen, learner)
-        bare.append(part)
+        parts.append(part)
         for one, mine, found in zip(taught, fold, held, strict=True):
             there = mine == number
             if there.any():
-                found[there] = part.logit(part.inputs.standardized(one.rows.take(there), one.role))
-    calibrate, how = _calibration(
-        np.concatenate(held), np.concatenate([t.rows.memorized for t in taught]), np.concatenate(weights)
-    )
+                found[there] = part.logit(one.rows.take(there), one.role)
+    labels = np.concatenate([labels_of(one.rows) for one in taught])
+    calibration = _calibration(np.concatenate(held), labels, np.concatenate(weights))
     whole = _fit([(t.role, t.rows, w) for t, w in zip(taught, weights, strict=True)], columns, chosen, learner)
     return Fitted(
-        _calibrated(whole, calibrate, how),
-        tuple(calibrate(one) for one in held),
-        tuple(_calibrated(one, calibrate, how) for one in bare),
+        replace(whole, calibration=calibration),
+        tuple(calibration(one) for one in held),
+        tuple(replace(part, calibration=calibration) for part in parts),
     )
+
+
+def labels_of(rows: Rows) -> NDArray[np.bool_]:
+    """The labels of rows that were read with them."""
+    assert rows.memorized is not None
+    return rows.memorized
 
 
 def weights_of(rows: Rows, unit: str) -> Floats:
@@ -163,7 +204,7 @@ def weights_of(rows: Rows, unit: str) -> Floats:
 
 def _refuse(taught: Sequence[Taught]) -> None:
     names = ", ".join(dict.fromkeys(one.role.target.checkpoint for one in taught))
-    hits = sum(int(np.count_nonzero(one.rows.memorized)) for one in taught)
+    hits = sum(int(np.count_nonzero(labels_of(one.rows))) for one in taught)
     total = sum(len(one.rows) for one in taught)
     if total == 0:
         raise BadInput(f"no window was evaluated by all that a forecast learns from ({names})")
@@ -197,7 +238,7 @@ def _fit(
     missing = tuple(any(bool(np.isnan(rows.values[:, place]).any()) for _, rows, _ in taught) for place in places)
     raw, names = zip(*(_raw(used, places, missing, rows, role) for role, rows, _ in taught), strict=True)
     x = np.concatenate(raw)
-    y = np.concatenate([rows.memorized for _, rows, _ in taught])
+    y = np.concatenate([labels_of(rows) for _, rows, _ in taught])
     # Each role counts as much as its windows do; all together as many as there are rows.
     w = np.concatenate([weight for _, _, weight in taught])
     w = w * (len(w) / w.sum())
@@ -217,9 +258,7 @@ def _fit(
         ).fit(standard, y, sample_weight=w)  # fmt: skip
     unique = tuple(dict.fromkeys(names[0]))
     inputs = Inputs(used, tuple(places), missing, mean, scale, unique, np.array([unique.index(n) for n in names[0]]))
-    return Model(
-        inputs, learner, float(found.intercept_[0]), found.coef_[0].astype(np.float64), boosted, _sigmoid, "none"
-    )
+    return Model(inputs, float(found.intercept_[0]), found.coef_[0].astype(np.float64), boosted)
 
 
 def _raw(
@@ -257,22 +296,12 @@ def _scale(role: Role, signals: bool) -> list[tuple[str, float]]:
     return found
 
 
-def _calibration(
-    logit: Floats, label: NDArray[np.bool_], weight: Floats
-) -> tuple[Callable[[Floats], Floats], str]:
-    """What turns logits into probabilities, by held-out labels of smaller targets, and its name."""
+def _calibration(logit: Floats, label: NDArray[np.bool_], weight: Floats) -> Calibration:
+    """Platt's: a logistic regression of held-out labels of smaller targets on their logits."""
     logistic, _ = _scikit_learn()
     platt = logistic(C=1e6, max_iter=1000).fit(logit[:, None], label, sample_weight=weight / weight.mean())
-    slope, intercept = max(float(platt.coef_[0, 0]), 0.0), float(platt.intercept_[0])
-    return (lambda z: _sigmoid(slope * z + intercept)), "Platt"
-
-
-def _calibrated(model: Model, calibrate: Callable[[Floats], Floats], how: str) -> Model:
-    return Model(model.inputs, model.learner, model.intercept, model.weights, model.boosted, calibrate, how)
-
-
-def _sigmoid(z: Floats) -> Floats:
-    return np.asarray(1 / (1 + np.exp(-np.clip(z, -_EXTREME, _EXTREME))))
+    # A fit that ranks backwards where it wasn't fitted knows nothing: then everything gets the base rate.
+    return Calibration(max(float(platt.coef_[0, 0]), 0.0), float(platt.intercept_[0]))
 
 
 def _scikit_learn() -> tuple[Any, Any]:

@@ -75,21 +75,50 @@ def cost(runs: Iterable[Target]) -> float:
     return sum(latest.values())
 
 
-def plans(target: Target, runs: Sequence[Target], basis: Basis) -> list[Plan]:
-    """Every way to forecast a target from evaluated smaller models of its own suite, cheapest first.
+def plans(
+    target: Target,
+    runs: Sequence[Target],
+    basis: Basis,
+    *,
+    elsewhere: tuple[Role, ...] | None = None,
+    suite: str | None = None,
+) -> list[Plan]:
+    """Every way to forecast a target from evaluated smaller models, cheapest first.
 
     Each set of at least two smaller models, at their last evaluated step up to the target's, may teach: each
     of them as the target of every smaller one of the set. The largest of the set predicts the target itself.
-    Never contains a checkpoint of the target's model, nor of one as large.
+    Never contains a checkpoint of the target's model, nor of one as large. With roles of another `suite`
+    (`elsewhere`), which are paid, only what predicts is chosen.
     """
     last, all_of = _evaluated(target, runs)
     found = []
+    if elsewhere is not None:
+        alone = [Role(target)] if basis == "features" else [
+            Role(target, run, half_as_far(run, all_of[run.model])) for run in last
+        ]  # fmt: skip
+        found = [Plan(basis, role, elsewhere, suite) for role in alone if len(elsewhere) >= LEAST_ROLES]
+        return sorted(found, key=lambda plan: plan.training_flops)
     for count in range(LEAST_ROLES, len(last) + 1):
         for chosen in combinations(last, count):
             plan = _plan(target, chosen, all_of, basis)
             if len(plan.teachers) >= LEAST_ROLES:
                 found.append(plan)
     return sorted(found, key=lambda plan: plan.training_flops)
+
+
+def taught_elsewhere(runs: Sequence[Target], step: int, basis: Basis) -> tuple[Role, ...]:
+    """Every role that a suite's evaluated models can play, its largest among them, at their last step up to one."""
+    of_model: dict[str, list[Target]] = {}
+    for run in sorted(runs, key=lambda run: (run.order, run.step)):
+        if run.evaluated and run.step <= step:
+            of_model.setdefault(run.model, []).append(run)
+    last = [several[-1] for several in of_model.values()]
+    return teachers(last, basis, {run.checkpoint: half_as_far(run, of_model[run.model]) for run in last})
+
+
+def last_smaller(target: Target, runs: Sequence[Target]) -> list[Target]:
+    """The last evaluated checkpoint of each model smaller than the target, up to its step, ascending by size."""
+    return _evaluated(target, runs)[0]
 
 
 def teachers(runs: Sequence[Target], basis: Basis, earlier: dict[str, Target | None]) -> tuple[Role, ...]:
@@ -116,8 +145,13 @@ def choose(found: Sequence[Plan], budget: float) -> Plan | None:
     )
 
 
-def too_little(target: Target, runs: Sequence[Target], basis: Basis) -> str:
+def too_little(target: Target, runs: Sequence[Target], basis: Basis, suite: str | None = None) -> str:
     """Why no plan exists, and what to run, in words."""
+    if suite is not None:
+        return (
+            f"a forecast from {describe(basis)} needs at least {LEAST_ROLES} roles in suite {suite}"
+            + ("" if basis == "features" else f", and an evaluated model that is smaller than {target.model}")
+        )
     last, _ = _evaluated(target, runs)
     needed = LEAST_ROLES if basis == "features" else LEAST_ROLES + 1
     names = ", ".join(run.checkpoint for run in last) or "none"

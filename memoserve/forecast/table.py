@@ -27,11 +27,12 @@ CAP = 100_000
 _SIGNALS = ("matched_prefix", "matches", "continuation_ll")
 SIGNALS = (*_SIGNALS, *(f"earlier_{name}" for name in _SIGNALS))
 OCCURRENCES = ("occurrences", "steps_since_last")
-CLUSTER = "near_duplicates"
+CLUSTER = "cluster"
 """The column of `features` that numbers clusters of windows that are nearly equal, if it has it."""
 
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "HUGEINT"}
-_KEYS = {"suite", "sequence_id", "window_id", CLUSTER, *OCCURRENCES, *SIGNALS}
+_KEYS = {"suite", "sequence_id", "window_id", "window_number", CLUSTER, "last_occurrence", *OCCURRENCES, *SIGNALS}
+"""Columns of `features` that only number something, or that the store itself says as of the target's step."""
 
 Kind = Literal["feature", "signal"]
 
@@ -65,6 +66,12 @@ class Rows:
     def __len__(self) -> int:
         return len(self.sequence_id)
 
+    @staticmethod
+    def among(windows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """int64[n]: how many of these rows are of each row's window."""
+        _, place, counts = np.unique(windows, return_inverse=True, return_counts=True)
+        return np.asarray(counts[place], np.int64)
+
     def take(self, rows: NDArray[Any]) -> Rows:
         """Some of the rows, by number or mask."""
         return Rows(**{name: None if a is None else a[rows] for name, a in vars(self).items()})
@@ -76,10 +83,13 @@ class Table:
 
     catalog: Catalog
     suite: str
+    wanted: tuple[Column, ...] | None = None
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
-        """Every column there can be: occurrences, what `features` has, signals."""
+        """Every column there can be (or only those `wanted`): occurrences, what `features` has, signals."""
+        if self.wanted is not None:
+            return self.wanted
         named = [Column(name, "feature", counts=True) for name in OCCURRENCES]
         named += [
             Column(name, "feature", kind.split("(")[0] in _INTEGERS)
@@ -106,13 +116,29 @@ class Table:
         rows.weight[:] = np.where(rows.memorized, 1 / keep[0], 1 / keep[1])
         return rows
 
-    def unlabelled(self, role: Role) -> Iterator[Rows]:
-        """One row a sequence that the role's target has seen, in order of ids; reads no score of the target."""
-        yield from self._ranges(role, 0, self._seen(role), labelled=False, keep=(1.0, 1.0))
+    def unlabelled(self, role: Role, share: float = 1.0) -> Iterator[Rows]:
+        """One row a sequence that the role's target has seen, in order of ids; reads no score of the target.
+
+        Of all windows, or a share of them drawn by their numbers.
+        """
+        yield from self._ranges(role, 0, self._seen(role), labelled=False, keep=(share, share))
+
+    def sample(self, role: Role, windows: int) -> Rows:
+        """Unlabelled rows of about so many windows, or of all if there are fewer; one row a sequence.
+
+        weight: of a row as a share of its window, so that all rows of a window have one together, times the
+        windows that it stands for.
+        """
+        share = min(1.0, windows / max(self._seen(role), 1))
+        parts = list(self.unlabelled(role, share))
+        rows = join(parts) if parts else _empty(len(self.columns))
+        rows.weight[:] = 1 / (rows.among(rows.window) * share)
+        return rows
 
     def close(self) -> None:
         """Drop what was put into the connection."""
-        self.catalog.connection.execute("DROP TABLE IF EXISTS forecast_windows")
+        for name in ("forecast_windows", "forecast_signals"):
+            self.catalog.connection.execute(f"DROP TABLE IF EXISTS {name}")
 
     @cached_property
     def _features(self) -> list[tuple[str, str]]:
@@ -159,8 +185,12 @@ class Table:
             else "(SELECT 0::BIGINT AS sequence_id WHERE false)"
         )
         cluster = f"coalesce(f.{CLUSTER}::BIGINT, i.window_number)" if CLUSTER in there else "i.window_number"
+        # Of the whole training data, where the store's own windows may be of a sample.
+        whole = {name: f"CASE WHEN t.complete THEN f.{name} END" if name in there else "NULL" for name in OCCURRENCES}
         sql = (SQL / "rows.sql").read_text(encoding="utf-8")
         sql = sql.replace("@FEATURES@", "".join(f', f."{_quoted(name)}"' for name in names))
+        sql = sql.replace("@WHOLE_OCCURRENCES@", whole["occurrences"])
+        sql = sql.replace("@WHOLE_STEPS@", whole["steps_since_last"])
         return sql.replace("@CLUSTER@", cluster).replace("@FEATURE_ROWS@", source)
 
     def _rows(self, found: pa.Table, labelled: bool) -> Rows:
@@ -173,7 +203,7 @@ class Table:
             with np.errstate(over="ignore"):
                 values[:, place] = given
         return Rows(
-            whole("sequence_id"), whole("window_number"), whole("cluster"), whole("occurrences"), values,
+            whole("sequence_id"), whole("window_number"), whole("cluster"), whole("sequences"), values,
             np.ones(found.num_rows),
             np.asarray(found.column("memorized").to_numpy(zero_copy_only=False), np.bool_) if labelled else None,
         )  # fmt: skip

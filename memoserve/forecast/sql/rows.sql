@@ -7,9 +7,10 @@
 -- (ids from first up to below stop); keep_memorized, keep_other (shares of the windows to keep, of those that
 -- the target memorized and of the others: the same windows for every target).
 -- Filled in: @FEATURES@, columns of `features` as f.name, each with a comma before it; @CLUSTER@, what groups
--- near-duplicates; @FEATURE_ROWS@, where features come from.
+-- near-duplicates; @FEATURE_ROWS@, where features come from; @WHOLE_OCCURRENCES@, @WHOLE_STEPS@, what they say
+-- of the whole training data.
 WITH target AS MATERIALIZED (
-    SELECT suite, model, step, least(sequences_seen, trained) AS seen,
+    SELECT suite, model, step, least(sequences_seen, trained) AS seen, sequences_seen >= trained AS complete,
            greatest(sequences_seen // greatest(step, 1), 1) AS batch
     FROM checkpoints
     WHERE suite = getvariable('suite')::VARCHAR AND checkpoint = getvariable('target')::VARCHAR
@@ -20,12 +21,18 @@ predictor AS MATERIALIZED (
     WHERE suite = getvariable('suite')::VARCHAR
       AND checkpoint IN (getvariable('predictor')::VARCHAR, getvariable('earlier')::VARCHAR)
 ),
-signal AS (
+evaluated AS (
     SELECT s.sequence_id, p.checkpoint = getvariable('predictor')::VARCHAR AS latest,
            s.matched_prefix, s.matches, s.continuation_ll
     FROM scores s JOIN predictor p USING (suite, model, step)
     WHERE s.sequence_id >= getvariable('first')::BIGINT AND s.sequence_id < getvariable('stop')::BIGINT
       AND s.sequence_id < p.seen
+),
+signal AS (
+    SELECT sequence_id AS window_number, latest, matched_prefix, matches, continuation_ll
+    FROM evaluated ANTI JOIN forecast_windows USING (sequence_id)
+    UNION ALL
+    FROM forecast_signals
 ),
 labelled AS (
     SELECT s.sequence_id, coalesce(s.matched_prefix, s.matches) = 32 AS memorized
@@ -38,7 +45,7 @@ labelled AS (
 known AS (
     SELECT DISTINCT sequence_id
     FROM (SELECT sequence_id FROM sequences WHERE suite = getvariable('suite')::VARCHAR
-          UNION ALL SELECT sequence_id FROM signal
+          UNION ALL SELECT sequence_id FROM evaluated
           UNION ALL SELECT sequence_id FROM @FEATURE_ROWS@)
     WHERE NOT getvariable('labelled')::BOOLEAN
       AND sequence_id >= getvariable('first')::BIGINT AND sequence_id < getvariable('stop')::BIGINT
@@ -54,16 +61,17 @@ item AS (
     LEFT JOIN forecast_windows w USING (sequence_id)
     WHERE NOT getvariable('labelled')::BOOLEAN OR w.sequence_id IS NULL OR w.representative = i.sequence_id
 )
-SELECT i.sequence_id, i.window_number, @CLUSTER@ AS cluster, i.memorized, i.occurrences,
-       (t.seen - 1 - i.last_id) // t.batch AS steps_since_last@FEATURES@,
+SELECT i.sequence_id, i.window_number, @CLUSTER@ AS cluster, i.memorized,
+       i.occurrences AS sequences, coalesce(@WHOLE_OCCURRENCES@, i.occurrences) AS occurrences,
+       coalesce(@WHOLE_STEPS@, (t.seen - 1 - i.last_id) // t.batch) AS steps_since_last@FEATURES@,
        l.matched_prefix, l.matches, l.continuation_ll,
        e.matched_prefix AS earlier_matched_prefix, e.matches AS earlier_matches,
        e.continuation_ll AS earlier_continuation_ll
 FROM item i
 CROSS JOIN target t
 LEFT JOIN @FEATURE_ROWS@ f USING (sequence_id)
-LEFT JOIN (SELECT * FROM signal WHERE latest) l USING (sequence_id)
-LEFT JOIN (SELECT * FROM signal WHERE NOT latest) e USING (sequence_id)
+LEFT JOIN (FROM signal WHERE latest) l USING (window_number)
+LEFT JOIN (FROM signal WHERE NOT latest) e USING (window_number)
 WHERE i.drawn < CASE WHEN i.memorized THEN getvariable('keep_memorized')::DOUBLE
                      ELSE getvariable('keep_other')::DOUBLE END
 ORDER BY i.sequence_id;

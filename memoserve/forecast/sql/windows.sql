@@ -2,7 +2,11 @@
 -- which of their sequences stands for them, the first that the target was evaluated on (NULL: none; the whole
 -- table has none where the target isn't asked for its scores). Every other sequence is a window of its own.
 --
--- Variables: suite, target (model@step), labelled (whether the target's scores may be read).
+-- Then what the predictor, and its earlier checkpoint, say of each of those windows: a window that both have
+-- seen has their signals wherever it occurs.
+--
+-- Variables: suite; target, predictor, earlier (model@step; the last two may be NULL); labelled (whether the
+-- target's scores may be read).
 CREATE OR REPLACE TEMP TABLE forecast_windows AS
 WITH target AS MATERIALIZED (
     SELECT suite, model, step, least(sequences_seen, trained) AS seen
@@ -24,3 +28,19 @@ FROM repeated r
 JOIN (SELECT first_id, count(*) AS occurrences, max(sequence_id) AS last_id FROM repeated GROUP BY first_id) w
     USING (first_id)
 LEFT JOIN standing d USING (first_id);
+
+CREATE OR REPLACE TEMP TABLE forecast_signals AS
+WITH predictor AS MATERIALIZED (
+    SELECT suite, model, step, checkpoint, least(sequences_seen, trained) AS seen
+    FROM checkpoints
+    WHERE suite = getvariable('suite')::VARCHAR
+      AND checkpoint IN (getvariable('predictor')::VARCHAR, getvariable('earlier')::VARCHAR)
+)
+SELECT w.first_id AS window_number, p.checkpoint = getvariable('predictor')::VARCHAR AS latest,
+       arg_min(s.matched_prefix, s.sequence_id) AS matched_prefix, arg_min(s.matches, s.sequence_id) AS matches,
+       arg_min(s.continuation_ll, s.sequence_id) AS continuation_ll
+FROM scores s
+JOIN predictor p USING (suite, model, step)
+JOIN forecast_windows w USING (sequence_id)
+WHERE s.sequence_id < p.seen
+GROUP BY ALL;
