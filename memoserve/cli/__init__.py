@@ -13,6 +13,7 @@ import typer
 
 from memoserve.cli.doctor import doctor
 from memoserve.cli.export import export
+from memoserve.cli.forecast import forecast
 from memoserve.cli.imports import app as imports
 from memoserve.cli.query import app as query
 from memoserve.cli.query import catalog, sql
@@ -71,7 +72,7 @@ def _add(*functions: Callable[..., None]) -> None:
 
 _add(run, status, verify)
 app.add_typer(query, name="query")
-_add(sql, catalog, recommend, scaling, show, plot, report, export, serve)
+_add(sql, catalog, recommend, scaling, forecast, show, plot, report, export, serve)
 app.add_typer(imports, name="import")
 app.add_typer(suite, name="suite")
 app.add_typer(sequences, name="sequences")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
-
-if TYPE_CHECKING:
-    from memoserve.queries import Answer
 
 _Format = Literal["table", "csv", "json", "markdown"]
 _Unit = Literal["sequences", "windows"]
@@ -90,6 +86,7 @@ def recommend(
     """
     from memoserve.catalog import connect
     from memoserve.queries import Answer
+    from memoserve.queries.output import write_answer_with_sentences
     from memoserve.recommend import advise, export_hint
 
     with connect(directory) as connection:
@@ -108,7 +105,7 @@ def recommend(
             seed=seed,
         )
     sentences = [*advice.sentences, *export_hint(advice, directory)]
-    _write(Answer(*advice.table()), form, output, advice.title, sentences)
+    write_answer_with_sentences(Answer(*advice.table()), form, advice.title, sentences, output)
 
 
 def scaling(
@@ -133,28 +130,11 @@ def scaling(
     """
     from memoserve.catalog import connect
     from memoserve.queries import Answer
+    from memoserve.queries.output import write_answer_with_sentences
     from memoserve.recommend.scaling import scaling as fit_scaling
 
     with connect(directory) as connection:
         fitted = fit_scaling(connection, directory, suite=suite, step=step, unit=unit)
     title = "How predictors scale with compute and size"
-    _write(Answer(fitted.columns, fitted.rows), form, output, title, fitted.sentences)
-
-
-def _write(answer: Answer, form: _Format, output: Path | None, title: str, said: list[str]) -> None:
-    """Print the answer; for people with the sentences, for programs without."""
-    from memoserve.queries.output import as_csv, as_json, as_markdown, plain, write_text
-    from memoserve.queries.table import print_table
-    from memoserve.terminal import escape_lines_for_terminal
-
-    sentences = "".join(f"{line}\n" for line in said)
-    if form == "table" and output is None and sys.stdout.isatty():
-        print_table(answer, title)
-        typer.echo(escape_lines_for_terminal(sentences), nl=False)
-        return
-    text = {"table": plain, "csv": as_csv, "json": as_json, "markdown": as_markdown}[form](answer)
-    if form in ("table", "markdown"):
-        text = f"{text}\n" + (
-            sentences if form == "table" else sentences.replace("\n", "\n\n").rstrip() + "\n"
-        )
-    write_text(text, output)
+    answer = Answer(fitted.columns, fitted.rows)
+    write_answer_with_sentences(answer, form, title, fitted.sentences, output)

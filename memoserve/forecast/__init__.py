@@ -1,0 +1,26 @@
+"""Each sequence's probability that a model will memorize it, from what is known before the model is trained."""
+
+from memoserve.forecast.judge import Bin, Difference, Judged
+from memoserve.forecast.making import BasisForecast, RuleResult, SequenceForecast, make_forecast
+from memoserve.forecast.roles import BASES, Basis, Plan, Role, plans
+from memoserve.forecast.sentences import Part, sentences, table
+from memoserve.forecast.writing import write_forecast
+
+__all__ = [
+    "BASES",
+    "Basis",
+    "BasisForecast",
+    "Bin",
+    "Difference",
+    "Judged",
+    "Part",
+    "Plan",
+    "Role",
+    "RuleResult",
+    "SequenceForecast",
+    "make_forecast",
+    "plans",
+    "sentences",
+    "table",
+    "write_forecast",
+]

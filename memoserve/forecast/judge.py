@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from memoserve.recommend.rules import Share
 
 REPLICATES = 1000
+_SLOPES = 200
+"""Replicates of calibration slopes, each a fit of its own."""
 _AT_ONCE = 4_000_000
 """Weights that are drawn at once: replicates x rows."""
 _BINS = 10
@@ -110,8 +112,12 @@ def judge(
     drawn: dict[str, list[Floats]] = {name: [] for name in methods}
     for weights in _replicated(weight, cluster, seed, replicates):
         for name, method in methods.items():
-            drawn[name].append(_figures(method, label, weights))
-    samples = {name: np.concatenate(parts) if parts else np.empty((0, 5)) for name, parts in drawn.items()}
+            done = sum(map(len, drawn[name]))
+            start = values[name][0, [_INTERCEPT, _SLOPE]]
+            drawn[name].append(_figures(method, label, weights, start, max(0, _SLOPES - done)))
+    samples = {
+        name: np.concatenate(parts) if parts else np.empty((0, _FIGURES)) for name, parts in drawn.items()
+    }
     judged = {name: _judged(methods[name], values[name][0], samples[name], label, weight) for name in methods}
     differences = {
         (one, other): _difference(values[one][0], values[other][0], samples[one], samples[other])
@@ -123,15 +129,18 @@ def judge(
 
 
 def reliability(
-    probability: Floats, label: NDArray[np.bool_], weight: Floats, cluster: NDArray[np.int64], *, seed: int = 0
+    probability: Floats,
+    label: NDArray[np.bool_],
+    weight: Floats,
+    cluster: NDArray[np.int64],
+    *,
+    seed: int = 0,
 ) -> list[Bin]:
     """Ten equal bins of the probability; empty ones are left out."""
     place = np.minimum((probability * _BINS).astype(int), _BINS - 1)
     inside = (place[:, None] == np.arange(_BINS)).astype(np.float64)
     hits = inside * label[:, None]
-    drawn = [
-        np.stack([w @ hits, w @ inside]) for w in _replicated(weight, cluster, seed, REPLICATES)
-    ]
+    drawn = [np.stack([w @ hits, w @ inside]) for w in _replicated(weight, cluster, seed, REPLICATES)]
     both = np.concatenate(drawn, axis=1) if drawn else np.empty((2, 0, _BINS))
     found = []
     for number in range(_BINS):
@@ -147,16 +156,26 @@ def reliability(
 
 def calibration_slope(probability: Floats, label: NDArray[np.bool_], weight: Floats) -> float:
     """The slope of logit P(label) on logit(probability), by maximum likelihood; NaN where it has none."""
-    return float(_slopes(probability, label, weight[None, :])[0])
+    return float(_slopes(probability, label, weight[None, :])[0, 1])
 
 
-_PRECISION, _RECALL, _AP, _BRIER, _SLOPE = range(5)
+_PRECISION, _RECALL, _AP, _BRIER, _SLOPE, _INTERCEPT = range(6)
+_FIGURES = 6
 
 
-def _figures(method: Method, label: NDArray[np.bool_], weights: Floats) -> Floats:
-    """float64[replicates, 5]: precision, recall, average precision, Brier, slope; NaN where undefined."""
+def _figures(
+    method: Method,
+    label: NDArray[np.bool_],
+    weights: Floats,
+    start: Floats | None = None,
+    slopes: int = 1,
+) -> Floats:
+    """float64[replicates, 6]: precision, recall, average precision, Brier, slope and intercept; NaN: undefined.
+
+    Slopes of the first `slopes` only, from `start` (intercept, slope) on.
+    """
     sums = weights @ np.stack([method.flagged, label, method.flagged & label], axis=1).astype(np.float64)
-    found = np.full((len(weights), 5), np.nan)
+    found = np.full((len(weights), _FIGURES), np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
         found[:, _PRECISION] = sums[:, 2] / sums[:, 0]
         found[:, _RECALL] = sums[:, 2] / sums[:, 1]
@@ -165,7 +184,9 @@ def _figures(method: Method, label: NDArray[np.bool_], weights: Floats) -> Float
         if method.probability is not None:
             error = (method.probability - label) ** 2
             found[:, _BRIER] = weights @ error / weights.sum(axis=1)
-            found[:, _SLOPE] = _slopes(method.probability, label, weights)
+            some = weights[:slopes]
+            if len(some):
+                found[: len(some), [_INTERCEPT, _SLOPE]] = _slopes(method.probability, label, some, start)
     return found
 
 
@@ -187,12 +208,15 @@ def _ends(ordered: Floats) -> NDArray[np.int64]:
     return np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(ordered) - 1)
 
 
-def _slopes(probability: Floats, label: NDArray[np.bool_], weights: Floats) -> Floats:
-    """Newton's method for all replicates at once: two unknowns each, intercept and slope."""
+def _slopes(
+    probability: Floats, label: NDArray[np.bool_], weights: Floats, start: Floats | None = None
+) -> Floats:
+    """float64[replicates, 2]: intercept and slope, by Newton's method for all replicates at once."""
     p = np.clip(probability, 1e-9, 1 - 1e-9)
     x = np.log(p / (1 - p))
     powers = np.stack([np.ones_like(x), x, x * x], axis=1)
-    beta = np.tile([0.0, 1.0], (len(weights), 1))
+    first = np.array([0.0, 1.0]) if start is None or not np.isfinite(start).all() else start
+    beta, step = np.tile(first, (len(weights), 1)), np.full((len(weights), 2), np.inf)
     for _ in range(25):
         fitted = 1 / (1 + np.exp(-np.clip(beta[:, :1] + beta[:, 1:] * x, -40, 40)))
         gradient = (weights * (label - fitted)) @ powers[:, :2]
@@ -204,16 +228,15 @@ def _slopes(probability: Floats, label: NDArray[np.bool_], weights: Floats) -> F
                 h[:, 0] * gradient[:, 1] - h[:, 1] * gradient[:, 0],
             ], axis=1) / determinant[:, None]  # fmt: skip
         beta += np.clip(step, -2, 2)
-        if np.nanmax(np.abs(step), initial=0.0) < 1e-8:
+        if np.nanmax(np.abs(step), initial=0.0) < 1e-6:
             break
     labels = weights @ label
     one_kind = (labels <= 0) | (labels >= weights.sum(axis=1))
-    return np.where(one_kind | (np.abs(step[:, 1]) > 1e-3), np.nan, beta[:, 1])
+    beta[one_kind | ~(np.abs(step) < 1e-3).all(axis=1)] = np.nan
+    return beta
 
 
-def _replicated(
-    weight: Floats, cluster: NDArray[np.int64], seed: int, replicates: int
-) -> Iterator[Floats]:
+def _replicated(weight: Floats, cluster: NDArray[np.int64], seed: int, replicates: int) -> Iterator[Floats]:
     """float64[some, n] at a time: the rows' weights in replicates, all rows of a cluster drawn together."""
     if not len(weight):
         return
@@ -228,7 +251,7 @@ def _replicated(
 def _judged(
     method: Method, values: Floats, samples: Floats, label: NDArray[np.bool_], weight: Floats
 ) -> Judged:
-    shares = [_share(values[i], samples[:, i]) for i in range(5)]
+    shares = [_share(values[i], samples[:, i]) for i in (_PRECISION, _RECALL, _AP, _BRIER, _SLOPE)]
     error = expected = None
     if method.probability is not None:
         expected = float(weight @ method.probability)

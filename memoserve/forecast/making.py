@@ -81,7 +81,8 @@ class RuleResult:
 class SequenceForecast:
     """A forecast for one target, from up to three bases; `refused` says why there is none from the others.
 
-    differences: of (basis, rule), where the target has labels. windows: how many items it is about.
+    differences: of (basis, rule), where the target has labels. items: how many windows or sequences it is
+    about. columns: what rows hold, in order.
     """
 
     target: Target
@@ -94,6 +95,7 @@ class SequenceForecast:
     rules: tuple[RuleResult, ...]
     differences: Mapping[tuple[str, str], Difference]
     refused: Mapping[Basis, str]
+    columns: tuple[Column, ...]
     fit_on: str | None = None
 
     def of(self, basis: Basis | None) -> BasisForecast:
@@ -199,13 +201,19 @@ def _tables(
 
 
 def _plans(
-    target: Target, runs: Sequence[Target], budget: float | None, elsewhere: _Teachers | None, suite: str | None
+    target: Target,
+    runs: Sequence[Target],
+    budget: float | None,
+    elsewhere: _Teachers | None,
+    suite: str | None,
 ) -> tuple[list[Plan], dict[Basis, str]]:
     """(the plan of each basis within the budget, why the others have none)."""
     limit = target.training_flops if budget is None else budget
     found, refused = [], {}
     for basis in BASES:
-        able = plans(target, runs, basis, elsewhere=None if elsewhere is None else elsewhere[basis], suite=suite)
+        able = plans(
+            target, runs, basis, elsewhere=None if elsewhere is None else elsewhere[basis], suite=suite
+        )
         plan = choose(able, limit)
         if plan is not None:
             found.append(plan)
@@ -236,7 +244,7 @@ def _basis(
     sample = reading.sample(plan.role)
     if not len(sample):
         raise BadInput(f"nothing is known of what {plan.role.target.checkpoint} reads: no feature, no score")
-    items = _items(sample, unit)
+    items = weights_of(sample, unit)
     fitted = fitted.to_base_rate(rate.share, sample, items, plan.role)
     probability = fitted.model.probability(sample, plan.role)
     threshold = threshold_for(probability, items, promised)
@@ -245,11 +253,6 @@ def _basis(
         plan, tuple(fitted.model.inputs.columns), fitted, rate, float(items @ probability), threshold, flagged,
         _held_out(taught, fitted, promised, unit, seed),
     )  # fmt: skip
-
-
-def _items(sample: Rows, unit: Unit) -> Floats:
-    """How many windows, or sequences, each row of a sample without labels stands for."""
-    return sample.weight if unit == "windows" else sample.weight * Rows.among(sample.window)
 
 
 def _held_out(taught: Sequence[Taught], fitted: Fitted, promised: float, unit: Unit, seed: int) -> Judged:
@@ -281,12 +284,23 @@ def _judged(
     seed: int,
 ) -> SequenceForecast:
     richest = bases[-1].plan
-    items = float(_items(reading.sample(richest.role), unit).sum())
+    items = float(weights_of(reading.sample(richest.role), unit).sum())
     lines = _lines(bases, reading, promised, unit)
     if not target.evaluated:
         rules = [RuleResult(line.name, str(line), plan.paid, None) for line, plan in lines]
         return SequenceForecast(
-            target, unit, learner, promised, budget, items, tuple(bases), tuple(rules), {}, refused, fit_on
+            target,
+            unit,
+            learner,
+            promised,
+            budget,
+            items,
+            tuple(bases),
+            tuple(rules),
+            {},
+            refused,
+            reading.table.columns,
+            fit_on,
         )
     methods: dict[str, Method] = {}
     rules, rows = [], reading.labelled(richest.role)
@@ -299,10 +313,19 @@ def _judged(
     for line, plan in lines:
         methods[line.name] = line.method(reading.labelled(plan.role), plan.role)
         named.append((line.name, str(line), plan.paid))
+        # The same column, as a forecast: at the threshold of its own probabilities.
+        alone = f"{line.column.name} alone"
+        sample = reading.sample(plan.role)
+        says = line.fitted.model.probability(sample, plan.role)
+        tau = threshold_for(says, weights_of(sample, unit), promised)
+        probability = methods[line.name].probability
+        assert probability is not None
+        methods[alone] = _flagging(probability, tau)
+        named.append((alone, "its own probabilities", plan.paid))
     single = _dearest(target, runs, budget)
     if single is not None:
-        alone = Role(target, single)
-        methods[PAPER_RULE] = paper_rule(reading.labelled(alone), reading.table.columns)
+        by_paper = paper_rule(reading.labelled(Role(target, single)), reading.table.columns)
+        methods[PAPER_RULE] = by_paper
         named.insert(0, (PAPER_RULE, f"{single.checkpoint} memorized", (single,)))
     label, weight = labels_of(rows), weights_of(rows, unit)
     judged, differences = judge(methods, label, weight, rows.cluster, seed=seed)
@@ -317,7 +340,18 @@ def _judged(
         (one.basis, rule.name): differences[one.basis, rule.name] for one in bases for rule in rules
     }  # fmt: skip
     return SequenceForecast(
-        target, unit, learner, promised, budget, items, tuple(done), tuple(rules), kept, refused, fit_on
+        target,
+        unit,
+        learner,
+        promised,
+        budget,
+        items,
+        tuple(done),
+        tuple(rules),
+        kept,
+        refused,
+        reading.table.columns,
+        fit_on,
     )
 
 
@@ -339,7 +373,9 @@ def _lines(
     found = []
     plan = by_basis.get("both") or by_basis.get("signals")
     if plan is not None:
-        latest = [n for n, c in enumerate(table.columns) if c.kind == "signal" and not c.name.startswith("earlier")]
+        latest = [
+            n for n, c in enumerate(table.columns) if c.kind == "signal" and not c.name.startswith("earlier")
+        ]
         line = best_line(BEST_LINE, reading.taught(plan), table.columns, latest, promised, unit)
         found += [] if line is None else [(line, plan)]
     plan = by_basis.get("features")
@@ -355,4 +391,6 @@ def _shifted(line: Line, plan: Plan, reading: _Reading, unit: Unit) -> Line:
     rate = forecast_base_rate(plan.role.target, reading.taught(plan), unit)
     assert rate is not None
     sample = reading.sample(plan.role)
-    return replace(line, fitted=line.fitted.to_base_rate(rate.share, sample, _items(sample, unit), plan.role))
+    return replace(
+        line, fitted=line.fitted.to_base_rate(rate.share, sample, weights_of(sample, unit), plan.role)
+    )

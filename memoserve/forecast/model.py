@@ -38,7 +38,8 @@ class Inputs:
     """How rows become inputs: numbers of about mean 0 and deviation 1, a few of each column.
 
     `columns` and their `places` in Rows.values; `missing`: of which of them there is an input for unknown;
-    `mean`, `scale`: float64[inputs]; `of`: int[inputs], which of `names` each input belongs to.
+    `mean`, `scale`: float64[inputs]; `of`: int[inputs], which of `names` each input belongs to; `kinds`: what
+    of it: value, log, memorized, unknown.
     """
 
     columns: tuple[Column, ...]
@@ -48,6 +49,7 @@ class Inputs:
     scale: Floats
     names: tuple[str, ...]
     of: NDArray[np.int64]
+    kinds: tuple[str, ...]
 
     def standardized(self, rows: Rows, role: Role) -> NDArray[np.float32]:
         """float32[n, inputs]."""
@@ -138,12 +140,10 @@ class Fitted:
         return found
 
     def to_base_rate(self, rate: float, rows: Rows, weight: Floats, role: Role) -> Fitted:
-        """All models, each shifted to a base rate over these rows without labels (see Model.to_base_rate)."""
-        return replace(
-            self,
-            model=self.model.to_base_rate(rate, rows, weight, role),
-            parts=tuple(part.to_base_rate(rate, rows, weight, role) for part in self.parts),
-        )
+        """All models shifted by what brings the whole one to a base rate (see Model.to_base_rate)."""
+        model = self.model.to_base_rate(rate, rows, weight, role)
+        parts = tuple(replace(part, calibration=model.calibration) for part in self.parts)
+        return replace(self, model=model, parts=parts)
 
 
 def fit(
@@ -183,7 +183,9 @@ def fit(
                 found[there] = part.logit(one.rows.take(there), one.role)
     labels = np.concatenate([labels_of(one.rows) for one in taught])
     calibration = _calibration(np.concatenate(held), labels, np.concatenate(weights))
-    whole = _fit([(t.role, t.rows, w) for t, w in zip(taught, weights, strict=True)], columns, chosen, learner)
+    whole = _fit(
+        [(t.role, t.rows, w) for t, w in zip(taught, weights, strict=True)], columns, chosen, learner
+    )
     return Fitted(
         replace(whole, calibration=calibration),
         tuple(calibration(one) for one in held),
@@ -235,8 +237,10 @@ def _fit(
 ) -> Model:
     logistic, boosting = _scikit_learn()
     used = tuple(columns[place] for place in places)
-    missing = tuple(any(bool(np.isnan(rows.values[:, place]).any()) for _, rows, _ in taught) for place in places)
-    raw, names = zip(*(_raw(used, places, missing, rows, role) for role, rows, _ in taught), strict=True)
+    missing = tuple(
+        any(bool(np.isnan(rows.values[:, place]).any()) for _, rows, _ in taught) for place in places
+    )
+    raw, named = zip(*(_raw(used, places, missing, rows, role) for role, rows, _ in taught), strict=True)
     x = np.concatenate(raw)
     y = np.concatenate([labels_of(rows) for _, rows, _ in taught])
     # Each role counts as much as its windows do; all together as many as there are rows.
@@ -256,36 +260,40 @@ def _fit(
             max_iter=100, learning_rate=0.1, max_leaf_nodes=8, min_samples_leaf=40, l2_regularization=1.0,
             early_stopping=False, random_state=0,
         ).fit(standard, y, sample_weight=w)  # fmt: skip
-    unique = tuple(dict.fromkeys(names[0]))
-    inputs = Inputs(used, tuple(places), missing, mean, scale, unique, np.array([unique.index(n) for n in names[0]]))
+    unique = tuple(dict.fromkeys(name for name, _ in named[0]))
+    of = np.array([unique.index(name) for name, _ in named[0]])
+    inputs = Inputs(
+        used, tuple(places), missing, mean, scale, unique, of, tuple(kind for _, kind in named[0])
+    )
     return Model(inputs, float(found.intercept_[0]), found.coef_[0].astype(np.float64), boosted)
 
 
 def _raw(
     columns: Sequence[Column], places: Sequence[int], missing: Sequence[bool], rows: Rows, role: Role
-) -> tuple[NDArray[np.float32], list[str]]:
-    """(float32[n, inputs], the name of the column that each input is of): not yet standardized."""
+) -> tuple[NDArray[np.float32], list[tuple[str, str]]]:
+    """(float32[n, inputs], the column and the kind of each input): not yet standardized."""
     inputs: list[NDArray[np.float32]] = []
-    names: list[str] = []
+    named: list[tuple[str, str]] = []
 
-    def add(name: str, values: NDArray[Any]) -> None:
-        names.append(name)
+    def add(name: str, kind: str, values: NDArray[Any]) -> None:
+        named.append((name, kind))
         inputs.append(np.asarray(values, np.float32))
 
     for column, place, unknown in zip(columns, places, missing, strict=True):
         values = rows.values[:, place]
         if column.counts:
-            values = np.sign(values) * np.log1p(np.abs(values))
+            add(column.name, "log", np.sign(values) * np.log1p(np.abs(values)))
         elif column.name.endswith("continuation_ll"):
-            values = np.clip(values, _LEAST_LL, 0.0)
-        add(column.name, values)
-        if column.name.endswith(("matched_prefix", "matches")):
-            add(column.name, values == 32)
+            add(column.name, "value", np.clip(values, _LEAST_LL, 0.0))
+        else:
+            add(column.name, "value", values)
+        if column.kind == "signal" and column.name.endswith(("matched_prefix", "matches")):
+            add(column.name, "memorized", values == 32)
         if unknown:
-            add(column.name, np.isnan(values))
+            add(column.name, "unknown", np.isnan(values))
     for name, value in _scale(role, any(column.kind == "signal" for column in columns)):
-        add(name, np.full(len(rows), value))
-    return np.stack(inputs, axis=1), names
+        add(name, "log", np.full(len(rows), value))
+    return np.stack(inputs, axis=1), named
 
 
 def _scale(role: Role, signals: bool) -> list[tuple[str, float]]:

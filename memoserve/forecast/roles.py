@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
-from memoserve.errors import BadInput
 from memoserve.recommend.target import Target
 
 Basis = Literal["features", "signals", "both"]
@@ -29,7 +28,11 @@ class Role:
     earlier: Target | None = None
 
     def __str__(self) -> str:
-        return self.target.checkpoint if self.predictor is None else f"{self.predictor.checkpoint} -> {self.target.checkpoint}"
+        return (
+            self.target.checkpoint
+            if self.predictor is None
+            else f"{self.predictor.checkpoint} -> {self.target.checkpoint}"
+        )
 
     @property
     def runs(self) -> tuple[Target, ...]:
@@ -125,7 +128,9 @@ def teachers(runs: Sequence[Target], basis: Basis, earlier: dict[str, Target | N
     """The roles among runs of different models, ascending by size; `earlier` by the predictor's name."""
     if basis == "features":
         return tuple(Role(run) for run in runs)
-    return tuple(Role(run, smaller, earlier.get(smaller.checkpoint)) for smaller, run in combinations(runs, 2))
+    return tuple(
+        Role(run, smaller, earlier.get(smaller.checkpoint)) for smaller, run in combinations(runs, 2)
+    )
 
 
 def choose(found: Sequence[Plan], budget: float) -> Plan | None:
@@ -137,7 +142,9 @@ def choose(found: Sequence[Plan], budget: float) -> Plan | None:
     return max(
         (plan for plan in found if plan.training_flops <= budget),
         key=lambda plan: (
-            max(role.target.order for role in plan.teachers) if plan.role.predictor is None else plan.role.predictor.order,
+            max(role.target.order for role in plan.teachers)
+            if plan.role.predictor is None
+            else plan.role.predictor.order,
             len(plan.teachers),
             plan.training_flops,
         ),
@@ -148,9 +155,8 @@ def choose(found: Sequence[Plan], budget: float) -> Plan | None:
 def too_little(target: Target, runs: Sequence[Target], basis: Basis, suite: str | None = None) -> str:
     """Why no plan exists, and what to run, in words."""
     if suite is not None:
-        return (
-            f"a forecast from {describe(basis)} needs at least {LEAST_ROLES} roles in suite {suite}"
-            + ("" if basis == "features" else f", and an evaluated model that is smaller than {target.model}")
+        return f"a forecast from {describe(basis)} needs at least {LEAST_ROLES} roles in suite {suite}" + (
+            "" if basis == "features" else f", and an evaluated model that is smaller than {target.model}"
         )
     last, _ = _evaluated(target, runs)
     needed = LEAST_ROLES if basis == "features" else LEAST_ROLES + 1
@@ -164,14 +170,23 @@ def too_little(target: Target, runs: Sequence[Target], basis: Basis, suite: str 
 
 def describe(basis: Basis) -> str:
     """A basis in words."""
-    return {"features": "features alone", "signals": "signals of cheap runs alone", "both": "features and signals"}[basis]
+    return {
+        "features": "features alone",
+        "signals": "signals of cheap runs alone",
+        "both": "features and signals",
+    }[basis]
 
 
 def _evaluated(target: Target, runs: Iterable[Target]) -> tuple[list[Target], dict[str, list[Target]]]:
     """(the last evaluated checkpoint up to the target's step of each smaller model, all up to it by model)."""
     all_of: dict[str, list[Target]] = {}
     for run in sorted(runs, key=lambda run: (run.order, run.step)):
-        if run.evaluated and run.order < target.order and run.parameters < target.parameters and run.step <= target.step:
+        if (
+            run.evaluated
+            and run.order < target.order
+            and run.parameters < target.parameters
+            and run.step <= target.step
+        ):
             all_of.setdefault(run.model, []).append(run)
     return [of_model[-1] for of_model in all_of.values()], all_of
 

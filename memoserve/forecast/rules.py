@@ -25,7 +25,7 @@ class Line:
     """What is flagged: windows whose column is at least tau or, with `above` false, at most tau.
 
     tau: None where no threshold keeps the wanted precision on smaller targets: then nothing is flagged.
-    `precision` and `recall` are those on smaller targets. `fitted`: what the column alone gives as a
+    `precision` and `recall` are those on the role that chose it. `fitted`: what the column alone gives as a
     probability, learned as a forecast is.
     """
 
@@ -61,17 +61,17 @@ def best_line(
     unit: str,
     learner: Learner = "logistic",
 ) -> Line | None:
-    """Of all thresholds on all these columns, in both directions, the one of the highest recall on the roles.
+    """Of all thresholds on all these columns, in both directions, the one of the highest recall.
 
-    Of those that keep the promised precision there, all roles pooled; where none does, the column of the
-    highest average precision. None if no column is known in every role.
+    On the last role, which is the nearest to the target, of those that keep the promised precision there; where
+    none does, the column of the highest average precision. None if no column is known in every role.
     """
-    label = np.concatenate([labels_of(one.rows) for one in taught])
-    weight = np.concatenate([weights_of(one.rows, unit) for one in taught])
+    nearest = taught[-1].rows
+    label, weight = labels_of(nearest), weights_of(nearest, unit)
     best: tuple[tuple[float, float], int, bool, float | None, float | None] | None = None
     for place in places:
         for above in (True, False):
-            score = np.concatenate([_score(one.rows, place, above) for one in taught])
+            score = _score(nearest, place, above)
             if not np.isfinite(score).any():
                 continue
             tau, precision, recall = _threshold(score, label, weight, promised)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SQL = Path(__file__).parent / "sql"
-RANGE = 1 << 21
+RANGE = 1 << 20
 """How many ids are read at once."""
 CAP = 100_000
 """Of how many windows a role teaches or a target judges: memorized ones, and as many others."""
@@ -30,8 +30,27 @@ OCCURRENCES = ("occurrences", "steps_since_last")
 CLUSTER = "cluster"
 """The column of `features` that numbers clusters of windows that are nearly equal, if it has it."""
 
-_INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "HUGEINT"}
-_KEYS = {"suite", "sequence_id", "window_id", "window_number", CLUSTER, "last_occurrence", *OCCURRENCES, *SIGNALS}
+_INTEGERS = {
+    "TINYINT",
+    "SMALLINT",
+    "INTEGER",
+    "BIGINT",
+    "UTINYINT",
+    "USMALLINT",
+    "UINTEGER",
+    "UBIGINT",
+    "HUGEINT",
+}
+_KEYS = {
+    "suite",
+    "sequence_id",
+    "window_id",
+    "window_number",
+    CLUSTER,
+    "last_occurrence",
+    *OCCURRENCES,
+    *SIGNALS,
+}
 """Columns of `features` that only number something, or that the store itself says as of the target's step."""
 
 Kind = Literal["feature", "signal"]
@@ -66,12 +85,6 @@ class Rows:
     def __len__(self) -> int:
         return len(self.sequence_id)
 
-    @staticmethod
-    def among(windows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """int64[n]: how many of these rows are of each row's window."""
-        _, place, counts = np.unique(windows, return_inverse=True, return_counts=True)
-        return np.asarray(counts[place], np.int64)
-
     def take(self, rows: NDArray[Any]) -> Rows:
         """Some of the rows, by number or mask."""
         return Rows(**{name: None if a is None else a[rows] for name, a in vars(self).items()})
@@ -94,7 +107,10 @@ class Table:
         named += [
             Column(name, "feature", kind.split("(")[0] in _INTEGERS)
             for name, kind in self._features
-            if name not in _KEYS and (kind.split("(")[0] in _INTEGERS or kind.startswith(("FLOAT", "DOUBLE", "DECIMAL", "BOOLEAN")))
+            if name not in _KEYS
+            and (
+                kind.split("(")[0] in _INTEGERS or kind.startswith(("FLOAT", "DOUBLE", "DECIMAL", "BOOLEAN"))
+            )
         ]
         return (*named, *(Column(name, "signal") for name in SIGNALS))
 
@@ -124,15 +140,14 @@ class Table:
         yield from self._ranges(role, 0, self._seen(role), labelled=False, keep=(share, share))
 
     def sample(self, role: Role, windows: int) -> Rows:
-        """Unlabelled rows of about so many windows, or of all if there are fewer; one row a sequence.
-
-        weight: of a row as a share of its window, so that all rows of a window have one together, times the
-        windows that it stands for.
-        """
+        """Unlabelled rows of about so many windows, or of all if there are fewer: one row a window, its first."""
         share = min(1.0, windows / max(self._seen(role), 1))
         parts = list(self.unlabelled(role, share))
         rows = join(parts) if parts else _empty(len(self.columns))
-        rows.weight[:] = 1 / (rows.among(rows.window) * share)
+        _, first, counts = np.unique(rows.window, return_index=True, return_counts=True)
+        rows = rows.take(first)
+        rows.sequences[:] = counts
+        rows.weight[:] = 1 / share
         return rows
 
     def close(self) -> None:
@@ -179,14 +194,17 @@ class Table:
         names = [c.name for c in self.columns if c.kind == "feature" and c.name not in OCCURRENCES]
         there = {name for name, _ in self._features}
         source = (
-            f"(FROM features WHERE suite = getvariable('suite')::VARCHAR "
+            "(FROM features WHERE suite = getvariable('suite')::VARCHAR "
             "AND sequence_id >= getvariable('first')::BIGINT AND sequence_id < getvariable('stop')::BIGINT)"
             if there
             else "(SELECT 0::BIGINT AS sequence_id WHERE false)"
         )
         cluster = f"coalesce(f.{CLUSTER}::BIGINT, i.window_number)" if CLUSTER in there else "i.window_number"
         # Of the whole training data, where the store's own windows may be of a sample.
-        whole = {name: f"CASE WHEN t.complete THEN f.{name} END" if name in there else "NULL" for name in OCCURRENCES}
+        whole = {
+            name: f"CASE WHEN t.complete THEN f.{name} END" if name in there else "NULL"
+            for name in OCCURRENCES
+        }
         sql = (SQL / "rows.sql").read_text(encoding="utf-8")
         sql = sql.replace("@FEATURES@", "".join(f', f."{_quoted(name)}"' for name in names))
         sql = sql.replace("@WHOLE_OCCURRENCES@", whole["occurrences"])
@@ -258,4 +276,6 @@ def _quoted(name: str) -> str:
 
 def _empty(columns: int) -> Rows:
     none = np.zeros(0, np.int64)
-    return Rows(none, none, none, none, np.zeros((0, columns), np.float32), np.zeros(0), np.zeros(0, np.bool_))
+    return Rows(
+        none, none, none, none, np.zeros((0, columns), np.float32), np.zeros(0), np.zeros(0, np.bool_)
+    )

@@ -27,7 +27,7 @@ SERVING = {"anyio", "cachetools", "fastapi", "h11", "jinja2", "starlette", "uvic
 ORDER = (
     *("errors", "terminal", "checks", "domain", "files"),
     *("suites", "sequences", "engines", "store"),
-    *("run", "imports", "queries", "catalog", "recommend", "memorized", "report", "api", "serve", "cli"),
+    *("run", "imports", "queries", "catalog", "recommend", "forecast", "memorized", "report", "api", "serve", "cli"),
 )
 ALONE = ("suites", "sequences", "engines", "store")
 
@@ -149,7 +149,7 @@ def test_run_alone_brings_suites_sequences_engines_and_store_together() -> None:
 def test_who_reads_a_store_asks_the_store_and_not_its_files() -> None:
     """Its files are the business of memoserve.store, files of their own that of memoserve.files."""
     for file in modules():
-        if place_of(file) in ("queries", "recommend", "memorized", "report", "serve"):
+        if place_of(file) in ("queries", "recommend", "forecast", "memorized", "report", "serve"):
             inner = {name for name in imports_of(file) if name.startswith("memoserve.store.")}
             assert inner == set(), file
 
@@ -161,6 +161,7 @@ def test_every_import_is_declared() -> None:
         "engines": ENGINES | {"safetensors"},
         "queries": {"pandas", "polars"},  # to convert to what the user has
         "recommend": {"scipy"},
+        "forecast": {"sklearn"},
         "report": {"jinja2", "markupsafe", "vl_convert"},
         "run": {"IPython", "ray"},
         "serve": SERVING,

@@ -1,0 +1,190 @@
+"""A forecast in tables and plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from memoserve.forecast.judge import LEAST_PROBABILITY, Judged
+from memoserve.forecast.making import BasisForecast, SequenceForecast
+from memoserve.forecast.roles import describe
+from memoserve.recommend.rules import Share
+from memoserve.recommend.sentences import share_text
+
+Part = Literal["forecasts", "differences", "reliability", "weights"]
+_Table = tuple[tuple[str, ...], list[tuple[object, ...]]]
+
+HELD_OUT, ON_TARGET, ON_UNSEEN = "smaller targets, held out", "the target", "the target, held out"
+
+
+def table(forecast: SequenceForecast, part: Part) -> _Table:
+    """(columns, rows) of a part: how good each forecast and rule is; differences; reliability; weights."""
+    tables: dict[Part, Callable[[SequenceForecast], _Table]] = {
+        "forecasts": _forecasts, "differences": _differences, "reliability": _reliability, "weights": _weights,
+    }  # fmt: skip
+    return tables[part](forecast)
+
+
+_SHARES: tuple[tuple[str, Callable[[Judged], Share]], ...] = (
+    ("precision", lambda j: j.precision),
+    ("recall", lambda j: j.recall),
+    ("average_precision", lambda j: j.average_precision),
+    ("brier", lambda j: j.brier),
+    ("calibration_slope", lambda j: j.calibration_slope),
+)
+
+
+def _forecasts(forecast: SequenceForecast) -> _Table:
+    columns = (
+        "target", "unit", "predicted_by", "rule", "training_flops", "flops_share", "judged_on", "expected",
+        "flagged", "hits", *(f"{name}{end}" for name, _ in _SHARES for end in ("", "_low", "_high")),
+        "calibration_error",
+    )  # fmt: skip
+    rows: list[tuple[object, ...]] = []
+
+    def add(by: str, rule: str | None, flops: float, on: str | None, judged: Judged | None) -> None:
+        shares = [
+            value
+            for _, of in _SHARES
+            for value in (
+                (None,) * 3 if judged is None else (of(judged).value, of(judged).low, of(judged).high)
+            )
+        ]
+        counts = (None,) * 3 if judged is None else (judged.expected, judged.flagged, judged.hits)
+        rows.append((
+            forecast.target.checkpoint, forecast.unit, by, rule, flops, flops / forecast.target.training_flops,
+            on, *counts, *shares, None if judged is None else judged.calibration_error,
+        ))  # fmt: skip
+
+    for one in forecast.bases:
+        flops = one.plan.training_flops
+        rule = None if one.threshold is None else f"probability >= {one.threshold:.3f}"
+        if one.judged is not None:
+            add(one.basis, rule, flops, ON_TARGET, one.judged)
+            add(one.basis, rule, flops, ON_UNSEEN, one.unseen)
+        add(one.basis, "its own threshold", flops, HELD_OUT, one.held_out)
+    for result in forecast.rules:
+        on = None if result.judged is None else ON_TARGET
+        add(result.name, result.rule, result.training_flops, on, result.judged)
+    return columns, rows
+
+
+def _differences(forecast: SequenceForecast) -> _Table:
+    names = ("precision", "recall", "average_precision", "brier_skill")
+    columns = ("basis", "against", *(f"{name}{end}" for name in names for end in ("", "_low", "_high")))
+    rows: list[tuple[object, ...]] = []
+    for (basis, rule), one in forecast.differences.items():
+        shares = [share for name in names for share in _three(getattr(one, name))]
+        rows.append((basis, rule, *shares))
+    return columns, rows
+
+
+def _reliability(forecast: SequenceForecast) -> _Table:
+    columns = ("basis", "from", "to", forecast.unit, "promised", "observed", "observed_low", "observed_high")
+    return columns, [
+        (one.basis, bin_.low, bin_.high, bin_.items, bin_.promised, *_three(bin_.observed))
+        for one in forecast.bases
+        for bin_ in one.bins
+    ]
+
+
+def _weights(forecast: SequenceForecast) -> _Table:
+    rows: list[tuple[object, ...]] = []
+    for one in forecast.bases:
+        inputs, weights = one.fitted.model.inputs, one.fitted.model.weights
+        for number, weight in enumerate(weights):
+            rows.append((one.basis, inputs.names[inputs.of[number]], inputs.kinds[number], float(weight),
+                         float(inputs.mean[number]), float(inputs.scale[number])))  # fmt: skip
+    return ("basis", "column", "input", "weight", "mean", "deviation"), rows
+
+
+def _three(share: Share) -> tuple[float | None, float | None, float | None]:
+    return share.value, share.low, share.high
+
+
+def sentences(forecast: SequenceForecast) -> list[str]:
+    """What was forecast, how good that is, what it costs, and what it can't know."""
+    said = [_summary(forecast, one) for one in forecast.bases]
+    said += [_against(forecast)] if forecast.differences else []
+    said += [f"No forecast from {describe(basis)}: {why}." for basis, why in forecast.refused.items()]
+    return [*said, *_caveats(forecast)]
+
+
+def _summary(forecast: SequenceForecast, one: BasisForecast) -> str:
+    target, plan = forecast.target.checkpoint, one.plan
+    paid = ", ".join(run.checkpoint for run in plan.paid) or "no run"
+    start = (
+        f"From {describe(one.basis)}, {target} is expected to memorize {one.expected:,.0f} of "
+        f"{forecast.items:,.0f} {forecast.unit}, for {plan.training_flops / forecast.target.training_flops:.1%} "
+        f"of its compute ({paid}). "
+    )
+    if one.threshold is None:
+        start += f"No {forecast.unit} are likely enough to promise a precision of {forecast.promised:g}."
+    else:
+        start += (
+            f"A probability of at least {one.threshold:.3f} promises a precision of {forecast.promised:g} and "
+            f"flags {one.flagged:,.0f}."
+        )
+    if one.judged is None:
+        return start
+    return start + (
+        f" Of its labels, which nothing but this sentence uses, that finds {share_text(one.judged.recall)} at a "
+        f"precision of {share_text(one.judged.precision)}; average precision "
+        f"{share_text(one.judged.average_precision)}."
+    )
+
+
+def _against(forecast: SequenceForecast) -> str:
+    """The richest basis against each rule."""
+    basis = forecast.bases[-1].basis
+    said = []
+    for rule in forecast.rules:
+        one = forecast.differences.get((basis, rule.name))
+        if one is not None and rule.judged is not None:
+            said.append(
+                f"{rule.name} ({rule.rule}) finds {share_text(rule.judged.recall)} at a precision of "
+                f"{share_text(rule.judged.precision)}: the forecast's recall is {_signed(one.recall)} beside it"
+            )
+    return f"From {describe(basis)}, paired: {'; '.join(said)}."
+
+
+def _signed(share: Share) -> str:
+    if share.value is None or share.low is None or share.high is None:
+        return "unknown"
+    return f"{share.value:+.3f} ({share.low:+.3f} to {share.high:+.3f})"
+
+
+def _caveats(forecast: SequenceForecast) -> list[str]:
+    one = forecast.bases[-1]
+    rate, target = one.base_rate, forecast.target
+    roles = "; ".join(str(role) for role in one.plan.teachers)
+    seen = ", ".join(f"{share:.2%} at {parameters:,}" for parameters, share in rate.observed)
+    said = [
+        f"Learned from {roles}"
+        + (
+            f", of suite {forecast.fit_on} in another store, whose runs are not counted. "
+            if forecast.fit_on
+            else ". "
+        )
+        + f"No label of {target.model} entered a fit, a threshold or a calibration. Held out, windows that a fit "
+        f"had not seen: average precision {share_text(one.held_out.average_precision)} on the smaller targets.",
+        f"How much a larger model memorizes no smaller one can show: {rate.share:.2%} of {forecast.unit} "
+        f"({rate.low:.2%} to {rate.high:.2%} by sampling error alone) continues {seen} parameters along a "
+        f"straight line of its square root over the logarithm of the size, to {rate.extrapolated:.1f} times the "
+        "largest of them. If that line bends, every probability is off by about the same factor; other data, "
+        "another optimizer or deduplication between the sizes is not foreseen.",
+    ]
+    if rate.extrapolated > 10:
+        said.append(
+            f"{target.model} is {rate.extrapolated:.0f} times as large as the largest model learned from: the "
+            "ranking is worth more than the probabilities."
+        )
+    if one.judged is not None and one.judged.calibration_slope.value is not None:
+        error = one.judged.calibration_error
+        said.append(
+            f"Calibration on {target.checkpoint}: slope {share_text(one.judged.calibration_slope)} (1 is right)"
+            + ("" if error is None else f", mean error {error:.3f} where the probability is at least {LEAST_PROBABILITY:g}")
+            + f"; {one.judged.expected:,.0f} expected. Intervals are of a bootstrap over near-duplicate clusters "
+            "of windows, 95%."
+        )  # fmt: skip
+    return said
