@@ -27,7 +27,7 @@ def forecast(
         str | None,
         typer.Option(
             "--budget",
-            help="Training compute: FLOPs (1e21), or a share of the target's (10%). Default: the target's own.",
+            help="Training compute: FLOPs (1e21), or a share of the target's (10%). Default: all of it.",
             show_default=False,
         ),
     ] = None,
@@ -78,8 +78,9 @@ def forecast(
     """Forecast which sequences a model will memorize, before it is trained: a probability for each.
 
     From features alone, from the signals of cheaper runs, and from both, side by side. Learned on smaller
-    models that play the target's role, never on its own labels: those only judge, beside the paper's rule, the
-    best line and the best free feature. The compute is that of every run whose scores or labels were used.
+    models that play the target's role, never on its own labels: those only judge, beside the paper's rule,
+    the best line and the best free feature. The compute is that of every run whose scores or labels were
+    used.
     """
     from memoserve.catalog import Catalog
     from memoserve.forecast import make_forecast, sentences, table, write_forecast
@@ -93,8 +94,8 @@ def forecast(
         catalog = opened.enter_context(Catalog.open(directory))
         other = None if fit_on is None else opened.enter_context(Catalog.open(fit_on))
         made = make_forecast(
-            catalog, suite=suite, target=target, budget=budget, promised=precision, learner=learner, unit=unit,
-            fit_on=other, seed=seed,
+            catalog, suite=suite, target=target, budget=budget, promised=precision, learner=learner,
+            unit=unit, fit_on=other, seed=seed,
         )  # fmt: skip
         said = sentences(made)
         if output is not None:

@@ -1,4 +1,4 @@
-"""Each sequence's probability that a model will memorize it, from what is known before the model is trained."""
+"""Each sequence's probability that a model will memorize it, from what is known before its training."""
 
 from memoserve.forecast.judge import Bin, Difference, Judged
 from memoserve.forecast.making import BasisForecast, RuleResult, SequenceForecast, make_forecast

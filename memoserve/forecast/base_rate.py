@@ -18,10 +18,10 @@ _Z = 1.959963984540054
 class BaseRate:
     """The share of what a target has seen that it is expected to memorize, and the roles that say so.
 
-    The square root of the share is taken as a straight line in the logarithm of the parameters, through the two
-    largest roles: an empirical law, as good as its two points. `low` to `high`: the sampling error of those
-    (95%), not the law's own. `extrapolated`: how many times larger than the largest role's the target's model
-    is. `observed`: (parameters, share) of each role, ascending.
+    The square root of the share is taken as a straight line in the logarithm of the parameters, through the
+    two largest roles: an empirical law, as good as its two points. `low` to `high`: the sampling error of
+    those (95%), not the law's own. `extrapolated`: how many times larger than the largest role's the target's
+    model is. `observed`: (parameters, share) of each role, ascending.
     """
 
     share: float

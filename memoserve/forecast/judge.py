@@ -56,7 +56,10 @@ class Judged:
 
 @dataclass(frozen=True)
 class Difference:
-    """What one method has more than another, paired: the same replicates. Brier skill: 1 - ratio of Briers."""
+    """What one method has more than another, paired: of the same replicates.
+
+    Brier skill: 1 - the ratio of their Briers.
+    """
 
     precision: Share
     recall: Share
@@ -76,7 +79,7 @@ class Bin:
 
 
 def threshold_for(probability: Floats, weight: Floats, promised: float) -> float | None:
-    """The lowest probability from which on the mean probability is at least `promised`; None if there is none.
+    """The lowest probability from which on the mean is at least `promised`; None if there is none.
 
     No label is looked at: if the probabilities are right, what is flagged has that precision.
     """
@@ -170,9 +173,9 @@ def _figures(
     start: Floats | None = None,
     slopes: int = 1,
 ) -> Floats:
-    """float64[replicates, 6]: precision, recall, average precision, Brier, slope and intercept; NaN: undefined.
+    """float64[replicates, 6]: precision, recall, average precision, Brier, slope, intercept.
 
-    Slopes of the first `slopes` only, from `start` (intercept, slope) on.
+    NaN where undefined. Slopes of the first `slopes` only, from `start` (intercept, slope) on.
     """
     sums = weights @ np.stack([method.flagged, label, method.flagged & label], axis=1).astype(np.float64)
     found = np.full((len(weights), _FIGURES), np.nan)

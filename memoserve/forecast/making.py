@@ -64,7 +64,7 @@ class BasisForecast:
 
 @dataclass(frozen=True)
 class RuleResult:
-    """A rule that a forecast is held against: what it is, what it costs, how it did on the target's labels."""
+    """A rule that a forecast is held against: what it is and costs, how it did on the target's labels."""
 
     name: str
     rule: str
@@ -99,7 +99,10 @@ class SequenceForecast:
     fit_on: str | None = None
 
     def of(self, basis: Basis | None) -> BasisForecast:
-        """The forecast from a basis, or from the one that knows most. Raises BadInput with why there is none."""
+        """The forecast from a basis, or from the one that knows most.
+
+        Raises BadInput with why there is none.
+        """
         for one in reversed(self.bases):
             if basis is None or one.basis == basis:
                 return one
@@ -238,8 +241,8 @@ def _basis(
     rate = forecast_base_rate(plan.role.target, taught, unit)
     if rate is None:
         raise BadInput(
-            f"a forecast from {describe(plan.basis)} needs roles of two sizes, to say how much a larger model "
-            "memorizes"
+            f"a forecast from {describe(plan.basis)} needs roles of two sizes, to say how much a larger "
+            "model memorizes"
         )
     sample = reading.sample(plan.role)
     if not len(sample):
@@ -250,7 +253,7 @@ def _basis(
     threshold = threshold_for(probability, items, promised)
     flagged = 0.0 if threshold is None else float(items @ (probability >= threshold))
     return BasisForecast(
-        plan, tuple(fitted.model.inputs.columns), fitted, rate, float(items @ probability), threshold, flagged,
+        plan, fitted.model.inputs.columns, fitted, rate, float(items @ probability), threshold, flagged,
         _held_out(taught, fitted, promised, unit, seed),
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Learning from smaller roles: inputs, a fit, cross-fitting, calibration. No label of the target gets here."""
+"""Learning from smaller roles: inputs, a fit, cross-fitting, calibration. No label of the target is here."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def plans(
 
 
 def taught_elsewhere(runs: Sequence[Target], step: int, basis: Basis) -> tuple[Role, ...]:
-    """Every role that a suite's evaluated models can play, its largest among them, at their last step up to one."""
+    """Every role that a suite's evaluated models can play, the largest's too, at their last such step."""
     of_model: dict[str, list[Target]] = {}
     for run in sorted(runs, key=lambda run: (run.order, run.step)):
         if run.evaluated and run.step <= step:
@@ -120,7 +120,7 @@ def taught_elsewhere(runs: Sequence[Target], step: int, basis: Basis) -> tuple[R
 
 
 def last_smaller(target: Target, runs: Sequence[Target]) -> list[Target]:
-    """The last evaluated checkpoint of each model smaller than the target, up to its step, ascending by size."""
+    """The last evaluated checkpoint up to the target's step of each smaller model, ascending by size."""
     return _evaluated(target, runs)[0]
 
 
@@ -162,9 +162,9 @@ def too_little(target: Target, runs: Sequence[Target], basis: Basis, suite: str 
     needed = LEAST_ROLES if basis == "features" else LEAST_ROLES + 1
     names = ", ".join(run.checkpoint for run in last) or "none"
     return (
-        f"a forecast from {describe(basis)} needs {needed} evaluated models that are smaller than {target.model}, "
-        f"to learn from how they play its role; evaluated are {names}. Evaluate more of them (memoserve run), "
-        "or learn from another store (--fit-on)"
+        f"a forecast from {describe(basis)} needs {needed} evaluated models that are smaller than "
+        f"{target.model}, to learn from how they play its role; evaluated are {names}. Evaluate more of them "
+        "(memoserve run), or learn from another store (--fit-on)"
     )
 
 
@@ -178,7 +178,7 @@ def describe(basis: Basis) -> str:
 
 
 def _evaluated(target: Target, runs: Iterable[Target]) -> tuple[list[Target], dict[str, list[Target]]]:
-    """(the last evaluated checkpoint up to the target's step of each smaller model, all up to it by model)."""
+    """(of each smaller model the last evaluated checkpoint up to the target's step; all of each)."""
     all_of: dict[str, list[Target]] = {}
     for run in sorted(runs, key=lambda run: (run.order, run.step)):
         if (

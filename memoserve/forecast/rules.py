@@ -63,8 +63,8 @@ def best_line(
 ) -> Line | None:
     """Of all thresholds on all these columns, in both directions, the one of the highest recall.
 
-    On the last role, which is the nearest to the target, of those that keep the promised precision there; where
-    none does, the column of the highest average precision. None if no column is known in every role.
+    On the last role, which is the nearest to the target, of those that keep the promised precision there;
+    where none does, the column of the highest average precision. None if no column is known in every role.
     """
     nearest = taught[-1].rows
     label, weight = labels_of(nearest), weights_of(nearest, unit)
@@ -110,7 +110,7 @@ def _score(rows: Rows, place: int, above: bool) -> Floats:
 def _threshold(
     score: Floats, label: NDArray[np.bool_], weight: Floats, promised: float
 ) -> tuple[float | None, float | None, float]:
-    """(tau, precision, recall): the lowest threshold that keeps the precision; (None, None, 0) if none does."""
+    """(tau, precision, recall) of the lowest threshold that keeps the precision; (None, None, 0) if none."""
     order = np.argsort(-score, kind="stable")
     ordered = score[order]
     ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(ordered) - 1)

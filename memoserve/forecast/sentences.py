@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
+from memoserve.forecast.base_rate import BaseRate
 from memoserve.forecast.judge import LEAST_PROBABILITY, Judged
 from memoserve.forecast.making import BasisForecast, SequenceForecast
 from memoserve.forecast.roles import describe
 from memoserve.recommend.rules import Share
 from memoserve.recommend.sentences import share_text
+from memoserve.recommend.target import Target
 
 Part = Literal["forecasts", "differences", "reliability", "weights"]
 _Table = tuple[tuple[str, ...], list[tuple[object, ...]]]
+
+_FAR = 10
+"""From how many times the largest role's size on a forecast warns of its distance."""
 
 HELD_OUT, ON_TARGET, ON_UNSEEN = "smaller targets, held out", "the target", "the target, held out"
 
@@ -20,7 +25,8 @@ HELD_OUT, ON_TARGET, ON_UNSEEN = "smaller targets, held out", "the target", "the
 def table(forecast: SequenceForecast, part: Part) -> _Table:
     """(columns, rows) of a part: how good each forecast and rule is; differences; reliability; weights."""
     tables: dict[Part, Callable[[SequenceForecast], _Table]] = {
-        "forecasts": _forecasts, "differences": _differences, "reliability": _reliability, "weights": _weights,
+        "forecasts": _forecasts, "differences": _differences, "reliability": _reliability,
+        "weights": _weights,
     }  # fmt: skip
     return tables[part](forecast)
 
@@ -41,6 +47,7 @@ def _forecasts(forecast: SequenceForecast) -> _Table:
         "calibration_error",
     )  # fmt: skip
     rows: list[tuple[object, ...]] = []
+    target = forecast.target
 
     def add(by: str, rule: str | None, flops: float, on: str | None, judged: Judged | None) -> None:
         shares = [
@@ -52,8 +59,8 @@ def _forecasts(forecast: SequenceForecast) -> _Table:
         ]
         counts = (None,) * 3 if judged is None else (judged.expected, judged.flagged, judged.hits)
         rows.append((
-            forecast.target.checkpoint, forecast.unit, by, rule, flops, flops / forecast.target.training_flops,
-            on, *counts, *shares, None if judged is None else judged.calibration_error,
+            target.checkpoint, forecast.unit, by, rule, flops, flops / target.training_flops, on,
+            *counts, *shares, None if judged is None else judged.calibration_error,
         ))  # fmt: skip
 
     for one in forecast.bases:
@@ -105,47 +112,47 @@ def _three(share: Share) -> tuple[float | None, float | None, float | None]:
 def sentences(forecast: SequenceForecast) -> list[str]:
     """What was forecast, how good that is, what it costs, and what it can't know."""
     said = [_summary(forecast, one) for one in forecast.bases]
-    said += [_against(forecast)] if forecast.differences else []
+    said += _against(forecast)
     said += [f"No forecast from {describe(basis)}: {why}." for basis, why in forecast.refused.items()]
     return [*said, *_caveats(forecast)]
 
 
 def _summary(forecast: SequenceForecast, one: BasisForecast) -> str:
-    target, plan = forecast.target.checkpoint, one.plan
-    paid = ", ".join(run.checkpoint for run in plan.paid) or "no run"
+    share = one.plan.training_flops / forecast.target.training_flops
     start = (
-        f"From {describe(one.basis)}, {target} is expected to memorize {one.expected:,.0f} of "
-        f"{forecast.items:,.0f} {forecast.unit}, for {plan.training_flops / forecast.target.training_flops:.1%} "
-        f"of its compute ({paid}). "
+        f"From {describe(one.basis)}, {forecast.target.checkpoint} is expected to memorize "
+        f"{one.expected:,.0f} of {forecast.items:,.0f} {forecast.unit}, for {share:.1%} of its compute "
+        f"({names_of(one.plan.paid)}). "
     )
     if one.threshold is None:
         start += f"No {forecast.unit} are likely enough to promise a precision of {forecast.promised:g}."
     else:
         start += (
-            f"A probability of at least {one.threshold:.3f} promises a precision of {forecast.promised:g} and "
-            f"flags {one.flagged:,.0f}."
+            f"A probability of at least {one.threshold:.3f} promises a precision of {forecast.promised:g} "
+            f"and flags {one.flagged:,.0f}."
         )
     if one.judged is None:
         return start
-    return start + (
-        f" Of its labels, which nothing but this sentence uses, that finds {share_text(one.judged.recall)} at a "
-        f"precision of {share_text(one.judged.precision)}; average precision "
+    return (
+        f"{start} Judged by the target's own labels, that finds {share_text(one.judged.recall)} of what it "
+        f"memorizes at a precision of {share_text(one.judged.precision)}; average precision "
         f"{share_text(one.judged.average_precision)}."
     )
 
 
-def _against(forecast: SequenceForecast) -> str:
-    """The richest basis against each rule."""
+def _against(forecast: SequenceForecast) -> list[str]:
+    """The richest basis against each rule, a sentence each."""
     basis = forecast.bases[-1].basis
     said = []
     for rule in forecast.rules:
         one = forecast.differences.get((basis, rule.name))
         if one is not None and rule.judged is not None:
             said.append(
-                f"{rule.name} ({rule.rule}) finds {share_text(rule.judged.recall)} at a precision of "
-                f"{share_text(rule.judged.precision)}: the forecast's recall is {_signed(one.recall)} beside it"
+                f"The {rule.name} ({rule.rule}) finds {share_text(rule.judged.recall)} at a precision of "
+                f"{share_text(rule.judged.precision)}: beside it, from {describe(basis)}, the recall is "
+                f"{_signed(one.recall)}, paired."
             )
-    return f"From {describe(basis)}, paired: {'; '.join(said)}."
+    return said
 
 
 def _signed(share: Share) -> str:
@@ -155,36 +162,42 @@ def _signed(share: Share) -> str:
 
 
 def _caveats(forecast: SequenceForecast) -> list[str]:
-    one = forecast.bases[-1]
-    rate, target = one.base_rate, forecast.target
-    roles = "; ".join(str(role) for role in one.plan.teachers)
-    seen = ", ".join(f"{share:.2%} at {parameters:,}" for parameters, share in rate.observed)
+    one, target = forecast.bases[-1], forecast.target
+    elsewhere = f", of suite {forecast.fit_on} in another store, whose runs are not counted"
     said = [
-        f"Learned from {roles}"
-        + (
-            f", of suite {forecast.fit_on} in another store, whose runs are not counted. "
-            if forecast.fit_on
-            else ". "
-        )
-        + f"No label of {target.model} entered a fit, a threshold or a calibration. Held out, windows that a fit "
-        f"had not seen: average precision {share_text(one.held_out.average_precision)} on the smaller targets.",
-        f"How much a larger model memorizes no smaller one can show: {rate.share:.2%} of {forecast.unit} "
-        f"({rate.low:.2%} to {rate.high:.2%} by sampling error alone) continues {seen} parameters along a "
-        f"straight line of its square root over the logarithm of the size, to {rate.extrapolated:.1f} times the "
-        "largest of them. If that line bends, every probability is off by about the same factor; other data, "
-        "another optimizer or deduplication between the sizes is not foreseen.",
+        f"Learned from {'; '.join(map(str, one.plan.teachers))}{elsewhere if forecast.fit_on else ''}. "
+        f"No label of {target.model} entered a fit, a threshold or a calibration. On windows of the smaller "
+        f"targets that a fit had not seen, the average precision is {share_text(one.held_out.average_precision)}.",
+        _base_rate(forecast, one.base_rate),
     ]
-    if rate.extrapolated > 10:
+    if one.base_rate.extrapolated > _FAR:
         said.append(
-            f"{target.model} is {rate.extrapolated:.0f} times as large as the largest model learned from: the "
-            "ranking is worth more than the probabilities."
+            f"{target.model} is {one.base_rate.extrapolated:.0f} times as large as the largest model learned "
+            "from: the ranking is worth more than the probabilities."
         )
     if one.judged is not None and one.judged.calibration_slope.value is not None:
         error = one.judged.calibration_error
+        where = f", mean error {error:.3f} where the probability is at least {LEAST_PROBABILITY:g}"
         said.append(
-            f"Calibration on {target.checkpoint}: slope {share_text(one.judged.calibration_slope)} (1 is right)"
-            + ("" if error is None else f", mean error {error:.3f} where the probability is at least {LEAST_PROBABILITY:g}")
-            + f"; {one.judged.expected:,.0f} expected. Intervals are of a bootstrap over near-duplicate clusters "
-            "of windows, 95%."
-        )  # fmt: skip
+            f"Calibration on {target.checkpoint}: slope {share_text(one.judged.calibration_slope)}, 1 being "
+            f"right{'' if error is None else where}. Intervals are of a bootstrap over windows (over "
+            "near-duplicate clusters where features say them), 95%."
+        )
     return said
+
+
+def _base_rate(forecast: SequenceForecast, rate: BaseRate) -> str:
+    seen = ", ".join(f"{share:.2%} at {parameters:,}" for parameters, share in rate.observed)
+    return (
+        f"How much a larger model memorizes no smaller one can show: {rate.share:.2%} of {forecast.unit} "
+        f"({rate.low:.2%} to {rate.high:.2%} by sampling error alone) continues {seen} parameters, along a "
+        "line through the last two of the square root over the logarithm of the size, to "
+        f"{rate.extrapolated:.1f} times the largest. If that line bends, all probabilities are off together; "
+        "what other data, another optimizer or deduplication between the sizes would do is not foreseen."
+    )
+
+
+def names_of(runs: Sequence[Target]) -> str:
+    """The checkpoints that are paid for, of each model the latest; "no run" for none."""
+    latest = {run.model: run for run in sorted(runs, key=lambda run: (run.order, run.step))}
+    return ", ".join(run.checkpoint for run in latest.values()) or "no run"

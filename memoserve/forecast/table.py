@@ -70,8 +70,8 @@ class Rows:
     """Rows of a role, one a window (or, to predict, one a sequence).
 
     values: float32[n, columns], NaN where unknown. memorized: bool[n], or None where labels were not read.
-    weight: float64[n], how many windows a sampled row stands for. sequences: int64[n], how many sequences that
-    the target has seen are of that window. cluster: int64[n], equal for nearly equal windows.
+    weight: float64[n], how many windows a sampled row stands for. sequences: int64[n], how many sequences
+    that the target has seen are of that window. cluster: int64[n], equal for nearly equal windows.
     """
 
     sequence_id: NDArray[np.int64]
@@ -122,7 +122,7 @@ class Table:
     def labelled(self, role: Role, cap: int = CAP) -> Rows:
         """One row a window that the role's target was evaluated on, with its label.
 
-        Of more than `cap` windows of a kind (memorized or not) a sample, by the window's number, with weights.
+        Of more than `cap` windows of a kind (memorized or not) a sample by their numbers, with weights.
         """
         seen, evaluated, memorized = self._sizes(role)
         keep = (min(1.0, cap / max(memorized, 1)), min(1.0, cap / max(evaluated - memorized, 1)))
@@ -140,7 +140,7 @@ class Table:
         yield from self._ranges(role, 0, self._seen(role), labelled=False, keep=(share, share))
 
     def sample(self, role: Role, windows: int) -> Rows:
-        """Unlabelled rows of about so many windows, or of all if there are fewer: one row a window, its first."""
+        """Unlabelled rows of about so many windows, or of all if they are fewer: of each the first."""
         share = min(1.0, windows / max(self._seen(role), 1))
         parts = list(self.unlabelled(role, share))
         rows = join(parts) if parts else _empty(len(self.columns))
@@ -220,10 +220,12 @@ class Table:
             given = found.column(column.name).cast("float64").to_numpy()
             with np.errstate(over="ignore"):
                 values[:, place] = given
+        memorized = None
+        if labelled:
+            memorized = np.asarray(found.column("memorized").to_numpy(zero_copy_only=False), np.bool_)
         return Rows(
             whole("sequence_id"), whole("window_number"), whole("cluster"), whole("sequences"), values,
-            np.ones(found.num_rows),
-            np.asarray(found.column("memorized").to_numpy(zero_copy_only=False), np.bool_) if labelled else None,
+            np.ones(found.num_rows), memorized,
         )  # fmt: skip
 
     def _seen(self, role: Role) -> int:

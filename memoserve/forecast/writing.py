@@ -24,10 +24,10 @@ def write_forecast(catalog: Catalog, forecast: SequenceForecast, one: BasisForec
     """Write one row a sequence that the target has seen (or will have), in order of ids; how many.
 
     Columns: sequence_id int64; probability float32; reason_1 to reason_3, the columns of the largest linear
-    contributions, by magnitude; contribution_1 to contribution_3 float32, what each adds to the log-odds of the
-    logistic regression over the average window. What it is learned from and costs is under the key `memoserve`
-    of the metadata. Whole or not at all. Raises BadInput for another ending than .parquet, StorageFailed if the
-    file system refuses.
+    contributions, by magnitude; contribution_1 to contribution_3 float32, what each adds to the log-odds of
+    the logistic regression over the average window. What it is learned from and costs is under the key
+    `memoserve` of the metadata. Whole or not at all. Raises BadInput for another ending than .parquet,
+    StorageFailed if the file system refuses.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -27,7 +27,19 @@ SERVING = {"anyio", "cachetools", "fastapi", "h11", "jinja2", "starlette", "uvic
 ORDER = (
     *("errors", "terminal", "checks", "domain", "files"),
     *("suites", "sequences", "engines", "store"),
-    *("run", "imports", "queries", "catalog", "recommend", "forecast", "memorized", "report", "api", "serve", "cli"),
+    *(
+        "run",
+        "imports",
+        "queries",
+        "catalog",
+        "recommend",
+        "forecast",
+        "memorized",
+        "report",
+        "api",
+        "serve",
+        "cli",
+    ),
 )
 ALONE = ("suites", "sequences", "engines", "store")
 
