@@ -2,6 +2,7 @@
 
 from memoserve.forecast.judge import Bin, Difference, Judged
 from memoserve.forecast.making import BasisForecast, RuleResult, SequenceForecast, make_forecast
+from memoserve.forecast.model import Learner
 from memoserve.forecast.roles import BASES, Basis, Plan, Role, plans
 from memoserve.forecast.sentences import Part, sentences, table
 from memoserve.forecast.writing import write_forecast
@@ -13,6 +14,7 @@ __all__ = [
     "Bin",
     "Difference",
     "Judged",
+    "Learner",
     "Part",
     "Plan",
     "Role",

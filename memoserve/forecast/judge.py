@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from memoserve.recommend.rules import Share
+from memoserve.recommend.rules import Share, wilson
 
 REPLICATES = 1000
 _SLOPES = 200
@@ -121,7 +121,10 @@ def judge(
     samples = {
         name: np.concatenate(parts) if parts else np.empty((0, _FIGURES)) for name, parts in drawn.items()
     }
-    judged = {name: _judged(methods[name], values[name][0], samples[name], label, weight) for name in methods}
+    judged = {
+        name: _judged(method, values[name][0], samples[name], label, weight, cluster)
+        for name, method in methods.items()
+    }
     differences = {
         (one, other): _difference(values[one][0], values[other][0], samples[one], samples[other])
         for one in methods
@@ -252,16 +255,34 @@ def _replicated(weight: Floats, cluster: NDArray[np.int64], seed: int, replicate
 
 
 def _judged(
-    method: Method, values: Floats, samples: Floats, label: NDArray[np.bool_], weight: Floats
+    method: Method,
+    values: Floats,
+    samples: Floats,
+    label: NDArray[np.bool_],
+    weight: Floats,
+    cluster: NDArray[np.int64],
 ) -> Judged:
-    shares = [_share(values[i], samples[:, i]) for i in (_PRECISION, _RECALL, _AP, _BRIER, _SLOPE)]
+    precision, recall, *others = (
+        _share(values[i], samples[:, i]) for i in (_PRECISION, _RECALL, _AP, _BRIER, _SLOPE)
+    )
     error = expected = None
     if method.probability is not None:
         expected = float(weight @ method.probability)
         error = _calibration_error(method.probability, label, weight)
     return Judged(
-        float(weight @ method.flagged), float(weight @ (method.flagged & label)), *shares, error, expected
+        float(weight @ method.flagged),
+        float(weight @ (method.flagged & label)),
+        _not_certain(precision, cluster[method.flagged]),
+        _not_certain(recall, cluster[label]),
+        *others,
+        error,
+        expected,
     )
+
+
+def _not_certain(share: Share, cluster: NDArray[np.int64]) -> Share:
+    """Where every replicate agrees, because all or none hit: Wilson's interval, a cluster as one trial."""
+    return wilson(share.value, len(np.unique(cluster))) if share.value in (0.0, 1.0) else share
 
 
 def _difference(one: Floats, other: Floats, ones: Floats, others: Floats) -> Difference:

@@ -167,7 +167,8 @@ def _caveats(forecast: SequenceForecast) -> list[str]:
     said = [
         f"Learned from {'; '.join(map(str, one.plan.teachers))}{elsewhere if forecast.fit_on else ''}. "
         f"No label of {target.model} entered a fit, a threshold or a calibration. On windows of the smaller "
-        f"targets that a fit had not seen, the average precision is {share_text(one.held_out.average_precision)}.",
+        "targets that a fit had not seen, the average precision is "
+        f"{share_text(one.held_out.average_precision)}.",
         _base_rate(forecast, one.base_rate),
     ]
     if one.base_rate.extrapolated > _FAR:
