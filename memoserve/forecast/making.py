@@ -26,12 +26,14 @@ from memoserve.forecast.roles import (
     too_little,
 )
 from memoserve.forecast.rules import BEST_FEATURE, BEST_LINE, PAPER_RULE, Line, best_line, paper_rule
-from memoserve.forecast.table import Column, Rows, Table
+from memoserve.forecast.table import CAP, Column, Rows, Table
 from memoserve.recommend.backtest_data import read_runs
 from memoserve.recommend.rules import Unit
 from memoserve.recommend.target import Target, find_target, parse_budget
 
 PROMISED = 0.8
+_TAUGHT = 200_000
+"""From how many windows a forecast is learned: memorized ones of all roles, and as many others."""
 SAMPLE = 1_000_000
 """Of how many windows without labels the base rate and the threshold are taken."""
 
@@ -116,28 +118,29 @@ class _Reading:
 
     table: Table
     elsewhere: Table | None
-    found: dict[tuple[bool, Role], Rows] = field(default_factory=dict)
+    found: dict[tuple[str, Role], Rows] = field(default_factory=dict)
 
     def taught(self, plan: Plan) -> list[Taught]:
         """The roles of a plan with their labels."""
         table = self.elsewhere or self.table
-        return [Taught(role, self._once(True, role, table)) for role in plan.teachers]
+        cap = max(_TAUGHT // max(len(plan.teachers), 1), 1)
+        return [Taught(role, self._once("taught", role, table, cap)) for role in plan.teachers]
 
     def labelled(self, role: Role) -> Rows:
         """The target's own rows and labels: to judge, never to learn."""
-        return self._once(True, role, self.table)
+        return self._once("judged", role, self.table, CAP)
 
     def sample(self, role: Role) -> Rows:
         """Rows of the target without labels."""
-        key = False, role
+        key = "sampled", role
         if key not in self.found:
             self.found[key] = self.table.sample(role, SAMPLE)
         return self.found[key]
 
-    def _once(self, labelled: bool, role: Role, table: Table) -> Rows:
-        key = labelled, role
+    def _once(self, use: str, role: Role, table: Table, cap: int) -> Rows:
+        key = use, role
         if key not in self.found:
-            self.found[key] = table.labelled(role)
+            self.found[key] = table.labelled(role, cap)
         return self.found[key]
 
 
@@ -194,6 +197,11 @@ def _tables(
     if fit_on is None:
         return table, None, None, None
     largest = find_target(fit_on.connection, None, None)
+    if largest.suite == target.suite:
+        raise BadInput(
+            f"--fit-on {fit_on.store} holds suite {target.suite}, the target's own: its labels would teach; "
+            "name a store of another suite"
+        )
     other = Table(fit_on, largest.suite)
     common = tuple(column for column in table.columns if column in other.columns)
     runs = list(read_runs(fit_on.connection, largest.suite).values())

@@ -14,6 +14,8 @@ BASES: tuple[Basis, ...] = ("features", "signals", "both")
 
 LEAST_ROLES = 2
 """Of fewer, nothing tells how the answer changes with scale."""
+MOST_MODELS = 4
+"""More teach little that these don't, and each costs its training and a pass over its scores."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def plans(
 ) -> list[Plan]:
     """Every way to forecast a target from evaluated smaller models, cheapest first.
 
-    Each set of at least two smaller models, at their last evaluated step up to the target's, may teach: each
+    Each set of two to four smaller models, at their last evaluated step up to the target's, may teach: each
     of them as the target of every smaller one of the set. The largest of the set predicts the target itself.
     Never contains a checkpoint of the target's model, nor of one as large. With roles of another `suite`
     (`elsewhere`), which are paid, only what predicts is chosen.
@@ -101,7 +103,7 @@ def plans(
         ]  # fmt: skip
         found = [Plan(basis, role, elsewhere, suite) for role in alone if len(elsewhere) >= LEAST_ROLES]
         return sorted(found, key=lambda plan: plan.training_flops)
-    for count in range(LEAST_ROLES, len(last) + 1):
+    for count in range(LEAST_ROLES, min(len(last), MOST_MODELS) + 1):
         for chosen in combinations(last, count):
             plan = _plan(target, chosen, all_of, basis)
             if len(plan.teachers) >= LEAST_ROLES:
@@ -115,7 +117,7 @@ def taught_elsewhere(runs: Sequence[Target], step: int, basis: Basis) -> tuple[R
     for run in sorted(runs, key=lambda run: (run.order, run.step)):
         if run.evaluated and run.step <= step:
             of_model.setdefault(run.model, []).append(run)
-    last = [several[-1] for several in of_model.values()]
+    last = [several[-1] for several in of_model.values()][-MOST_MODELS:]
     return teachers(last, basis, {run.checkpoint: half_as_far(run, of_model[run.model]) for run in last})
 
 

@@ -22,7 +22,7 @@ SQL = Path(__file__).parent / "sql"
 RANGE = 1 << 20
 """How many ids are read at once."""
 CAP = 100_000
-"""Of how many windows a role teaches or a target judges: memorized ones, and as many others."""
+"""How many windows judge a target: memorized ones, and as many others."""
 
 _SIGNALS = ("matched_prefix", "matches", "continuation_ll")
 SIGNALS = (*_SIGNALS, *(f"earlier_{name}" for name in _SIGNALS))

@@ -524,6 +524,15 @@ def test_fitting_on_another_store_costs_only_what_predicts(tmp_path: Path) -> No
     assert {role.target.suite for role in by_basis["both"].plan.teachers} == {"paid"}
 
 
+def test_the_suite_of_the_target_teaches_only_as_smaller_roles(known: Known) -> None:
+    with (
+        Catalog.open(known.path) as catalog,
+        Catalog.open(known.path) as other,
+        pytest.raises(BadInput, match="its labels would teach"),
+    ):
+        make_forecast(catalog, target=TARGET, fit_on=other)
+
+
 # Refusals, in words
 
 
