@@ -3,145 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from memoserve.catalog import Catalog
 from memoserve.errors import BadInput
-from memoserve.forecast.base_rate import BaseRate, forecast_base_rate
-from memoserve.forecast.judge import Bin, Difference, Judged, Method, judge, reliability, threshold_for
-from memoserve.forecast.model import Fitted, Floats, Learner, Taught, fit, labels_of, weights_of
+from memoserve.forecast.base_rate import forecast_base_rate
+from memoserve.forecast.comparing import flagging, judge_on_target, rules_beside
+from memoserve.forecast.judge import Judged, judge, threshold_for
+from memoserve.forecast.model import Fitted, Learner, Taught, fit, labels_of, weights_of
+from memoserve.forecast.reading import Reading
+from memoserve.forecast.result import BasisForecast, RuleResult, SequenceForecast
 from memoserve.forecast.roles import (
     BASES,
     Basis,
     Plan,
     Role,
     choose,
-    cost,
     describe,
-    last_smaller,
     plans,
     taught_elsewhere,
     too_little,
 )
-from memoserve.forecast.rules import BEST_FEATURE, BEST_LINE, PAPER_RULE, Line, best_line, paper_rule
-from memoserve.forecast.table import CAP, Column, Rows, Table
+from memoserve.forecast.table import Table
 from memoserve.recommend.backtest_data import read_runs
 from memoserve.recommend.rules import Unit
 from memoserve.recommend.target import Target, find_target, parse_budget
 
 PROMISED = 0.8
-_TAUGHT = 200_000
-"""From how many windows a forecast is learned: memorized ones of all roles, and as many others."""
-SAMPLE = 1_000_000
-"""Of how many windows without labels the base rate and the threshold are taken."""
-
-
-@dataclass(frozen=True)
-class BasisForecast:
-    """What one basis gives. `threshold`: from this probability on, the mean probability is the promised one.
-
-    flagged: how many items that are (of a sample, scaled up). held_out: on windows of the smaller targets, by
-    models that had not seen them. judged: on the target's own labels, which nothing else uses; None where it
-    has none; unseen: the same by models that had not seen those windows in any role.
-    """
-
-    plan: Plan
-    columns: tuple[Column, ...]
-    fitted: Fitted
-    base_rate: BaseRate
-    expected: float
-    threshold: float | None
-    flagged: float
-    held_out: Judged
-    judged: Judged | None = None
-    unseen: Judged | None = None
-    bins: tuple[Bin, ...] = ()
-
-    @property
-    def basis(self) -> Basis:
-        return self.plan.basis
-
-
-@dataclass(frozen=True)
-class RuleResult:
-    """A rule that a forecast is held against: what it is and costs, how it did on the target's labels."""
-
-    name: str
-    rule: str
-    runs: tuple[Target, ...]
-    judged: Judged | None
-
-    @property
-    def training_flops(self) -> float:
-        """What its runs cost, those that its threshold was chosen on among them."""
-        return cost(self.runs)
-
-
-@dataclass(frozen=True)
-class SequenceForecast:
-    """A forecast for one target, from up to three bases; `refused` says why there is none from the others.
-
-    differences: of (basis, rule), where the target has labels. items: how many windows or sequences it is
-    about. columns: what rows hold, in order.
-    """
-
-    target: Target
-    unit: Unit
-    learner: Learner
-    promised: float
-    budget: float | None
-    items: float
-    bases: tuple[BasisForecast, ...]
-    rules: tuple[RuleResult, ...]
-    differences: Mapping[tuple[str, str], Difference]
-    refused: Mapping[Basis, str]
-    columns: tuple[Column, ...]
-    fit_on: str | None = None
-
-    def of(self, basis: Basis | None) -> BasisForecast:
-        """The forecast from a basis, or from the one that knows most.
-
-        Raises BadInput with why there is none.
-        """
-        for one in reversed(self.bases):
-            if basis is None or one.basis == basis:
-                return one
-        assert basis is not None
-        raise BadInput(self.refused[basis])
-
-
-@dataclass
-class _Reading:
-    """Rows that were read, each once."""
-
-    table: Table
-    elsewhere: Table | None
-    found: dict[tuple[str, Role], Rows] = field(default_factory=dict)
-
-    def taught(self, plan: Plan) -> list[Taught]:
-        """The roles of a plan with their labels."""
-        table = self.elsewhere or self.table
-        cap = max(_TAUGHT // max(len(plan.teachers), 1), 1)
-        return [Taught(role, self._once("taught", role, table, cap)) for role in plan.teachers]
-
-    def labelled(self, role: Role) -> Rows:
-        """The target's own rows and labels: to judge, never to learn."""
-        return self._once("judged", role, self.table, CAP)
-
-    def sample(self, role: Role) -> Rows:
-        """Rows of the target without labels."""
-        key = "sampled", role
-        if key not in self.found:
-            self.found[key] = self.table.sample(role, SAMPLE)
-        return self.found[key]
-
-    def _once(self, use: str, role: Role, table: Table, cap: int) -> Rows:
-        key = use, role
-        if key not in self.found:
-            self.found[key] = table.labelled(role, cap)
-        return self.found[key]
 
 
 def make_forecast(
@@ -167,7 +56,7 @@ def make_forecast(
     flops = None if budget is None else parse_budget(budget, chosen)
     runs = list(read_runs(catalog.connection, chosen.suite).values())
     table, elsewhere, teachers_of, name = _tables(catalog, chosen, fit_on)
-    reading = _Reading(table, elsewhere)
+    reading = Reading(table, elsewhere)
     try:
         found, refused = _plans(chosen, runs, flops, teachers_of, name)
         bases = []
@@ -179,7 +68,15 @@ def make_forecast(
         if not bases:
             reasons = "\n".join(dict.fromkeys(f"{reason}" for reason in refused.values()))
             raise BadInput(f"no forecast for {chosen.checkpoint}: {reasons}")
-        return _judged(chosen, bases, refused, runs, reading, flops, promised, learner, unit, name, seed)
+        limit = chosen.training_flops if flops is None else flops
+        rules = rules_beside(chosen, bases, runs, reading, limit, promised, unit)
+        items = float(weights_of(reading.sample(bases[-1].plan.role), unit).sum())
+        forecast = SequenceForecast(
+            chosen, unit, learner, promised, flops, items, tuple(bases),
+            tuple(RuleResult(rule.name, rule.line, rule.runs, None) for rule in rules),
+            {}, refused, table.columns, name,
+        )  # fmt: skip
+        return judge_on_target(forecast, rules, reading, seed) if chosen.evaluated else forecast
     finally:
         table.close()
         if elsewhere is not None:
@@ -242,7 +139,7 @@ def _plans(
 
 
 def _basis(
-    plan: Plan, reading: _Reading, promised: float, learner: Learner, unit: Unit, seed: int
+    plan: Plan, reading: Reading, promised: float, learner: Learner, unit: Unit, seed: int
 ) -> BasisForecast:
     table, taught = reading.table, reading.taught(plan)
     fitted = fit(taught, table.columns, table.of(plan.basis), learner=learner, unit=unit)
@@ -270,138 +167,7 @@ def _held_out(taught: Sequence[Taught], fitted: Fitted, promised: float, unit: U
     """On all roles together: each window by what had not seen it; its cluster is one in all roles."""
     probability = np.concatenate(fitted.held_out)
     weight = np.concatenate([weights_of(one.rows, unit) for one in taught])
-    method = _flagging(probability, threshold_for(probability, weight, promised))
+    method = flagging(probability, threshold_for(probability, weight, promised))
     label = np.concatenate([labels_of(one.rows) for one in taught])
     cluster = np.concatenate([one.rows.cluster for one in taught])
     return judge({"": method}, label, weight, cluster, seed=seed)[0][""]
-
-
-def _flagging(probability: Floats, threshold: float | None) -> Method:
-    none = np.zeros(len(probability), np.bool_)
-    return Method(none if threshold is None else probability >= threshold, probability, probability)
-
-
-def _judged(
-    target: Target,
-    bases: Sequence[BasisForecast],
-    refused: Mapping[Basis, str],
-    runs: Sequence[Target],
-    reading: _Reading,
-    budget: float | None,
-    promised: float,
-    learner: Learner,
-    unit: Unit,
-    fit_on: str | None,
-    seed: int,
-) -> SequenceForecast:
-    richest = bases[-1].plan
-    items = float(weights_of(reading.sample(richest.role), unit).sum())
-    lines = _lines(bases, reading, promised, unit)
-    if not target.evaluated:
-        rules = [RuleResult(line.name, str(line), plan.paid, None) for line, plan in lines]
-        return SequenceForecast(
-            target,
-            unit,
-            learner,
-            promised,
-            budget,
-            items,
-            tuple(bases),
-            tuple(rules),
-            {},
-            refused,
-            reading.table.columns,
-            fit_on,
-        )
-    methods: dict[str, Method] = {}
-    rules, rows = [], reading.labelled(richest.role)
-    for one in bases:
-        mine = reading.labelled(one.plan.role)
-        methods[one.basis] = _flagging(one.fitted.model.probability(mine, one.plan.role), one.threshold)
-        unseen = one.fitted.probability_unseen(mine, one.plan.role)
-        methods[f"{one.basis}, unseen"] = _flagging(unseen, one.threshold)
-    named: list[tuple[str, str, tuple[Target, ...]]] = []
-    for line, plan in lines:
-        methods[line.name] = line.method(reading.labelled(plan.role), plan.role)
-        named.append((line.name, str(line), plan.paid))
-        # The same column, as a forecast: at the threshold of its own probabilities.
-        alone = f"{line.column.name} alone"
-        sample = reading.sample(plan.role)
-        says = line.fitted.model.probability(sample, plan.role)
-        tau = threshold_for(says, weights_of(sample, unit), promised)
-        probability = methods[line.name].probability
-        assert probability is not None
-        methods[alone] = _flagging(probability, tau)
-        named.append((alone, "its own probabilities", plan.paid))
-    single = _dearest(target, runs, budget)
-    if single is not None:
-        by_paper = paper_rule(reading.labelled(Role(target, single)), reading.table.columns)
-        methods[PAPER_RULE] = by_paper
-        named.insert(0, (PAPER_RULE, f"{single.checkpoint} memorized", (single,)))
-    label, weight = labels_of(rows), weights_of(rows, unit)
-    judged, differences = judge(methods, label, weight, rows.cluster, seed=seed)
-    rules = [RuleResult(name, rule, paid, judged[name]) for name, rule, paid in named]
-    done = []
-    for one in bases:
-        probability = methods[one.basis].probability
-        assert probability is not None
-        bins = tuple(reliability(probability, label, weight, rows.cluster, seed=seed))
-        done.append(replace(one, judged=judged[one.basis], unseen=judged[f"{one.basis}, unseen"], bins=bins))
-    kept = {
-        (one.basis, rule.name): differences[one.basis, rule.name] for one in bases for rule in rules
-    }  # fmt: skip
-    return SequenceForecast(
-        target,
-        unit,
-        learner,
-        promised,
-        budget,
-        items,
-        tuple(done),
-        tuple(rules),
-        kept,
-        refused,
-        reading.table.columns,
-        fit_on,
-    )
-
-
-def _dearest(target: Target, runs: Sequence[Target], budget: float | None) -> Target | None:
-    """The largest smaller model whose last evaluated checkpoint alone keeps to the budget."""
-    limit = target.training_flops if budget is None else budget
-    return max(
-        (run for run in last_smaller(target, runs) if run.training_flops <= limit),
-        key=lambda run: run.order, default=None,
-    )  # fmt: skip
-
-
-def _lines(
-    bases: Sequence[BasisForecast], reading: _Reading, promised: float, unit: Unit
-) -> list[tuple[Line, Plan]]:
-    """The best line on a signal of what the forecast pays for, and the best free feature alone."""
-    table = reading.table
-    by_basis = {one.basis: one.plan for one in bases}
-    found = []
-    plan = by_basis.get("both") or by_basis.get("signals")
-    if plan is not None:
-        latest = [
-            n for n, c in enumerate(table.columns) if c.kind == "signal" and not c.name.startswith("earlier")
-        ]
-        line = best_line(BEST_LINE, reading.taught(plan), table.columns, latest, promised, unit)
-        found += [] if line is None else [(line, plan)]
-    plan = by_basis.get("features")
-    if plan is not None:
-        free = table.of("features")
-        line = best_line(BEST_FEATURE, reading.taught(plan), table.columns, free, promised, unit)
-        found += [] if line is None else [(line, plan)]
-    return [(_shifted(line, plan, reading, unit), plan) for line, plan in found]
-
-
-def _shifted(line: Line, plan: Plan, reading: _Reading, unit: Unit) -> Line:
-    """With the probabilities of its column alone brought to the same base rate as a forecast's."""
-    rate = forecast_base_rate(plan.role.target, reading.taught(plan), unit)
-    assert rate is not None
-    sample = reading.sample(plan.role)
-    return replace(
-        line, fitted=line.fitted.to_base_rate(rate.share, sample, weights_of(sample, unit), plan.role)
-    )

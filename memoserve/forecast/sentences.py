@@ -7,7 +7,7 @@ from typing import Literal
 
 from memoserve.forecast.base_rate import BaseRate
 from memoserve.forecast.judge import LEAST_PROBABILITY, Judged
-from memoserve.forecast.making import BasisForecast, SequenceForecast
+from memoserve.forecast.result import BasisForecast, SequenceForecast
 from memoserve.forecast.roles import describe
 from memoserve.recommend.rules import Share
 from memoserve.recommend.sentences import share_text
@@ -148,9 +148,9 @@ def _against(forecast: SequenceForecast) -> list[str]:
         one = forecast.differences.get((basis, rule.name))
         if one is not None and rule.judged is not None:
             said.append(
-                f"The {rule.name} ({rule.rule}) finds {share_text(rule.judged.recall)} at a precision of "
-                f"{share_text(rule.judged.precision)}: beside it, from {describe(basis)}, the recall is "
-                f"{_signed(one.recall)}, paired."
+                f"Beside it the {rule.name} ({rule.rule}): recall {share_text(rule.judged.recall)}, precision "
+                f"{share_text(rule.judged.precision)}; from {describe(basis)} the recall is "
+                f"{_signed(one.recall)} higher, paired."
             )
     return said
 

@@ -11,7 +11,7 @@ import numpy as np
 from memoserve.catalog import Catalog
 from memoserve.errors import BadInput
 from memoserve.files.whole import writing
-from memoserve.forecast.making import BasisForecast, SequenceForecast
+from memoserve.forecast.result import BasisForecast, SequenceForecast
 from memoserve.forecast.table import Rows, Table
 from memoserve.store import Store
 
