@@ -253,7 +253,7 @@ def _fit(
     deviation = np.sqrt((w @ np.where(known, (x - mean) ** 2, 0.0)) / total)
     scale = np.where(deviation > 1e-9, deviation, 1.0)
     standard = np.nan_to_num((x - mean) / scale, nan=0.0).astype(np.float32)
-    found = logistic(C=1.0, max_iter=1000, random_state=0).fit(standard, y, sample_weight=w)
+    found = logistic(C=1.0, solver="newton-cholesky").fit(standard, y, sample_weight=w)
     boosted = None
     if learner == "boosting":
         boosted = boosting(
@@ -307,7 +307,7 @@ def _scale(role: Role, signals: bool) -> list[tuple[str, float]]:
 def _calibration(logit: Floats, label: NDArray[np.bool_], weight: Floats) -> Calibration:
     """Platt's: a logistic regression of held-out labels of smaller targets on their logits."""
     logistic, _ = _scikit_learn()
-    platt = logistic(C=1e6, max_iter=1000).fit(logit[:, None], label, sample_weight=weight / weight.mean())
+    platt = logistic(C=1e6, solver="newton-cholesky").fit(logit[:, None], label, sample_weight=weight / weight.mean())
     # A fit that ranks backwards where it wasn't fitted knows nothing: then everything gets the base rate.
     return Calibration(max(float(platt.coef_[0, 0]), 0.0), float(platt.intercept_[0]))
 

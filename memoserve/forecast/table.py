@@ -124,9 +124,10 @@ class Table:
 
         Of more than `cap` windows of a kind (memorized or not) a sample by their numbers, with weights.
         """
-        seen, evaluated, memorized = self._sizes(role)
-        keep = (min(1.0, cap / max(memorized, 1)), min(1.0, cap / max(evaluated - memorized, 1)))
-        parts = list(self._ranges(role, 0, seen, labelled=True, keep=keep))
+        self._prepare(role, labelled=True)
+        memorized, others = self._sizes(role)
+        keep = (min(1.0, cap / max(memorized, 1)), min(1.0, cap / max(others, 1)))
+        parts = list(self._ranges(role, labelled=True, keep=keep))
         rows = join(parts) if parts else _empty(len(self.columns))
         assert rows.memorized is not None
         rows.weight[:] = np.where(rows.memorized, 1 / keep[0], 1 / keep[1])
@@ -137,7 +138,8 @@ class Table:
 
         Of all windows, or a share of them drawn by their numbers.
         """
-        yield from self._ranges(role, 0, self._seen(role), labelled=False, keep=(share, share))
+        self._prepare(role, labelled=False)
+        yield from self._ranges(role, labelled=False, keep=(share, share))
 
     def sample(self, role: Role, windows: int) -> Rows:
         """Unlabelled rows of about so many windows, or of all if they are fewer: of each the first."""
@@ -165,30 +167,31 @@ class Table:
             )
         ]
 
-    def _ranges(
-        self, role: Role, first: int, stop: int, *, labelled: bool, keep: tuple[float, float]
-    ) -> Iterator[Rows]:
-        variables: dict[str, object] = {
+    def _prepare(self, role: Role, *, labelled: bool) -> None:
+        """Find the repeated windows of a role, and the signals of those."""
+        self._set(self._asked(role, labelled))
+        with explained(self.catalog.store):
+            self.catalog.connection.execute((SQL / "windows.sql").read_text(encoding="utf-8"))
+
+    def _ranges(self, role: Role, *, labelled: bool, keep: tuple[float, float]) -> Iterator[Rows]:
+        stop, sql = self._seen(role), self._rows_sql()
+        asked = {**self._asked(role, labelled), "keep_memorized": keep[0], "keep_other": keep[1]}
+        for start in range(0, stop, RANGE):
+            # Whoever reads on may have asked something else in between.
+            self._set({**asked, "first": start, "stop": min(start + RANGE, stop)})
+            with explained(self.catalog.store):
+                found = arrow_table(self.catalog.connection.execute(sql))
+            if found.num_rows:
+                yield self._rows(found, labelled)
+
+    def _asked(self, role: Role, labelled: bool) -> dict[str, object]:
+        return {
             "suite": self.suite,
             "target": role.target.checkpoint,
             "predictor": None if role.predictor is None else role.predictor.checkpoint,
             "earlier": None if role.earlier is None else role.earlier.checkpoint,
             "labelled": labelled,
-            "keep_memorized": keep[0],
-            "keep_other": keep[1],
         }
-        self._set(variables)
-        connection = self.catalog.connection
-        with explained(self.catalog.store):
-            connection.execute((SQL / "windows.sql").read_text(encoding="utf-8"))
-        sql = self._rows_sql()
-        for start in range(first, stop, RANGE):
-            # Whoever reads on may have asked something else in between.
-            self._set({**variables, "first": start, "stop": min(start + RANGE, stop)})
-            with explained(self.catalog.store):
-                found = arrow_table(connection.execute(sql))
-            if found.num_rows:
-                yield self._rows(found, labelled)
 
     def _rows_sql(self) -> str:
         names = [c.name for c in self.columns if c.kind == "feature" and c.name not in OCCURRENCES]
@@ -235,18 +238,13 @@ class Table:
         )
         return int(seen)
 
-    def _sizes(self, role: Role) -> tuple[int, int, int]:
-        """(sequences the target has seen, of those evaluated, of those memorized), for the shares to keep."""
-        seen = self._seen(role)
+    def _sizes(self, role: Role) -> tuple[int, int]:
+        """About how many windows the role's target memorized, and did not, for the shares to keep."""
         where = [self.suite, role.target.model, role.target.step]
-        ((evaluated,),) = self.catalog.rows(
-            "SELECT coalesce(sum(rows), 0) FROM part_rows WHERE suite = ? AND model = ? AND step = ?", where
+        ((evaluated, memorized),) = self.catalog.rows(
+            (SQL / "sizes.sql").read_text(encoding="utf-8"), [*where, *where, self._seen(role)]
         )
-        ((memorized,),) = self.catalog.rows(
-            "SELECT count(*) FROM memorized WHERE suite = ? AND model = ? AND step = ? AND sequence_id < ?",
-            [*where, seen],
-        )
-        return seen, int(evaluated), int(memorized)
+        return int(memorized), int(evaluated - memorized)
 
     def _set(self, variables: dict[str, object]) -> None:
         for name, value in variables.items():

@@ -43,13 +43,15 @@ def known_world(
     evaluated: Callable[[str], bool] = lambda checkpoint: True,
     flip: Callable[[str], bool] = lambda checkpoint: False,
     none: bool = False,
+    hidden: float = 0.0,
     name: str = "toy",
 ) -> Known:
     """A store in folder/store. A model memorizes a window by chance alone, given its count and its length.
 
     The square root of the mean chance is a straight line in the logarithm of the size, as forecasts assume;
     the logit is linear in log count and length. Scores of a checkpoint that `flip` names are turned round:
-    what was memorized isn't, and the other way; with `none` nothing is memorized at all.
+    what was memorized isn't, and the other way; with `none` nothing is memorized at all. `hidden`: how much
+    what no feature says adds to the logit, the same for all models.
     """
     rng = np.random.default_rng(seed)
     count = np.minimum(rng.zipf(1.8, windows), 200)
@@ -59,8 +61,9 @@ def known_world(
     # Numbered by their first sequence, as nothing says that numbers mean anything.
     count = np.bincount(window, minlength=windows)
     length = rng.normal(size=windows)
+    unsaid = hidden * rng.normal(size=windows)
     suite = toy_suite(
-        folder, models=models, steps=STEPS, batch=trained // STEPS[-1], trained=trained, control=0, name=name
+        folder, models=models, steps=STEPS, batch=trained // STEPS[-1], trained=trained, control=1, name=name
     )
     store = Store.create(folder / "store")
     store.claim(suite, {"suite": name, "mode": "extract", "seed": seed})
@@ -71,7 +74,7 @@ def known_world(
     for checkpoint in suite.all_checkpoints():
         order = checkpoint.model.order
         share = (0.12 + 0.08 * order) ** 2 * checkpoint.step / STEPS[-1]
-        chance = with_mean(1.3 * np.log(np.maximum(count, 1)) + 0.8 * length, share, there)
+        chance = with_mean(1.3 * np.log(np.maximum(count, 1)) + 0.8 * length + unsaid, share, there)
         memorized = (rng.random(windows) < chance) & (not none)
         # A window that is likely to be memorized is matched further, whether it is or not.
         prefix = np.minimum(rng.poisson(12 * np.sqrt(chance)), 31)

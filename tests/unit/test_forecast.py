@@ -21,7 +21,6 @@ from memoserve.cli import main
 from memoserve.errors import BadInput
 from memoserve.forecast import (
     BASES,
-    Basis,
     Role,
     SequenceForecast,
     make_forecast,
@@ -61,14 +60,17 @@ def made(known: Known) -> SequenceForecast:
         return make_forecast(catalog, target=TARGET)
 
 
-def probabilities(known: Known, folder: Path, basis: Basis = "both", **options: object) -> dict[int, float]:
+def probabilities(known: Known, folder: Path, **options: object) -> dict[str, dict[int, float]]:
+    """What is written of each sequence, by basis."""
+    found = {}
     with Catalog.open(known.path) as catalog:
         add_features(catalog, known)
         forecast = make_forecast(catalog, target=TARGET, **options)  # type: ignore[arg-type]
-        file = folder / "forecast.parquet"
-        write_forecast(catalog, forecast, forecast.of(basis), file)
-    written = pq.read_table(file)
-    return dict(zip(written["sequence_id"].to_pylist(), written["probability"].to_pylist(), strict=True))
+        for one in forecast.bases:
+            write_forecast(catalog, forecast, one, folder / "forecast.parquet")
+            written = pq.read_table(folder / "forecast.parquet").to_pydict()
+            found[one.basis] = dict(zip(written["sequence_id"], written["probability"], strict=True))
+    return found
 
 
 # Metrics, against loops that share nothing with them
@@ -243,7 +245,7 @@ def test_reliability_counts_each_bin() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seed", "mode"), [(s, m) for s in range(12) for m in ("score", "extract", "imported")]
+    ("seed", "mode"), [(s, m) for s in range(8) for m in ("score", "extract", "imported")]
 )
 def test_rows_say_what_is_known(seed: int, mode: str, tmp_path: Path) -> None:
     world = random_world(tmp_path, seed, mode, loglik=True)
@@ -252,14 +254,13 @@ def test_rows_say_what_is_known(seed: int, mode: str, tmp_path: Path) -> None:
         evaluated = [run for name, run in runs.items() if name in world.scores]
         read = Table(catalog, "toy")
         names = [column.name for column in read.columns]
-        for target, predictor in itertools.product(evaluated, evaluated):
-            if predictor.order < target.order:
-                rows = read.labelled(Role(target, predictor))
-                check_rows(world, rows, names, target.checkpoint, predictor.checkpoint, labelled=True)
-                check_rows(
-                    world, next(iter(read.unlabelled(Role(target, predictor))), rows.take(np.zeros(0, int))),
-                    names, target.checkpoint, predictor.checkpoint, labelled=False,
-                )  # fmt: skip
+        pairs = [(t, p) for t, p in itertools.product(evaluated, evaluated) if p.order < t.order]
+        for target, predictor in random.Random(seed).sample(pairs, min(3, len(pairs))):
+            role, names_of = Role(target, predictor), (target.checkpoint, predictor.checkpoint)
+            rows = read.labelled(role)
+            check_rows(world, rows, names, *names_of, labelled=True)
+            whole = next(iter(read.unlabelled(role)), rows.take(np.zeros(0, int)))
+            check_rows(world, whole, names, *names_of, labelled=False)
 
 
 def check_rows(
@@ -308,15 +309,17 @@ def test_windows_beyond_the_cap_are_a_weighted_sample(known: Known) -> None:
         runs = read_runs(catalog.connection, "toy")
         read = Table(catalog, "toy")
         whole = read.labelled(Role(runs["l@6"]))
-        some = read.labelled(Role(runs["l@6"]), cap=100)
-        other = read.labelled(Role(runs["xl@6"]), cap=100)
+        some = read.labelled(Role(runs["l@6"]), cap=80)
+        other = read.labelled(Role(runs["xl@6"]), cap=80)
     assert whole.memorized is not None
     assert some.memorized is not None
     assert len(some) < len(whole)
     assert set(some.window) <= set(whole.window)
     for hit in (True, False):
         total = np.count_nonzero(whole.memorized == hit)
-        assert some.weight[some.memorized == hit].sum() == pytest.approx(total, rel=0.35)
+        kept = np.count_nonzero(some.memorized == hit)
+        assert abs(kept - 80) < 4 * math.sqrt(80)
+        assert some.weight[some.memorized == hit].tolist() == pytest.approx([total / 80] * kept)
     # The same windows in both, as far as they are kept at all: no fold is mixed.
     assert len(set(some.window) & set(other.window)) > 0.4 * min(len(some), len(other))
 
@@ -397,18 +400,21 @@ def test_probabilities_are_as_calibrated_as_the_world_is(known: Known, made: Seq
     assert np.corrcoef(said, true)[0, 1] > 0.98
 
 
-def test_signals_and_features_beat_either_where_both_say_something(made: SequenceForecast) -> None:
+def test_signals_and_features_beat_either_where_both_say_something(tmp_path: Path) -> None:
+    known = known_world(tmp_path, 4, hidden=1.5)
+    with Catalog.open(known.path) as catalog:
+        add_features(catalog, known)
+        made = make_forecast(catalog, target=TARGET)
     quality = {one.basis: one.judged.average_precision.value for one in made.bases if one.judged}
-    assert quality["both"] > quality["features"] > 0.5
+    assert quality["both"] > quality["features"] > 0.3
     assert quality["both"] > quality["signals"] > 0.3
     skill = made.differences["both", "best free feature"].brier_skill
     assert skill.low > 0
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("learner", ["logistic", "boosting"])
+@pytest.mark.parametrize(("seed", "learner"), [(0, "logistic"), (1, "logistic"), (2, "boosting")])
 def test_no_label_of_the_target_changes_a_probability(seed: int, learner: str, tmp_path: Path) -> None:
-    size = 600
+    size = 400
     worlds = {
         "as it is": known_world(tmp_path / "a", seed, windows=size),
         "turned round": known_world(tmp_path / "b", seed, windows=size, flip=lambda c: c == TARGET),
@@ -416,22 +422,22 @@ def test_no_label_of_the_target_changes_a_probability(seed: int, learner: str, t
             tmp_path / "c", seed, windows=size, flip=lambda c: c.startswith("xl@")
         ),
         "never evaluated": known_world(tmp_path / "d", seed, windows=size, evaluated=lambda c: c[:2] != "xl"),
+        # What does teach, changes them.
+        "another": known_world(tmp_path / "e", seed, windows=size, flip=lambda c: c == "l@6"),
     }
-    for basis in BASES:
-        found = {
-            name: probabilities(world, tmp_path, basis, learner=learner) for name, world in worlds.items()
-        }
-        assert len(found["as it is"]) == len(worlds["as it is"].window)
-        for name in worlds:
-            assert found[name] == found["as it is"], name
-    # What does teach, changes them.
-    other = known_world(tmp_path / "e", seed, windows=size, flip=lambda c: c == "l@6")
-    assert probabilities(other, tmp_path, learner=learner) != found["as it is"]
+    found = {name: probabilities(world, tmp_path, learner=learner) for name, world in worlds.items()}
+    assert set(found["as it is"]) == set(BASES)
+    assert {len(said) for said in found["as it is"].values()} == {len(worlds["as it is"].window)}
+    different = found.pop("another")
+    for name, said in found.items():
+        assert said == found["as it is"], name
+    assert different["both"] != found["as it is"]["both"]
 
 
 def test_equal_windows_have_equal_probabilities(known: Known, tmp_path: Path) -> None:
     for window, said in itertools.groupby(
-        sorted((known.window[i], p) for i, p in probabilities(known, tmp_path).items()), lambda pair: pair[0]
+        sorted((known.window[i], p) for i, p in probabilities(known, tmp_path)["both"].items()),
+        lambda pair: pair[0],
     ):
         assert len({p for _, p in said}) == 1, window
 
@@ -574,7 +580,7 @@ def test_a_precision_is_a_share(known: Known, promised: float) -> None:
         make_forecast(catalog, target=TARGET, promised=promised)
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(15))
 def test_random_stores_get_a_forecast_or_a_reason(seed: int, tmp_path: Path) -> None:
     mode = ("score", "extract", "imported")[seed % 3]
     world = random_world(tmp_path, 100 + seed, mode, loglik=seed % 2 == 0)
