@@ -12,13 +12,15 @@ from memoserve.forecast.model import Taught, labels_of, weights_of
 from memoserve.recommend.target import Target
 
 _Z = 1.959963984540054
+_POWER = 2 / 3
+"""Of a share, that is a straight line: see docs/forecast.md for where that was seen."""
 
 
 @dataclass(frozen=True)
 class BaseRate:
     """The share of what a target has seen that it is expected to memorize, and the roles that say so.
 
-    The square root of the share is taken as a straight line in the logarithm of the parameters, through the
+    The share to the power of 2/3 is taken as a straight line in the logarithm of the parameters, through the
     two largest roles: an empirical law, as good as its two points. `low` to `high`: the sampling error of
     those (95%), not the law's own. `extrapolated`: how many times larger than the largest role's the target's
     model is. `observed`: (parameters, share) of each role, ascending.
@@ -45,17 +47,21 @@ def forecast_base_rate(target: Target, taught: Sequence[Taught], unit: str) -> B
     observed = tuple((parameters, share) for parameters, (share, _) in sorted(shares.items()))
     if len(observed) < 2:
         return None
-    (small, low), (large, high) = observed[-2:]
+    (small, _), (large, reached) = observed[-2:]
     beyond = math.log(target.parameters / large) / math.log(large / small)
-    root = math.sqrt(high) + beyond * (math.sqrt(high) - math.sqrt(low))
-    error = _Z * math.hypot((1 + beyond) * _root_error(*shares[large]), beyond * _root_error(*shares[small]))
-    least = math.sqrt(high) if beyond > 0 else 0.0
+    (low, low_error), (high, high_error) = (_powered(*shares[size]) for size in (small, large))
+    value = high + beyond * (high - low)
+    error = _Z * math.hypot((1 + beyond) * high_error, beyond * low_error)
+    least = reached if beyond > 0 else 0.0
     share, lowest, highest = (
-        min(max(value, least, 0.0) ** 2, 1 - 1e-9) for value in (root, root - error, root + error)
+        min(max(max(one, 0.0) ** (1 / _POWER), least), 1 - 1e-9)
+        for one in (value, value - error, value + error)
     )
     return BaseRate(share, lowest, highest, target.parameters / large, observed)
 
 
-def _root_error(share: float, clusters: int) -> float:
-    """The standard error of the square root of a share of so many clusters."""
-    return 0.5 * math.sqrt((1 - share) / clusters)
+def _powered(share: float, clusters: int) -> tuple[float, float]:
+    """(a share's power, its standard error), of a share of so many clusters."""
+    # As if half a cluster more had been memorized: none that was is no proof of none.
+    error = math.sqrt(max(share, 0.5 / clusters) * (1 - share) / clusters)
+    return share**_POWER, _POWER * max(share, 0.5 / clusters) ** (_POWER - 1) * error

@@ -307,7 +307,9 @@ def _scale(role: Role, signals: bool) -> list[tuple[str, float]]:
 def _calibration(logit: Floats, label: NDArray[np.bool_], weight: Floats) -> Calibration:
     """Platt's: a logistic regression of held-out labels of smaller targets on their logits."""
     logistic, _ = _scikit_learn()
-    platt = logistic(C=1e6, solver="newton-cholesky").fit(logit[:, None], label, sample_weight=weight / weight.mean())
+    platt = logistic(C=1e6, solver="newton-cholesky").fit(
+        logit[:, None], label, sample_weight=weight / weight.mean()
+    )
     # A fit that ranks backwards where it wasn't fitted knows nothing: then everything gets the base rate.
     return Calibration(max(float(platt.coef_[0, 0]), 0.0), float(platt.intercept_[0]))
 

@@ -148,7 +148,7 @@ def _against(forecast: SequenceForecast) -> list[str]:
         one = forecast.differences.get((basis, rule.name))
         if one is not None and rule.judged is not None:
             said.append(
-                f"Beside it the {rule.name} ({rule.rule}): recall {share_text(rule.judged.recall)}, precision "
+                f"Beside it {rule.name} ({rule.rule}): recall {share_text(rule.judged.recall)}, precision "
                 f"{share_text(rule.judged.precision)}; from {describe(basis)} the recall is "
                 f"{_signed(one.recall)} higher, paired."
             )
@@ -192,7 +192,7 @@ def _base_rate(forecast: SequenceForecast, rate: BaseRate) -> str:
     return (
         f"How much a larger model memorizes no smaller one can show: {rate.share:.2%} of {forecast.unit} "
         f"({rate.low:.2%} to {rate.high:.2%} by sampling error alone) continues {seen} parameters, along a "
-        "line through the last two of the square root over the logarithm of the size, to "
+        "line through the last two of its power of 2/3 over the logarithm of the size, to "
         f"{rate.extrapolated:.1f} times the largest. If that line bends, all probabilities are off together; "
         "what other data, another optimizer or deduplication between the sizes would do is not foreseen."
     )

@@ -196,8 +196,10 @@ class Table:
     def _rows_sql(self) -> str:
         names = [c.name for c in self.columns if c.kind == "feature" and c.name not in OCCURRENCES]
         there = {name for name, _ in self._features}
+        taken = [name for name in (*names, *OCCURRENCES, CLUSTER) if name in there]
         source = (
-            "(FROM features WHERE suite = getvariable('suite')::VARCHAR "
+            f"(SELECT {', '.join(['sequence_id', *(_quoted(name) for name in dict.fromkeys(taken))])} "
+            "FROM features WHERE suite = getvariable('suite')::VARCHAR "
             "AND sequence_id >= getvariable('first')::BIGINT AND sequence_id < getvariable('stop')::BIGINT)"
             if there
             else "(SELECT 0::BIGINT AS sequence_id WHERE false)"
@@ -209,7 +211,7 @@ class Table:
             for name in OCCURRENCES
         }
         sql = (SQL / "rows.sql").read_text(encoding="utf-8")
-        sql = sql.replace("@FEATURES@", "".join(f', f."{_quoted(name)}"' for name in names))
+        sql = sql.replace("@FEATURES@", "".join(f", f.{_quoted(name)}" for name in names))
         sql = sql.replace("@WHOLE_OCCURRENCES@", whole["occurrences"])
         sql = sql.replace("@WHOLE_STEPS@", whole["steps_since_last"])
         return sql.replace("@CLUSTER@", cluster).replace("@FEATURE_ROWS@", source)
@@ -271,7 +273,7 @@ def folds(cluster: NDArray[np.int64], count: int, seed: int = 0) -> NDArray[np.i
 
 
 def _quoted(name: str) -> str:
-    return name.replace('"', '""')
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _empty(columns: int) -> Rows:

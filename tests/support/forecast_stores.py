@@ -48,7 +48,7 @@ def known_world(
 ) -> Known:
     """A store in folder/store. A model memorizes a window by chance alone, given its count and its length.
 
-    The square root of the mean chance is a straight line in the logarithm of the size, as forecasts assume;
+    The mean chance to the power of 2/3 is a straight line in the logarithm of the size, as forecasts assume;
     the logit is linear in log count and length. Scores of a checkpoint that `flip` names are turned round:
     what was memorized isn't, and the other way; with `none` nothing is memorized at all. `hidden`: how much
     what no feature says adds to the logit, the same for all models.
@@ -73,7 +73,7 @@ def known_world(
     there = count > 0
     for checkpoint in suite.all_checkpoints():
         order = checkpoint.model.order
-        share = (0.12 + 0.08 * order) ** 2 * checkpoint.step / STEPS[-1]
+        share = (0.06 + 0.065 * order) ** 1.5 * checkpoint.step / STEPS[-1]
         chance = with_mean(1.3 * np.log(np.maximum(count, 1)) + 0.8 * length + unsaid, share, there)
         memorized = (rng.random(windows) < chance) & (not none)
         # A window that is likely to be memorized is matched further, whether it is or not.

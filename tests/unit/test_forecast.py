@@ -475,7 +475,8 @@ def test_the_base_rate_continues_a_line(known: Known) -> None:
         target, [taught("a", 1, 0.5), taught("b", 2, 0.01), taught("c", 3, 0.04)], "windows"
     )
     assert rate is not None
-    assert rate.share == pytest.approx(0.3**2)
+    low, high = 0.01 ** (2 / 3), 0.04 ** (2 / 3)
+    assert rate.share == pytest.approx((2 * high - low) ** 1.5)
     assert rate.low < rate.share < rate.high
     assert rate.extrapolated == 10
     falling = forecast_base_rate(target, [taught("b", 2, 0.04), taught("c", 3, 0.01)], "windows")
