@@ -10,7 +10,7 @@ from memoserve.catalog import Catalog
 from memoserve.errors import BadInput
 from memoserve.forecast.base_rate import forecast_base_rate
 from memoserve.forecast.comparing import flagging, judge_on_target, rules_beside
-from memoserve.forecast.judge import Judged, judge, threshold_for
+from memoserve.forecast.judge import Judged, Method, judge, threshold_for
 from memoserve.forecast.model import Fitted, Learner, Taught, fit, labels_of, weights_of
 from memoserve.forecast.reading import Reading
 from memoserve.forecast.result import BasisForecast, RuleResult, SequenceForecast
@@ -25,12 +25,13 @@ from memoserve.forecast.roles import (
     taught_elsewhere,
     too_little,
 )
-from memoserve.forecast.table import Table
+from memoserve.forecast.table import Table, folds
 from memoserve.recommend.backtest_data import read_runs
 from memoserve.recommend.rules import Unit
 from memoserve.recommend.target import Target, find_target, parse_budget
 
 PROMISED = 0.8
+_HELD_OUT = 60_000
 
 
 def make_forecast(
@@ -60,9 +61,10 @@ def make_forecast(
     try:
         found, refused = _plans(chosen, runs, flops, teachers_of, name)
         bases = []
-        for plan in found:
+        # What knows most first: its rows serve the others as well.
+        for plan in reversed(found):
             try:
-                bases.append(_basis(plan, reading, promised, learner, unit, seed))
+                bases.insert(0, _basis(plan, reading, promised, learner, unit, seed))
             except BadInput as error:
                 refused[plan.basis] = str(error)
         if not bases:
@@ -164,10 +166,15 @@ def _basis(
 
 
 def _held_out(taught: Sequence[Taught], fitted: Fitted, promised: float, unit: Unit, seed: int) -> Judged:
-    """On all roles together: each window by what had not seen it; its cluster is one in all roles."""
+    """On all roles together: each window by what had not seen it; its cluster is one in all roles.
+
+    Of many rows on a share of the clusters, which is enough for intervals.
+    """
     probability = np.concatenate(fitted.held_out)
     weight = np.concatenate([weights_of(one.rows, unit) for one in taught])
     method = flagging(probability, threshold_for(probability, weight, promised))
     label = np.concatenate([labels_of(one.rows) for one in taught])
     cluster = np.concatenate([one.rows.cluster for one in taught])
-    return judge({"": method}, label, weight, cluster, seed=seed)[0][""]
+    some = folds(cluster, -(-len(cluster) // _HELD_OUT), seed=1) == 0
+    method = Method(method.flagged[some], probability[some], probability[some])
+    return judge({"": method}, label[some], weight[some], cluster[some], seed=seed)[0][""]

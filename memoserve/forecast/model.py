@@ -54,8 +54,10 @@ class Inputs:
     def standardized(self, rows: Rows, role: Role) -> NDArray[np.float32]:
         """float32[n, inputs]."""
         raw, _ = _raw(self.columns, self.places, self.missing, rows, role)
-        raw -= self.mean.astype(np.float32)
-        raw /= self.scale.astype(np.float32)
+        for place, (mean, scale) in enumerate(zip(self.mean, self.scale, strict=True)):
+            column = raw[:, place]
+            column -= np.float32(mean)
+            column /= np.float32(scale)
         # What is unknown is as the mean: its own input says that it is.
         return np.nan_to_num(raw, copy=False, nan=0.0)
 
@@ -90,7 +92,10 @@ class Model:
 
     def logit(self, rows: Rows, role: Role) -> Floats:
         """float64[n]: before calibration."""
-        x = self.inputs.standardized(rows, role)
+        return self.logit_of(self.inputs.standardized(rows, role))
+
+    def logit_of(self, x: NDArray[np.float32]) -> Floats:
+        """float64[n], of standardized inputs float32[n, inputs]."""
         if self.boosted is not None:
             return np.asarray(self.boosted.decision_function(x), np.float64)
         return np.asarray(x @ self.weights.astype(np.float32), np.float64) + self.intercept
@@ -108,12 +113,11 @@ class Model:
             low, high = (middle, high) if mean < rate else (low, middle)
         return replace(self, calibration=replace(self.calibration, shift=(low + high) / 2))
 
-    def contributions(self, rows: Rows, role: Role) -> NDArray[np.float32]:
+    def contributions_of(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32[n, names]: what each column adds to the logistic regression's logit, over the mean's."""
-        x = self.inputs.standardized(rows, role) * self.weights.astype(np.float32)
-        found = np.zeros((len(x), len(self.inputs.names)), np.float32)
+        found = np.zeros((len(x), len(self.inputs.names)), np.float32, order="F")
         for place, name in enumerate(self.inputs.of):
-            found[:, name] += x[:, place]
+            found[:, name] += x[:, place] * np.float32(self.weights[place])
         return found
 
 
@@ -293,7 +297,10 @@ def _raw(
             add(column.name, "unknown", np.isnan(values))
     for name, value in _scale(role, any(column.kind == "signal" for column in columns)):
         add(name, "log", np.full(len(rows), value))
-    return np.stack(inputs, axis=1), named
+    raw = np.empty((len(rows), len(inputs)), np.float32, order="F")
+    for place, values in enumerate(inputs):
+        raw[:, place] = values
+    return raw, named
 
 
 def _scale(role: Role, signals: bool) -> list[tuple[str, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 SQL = Path(__file__).parent / "sql"
 RANGE = 1 << 20
 """How many ids are read at once."""
-CAP = 100_000
-"""How many windows judge a target: memorized ones, and as many others."""
+BLOCK = 1 << 16
+_BLOCKS = 32
+"""A sample is of whole blocks of so many ids, at least so many of them: the rest need not be read."""
 
 _SIGNALS = ("matched_prefix", "matches", "continuation_ll")
 SIGNALS = (*_SIGNALS, *(f"earlier_{name}" for name in _SIGNALS))
@@ -119,10 +121,11 @@ class Table:
         kinds = {"features": {"feature"}, "signals": {"signal"}, "both": {"feature", "signal"}}[basis]
         return [place for place, column in enumerate(self.columns) if column.kind in kinds]
 
-    def labelled(self, role: Role, cap: int = CAP) -> Rows:
+    def labelled(self, role: Role, cap: int) -> Rows:
         """One row a window that the role's target was evaluated on, with its label.
 
-        Of more than `cap` windows of a kind (memorized or not) a sample by their numbers, with weights.
+        Of more than `cap` windows of a kind (memorized or not) a sample, with weights: of blocks of ids, and
+        in those by the windows' numbers.
         """
         self._prepare(role, labelled=True)
         memorized, others = self._sizes(role)
@@ -136,20 +139,20 @@ class Table:
     def unlabelled(self, role: Role, share: float = 1.0) -> Iterator[Rows]:
         """One row a sequence that the role's target has seen, in order of ids; reads no score of the target.
 
-        Of all windows, or a share of them drawn by their numbers.
+        Of all sequences, or of a share of blocks of ids.
         """
         self._prepare(role, labelled=False)
         yield from self._ranges(role, labelled=False, keep=(share, share))
 
     def sample(self, role: Role, windows: int) -> Rows:
-        """Unlabelled rows of about so many windows, or of all if they are fewer: of each the first."""
+        """Unlabelled rows of about so many windows, or of all if they are fewer: of each the first.
+
+        A window is of the block that its first occurrence is in.
+        """
         share = min(1.0, windows / max(self._seen(role), 1))
-        parts = list(self.unlabelled(role, share))
+        parts = [part.take(part.sequence_id == part.window) for part in self.unlabelled(role, share)]
         rows = join(parts) if parts else _empty(len(self.columns))
-        _, first, counts = np.unique(rows.window, return_index=True, return_counts=True)
-        rows = rows.take(first)
-        rows.sequences[:] = counts
-        rows.weight[:] = 1 / share
+        rows.weight[:] = 1 / _blocks(self._seen(role), share)[1]
         return rows
 
     def close(self) -> None:
@@ -174,11 +177,16 @@ class Table:
             self.catalog.connection.execute((SQL / "windows.sql").read_text(encoding="utf-8"))
 
     def _ranges(self, role: Role, *, labelled: bool, keep: tuple[float, float]) -> Iterator[Rows]:
-        stop, sql = self._seen(role), self._rows_sql()
-        asked = {**self._asked(role, labelled), "keep_memorized": keep[0], "keep_other": keep[1]}
-        for start in range(0, stop, RANGE):
+        seen, sql = self._seen(role), self._rows_sql()
+        ranges, share = _blocks(seen, max(keep))
+        asked = {
+            **self._asked(role, labelled),
+            "keep_memorized": keep[0] / share if labelled else 1.0,
+            "keep_other": keep[1] / share if labelled else 1.0,
+        }
+        for first, stop in ranges:
             # Whoever reads on may have asked something else in between.
-            self._set({**asked, "first": start, "stop": min(start + RANGE, stop)})
+            self._set({**asked, "first": first, "stop": stop})
             with explained(self.catalog.store):
                 found = arrow_table(self.catalog.connection.execute(sql))
             if found.num_rows:
@@ -217,19 +225,23 @@ class Table:
         return sql.replace("@CLUSTER@", cluster).replace("@FEATURE_ROWS@", source)
 
     def _rows(self, found: pa.Table, labelled: bool) -> Rows:
-        def whole(name: str) -> NDArray[np.int64]:
-            return np.asarray(found.column(name).to_numpy(), np.int64)
+        """In order of ids: to sort numbers here is cheaper than to have DuckDB sort every column."""
+        ids = np.asarray(found.column("sequence_id").to_numpy(), np.int64)
+        order = np.argsort(ids, kind="stable")
 
-        values = np.empty((found.num_rows, len(self.columns)), np.float32)
+        def whole(name: str) -> NDArray[np.int64]:
+            return np.asarray(found.column(name).to_numpy(), np.int64)[order]
+
+        # Column by column, as everything reads them.
+        values = np.empty((found.num_rows, len(self.columns)), np.float32, order="F")
         for place, column in enumerate(self.columns):
-            given = found.column(column.name).cast("float64").to_numpy()
-            with np.errstate(over="ignore"):
-                values[:, place] = given
+            given = found.column(column.name).cast("float32", safe=False).to_numpy()
+            np.take(given, order, out=values[:, place])
         memorized = None
         if labelled:
-            memorized = np.asarray(found.column("memorized").to_numpy(zero_copy_only=False), np.bool_)
+            memorized = np.asarray(found.column("memorized").to_numpy(zero_copy_only=False), np.bool_)[order]
         return Rows(
-            whole("sequence_id"), whole("window_number"), whole("cluster"), whole("sequences"), values,
+            ids[order], whole("window_number"), whole("cluster"), whole("sequences"), values,
             np.ones(found.num_rows), memorized,
         )  # fmt: skip
 
@@ -251,6 +263,16 @@ class Table:
     def _set(self, variables: dict[str, object]) -> None:
         for name, value in variables.items():
             self.catalog.connection.execute(f"SET VARIABLE {name} = ?", [value])
+
+
+def _blocks(seen: int, share: float) -> tuple[list[tuple[int, int]], float]:
+    """(evenly spread ranges of ids to read for a share of them, the share of blocks that these are)."""
+    total = -(-seen // BLOCK)
+    count = min(total, max(_BLOCKS, math.ceil(share * total)))
+    if count == total:
+        return [(first, min(first + RANGE, seen)) for first in range(0, seen, RANGE)], 1.0
+    chosen = [int((number + 0.5) * total / count) * BLOCK for number in range(count)]
+    return [(first, min(first + BLOCK, seen)) for first in chosen], count / total
 
 
 def join(parts: Sequence[Rows]) -> Rows:

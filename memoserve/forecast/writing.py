@@ -64,22 +64,24 @@ def _schema(pa: Any, about: str) -> Any:
 
 
 def _batch(pa: Any, names: Any, schema: Any, rows: Rows, one: BasisForecast) -> Any:
-    model, role = one.fitted.model, one.plan.role
-    probability = model.probability(rows, role).astype(np.float32)
-    given = model.contributions(rows, role)
-    for place, name in enumerate(model.inputs.names):
-        if name in _SCALE:
-            given[:, place] = 0
+    model = one.fitted.model
+    x = model.inputs.standardized(rows, one.plan.role)
+    probability = model.calibration(model.logit_of(x)).astype(np.float32)
+    given = model.contributions_of(x)
     arrays = [pa.array(rows.sequence_id), pa.array(probability)]
-    every = np.arange(len(rows))
+    left, every = np.abs(given), np.arange(len(rows))
     for _ in range(REASONS):
-        most = np.abs(given).argmax(axis=1)
-        added = given[every, most]
+        most, largest = np.zeros(len(rows), np.int8), np.zeros(len(rows), np.float32)
+        for place, name in enumerate(model.inputs.names):
+            if name not in _SCALE:
+                more = left[:, place] > largest
+                np.copyto(most, place, where=more, casting="unsafe")
+                np.copyto(largest, left[:, place], where=more)
         # Where nothing is left, there is no reason.
-        none = added == 0
-        arrays.append(pa.DictionaryArray.from_arrays(pa.array(most.astype(np.int8), mask=none), names))
-        arrays.append(pa.array(added, mask=none))
-        given[every, most] = 0
+        none = largest == 0
+        arrays.append(pa.DictionaryArray.from_arrays(pa.array(most, mask=none), names))
+        arrays.append(pa.array(given[every, most], mask=none))
+        left[every, most] = 0
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 

@@ -257,7 +257,7 @@ def test_rows_say_what_is_known(seed: int, mode: str, tmp_path: Path) -> None:
         pairs = [(t, p) for t, p in itertools.product(evaluated, evaluated) if p.order < t.order]
         for target, predictor in random.Random(seed).sample(pairs, min(3, len(pairs))):
             role, names_of = Role(target, predictor), (target.checkpoint, predictor.checkpoint)
-            rows = read.labelled(role)
+            rows = read.labelled(role, cap=1000)
             check_rows(world, rows, names, *names_of, labelled=True)
             whole = next(iter(read.unlabelled(role)), rows.take(np.zeros(0, int)))
             check_rows(world, whole, names, *names_of, labelled=False)
@@ -308,7 +308,7 @@ def test_windows_beyond_the_cap_are_a_weighted_sample(known: Known) -> None:
     with Catalog.open(known.path) as catalog:
         runs = read_runs(catalog.connection, "toy")
         read = Table(catalog, "toy")
-        whole = read.labelled(Role(runs["l@6"]))
+        whole = read.labelled(Role(runs["l@6"]), cap=10**6)
         some = read.labelled(Role(runs["l@6"]), cap=80)
         other = read.labelled(Role(runs["xl@6"]), cap=80)
     assert whole.memorized is not None
@@ -446,7 +446,7 @@ def test_held_out_probabilities_come_from_what_has_not_seen_the_window(known: Kn
     with Catalog.open(known.path) as catalog:
         runs = read_runs(catalog.connection, "toy")
         read = Table(catalog, "toy")
-        taught = [Taught(Role(runs[n]), read.labelled(Role(runs[n]))) for n in ("s@6", "m@6")]
+        taught = [Taught(Role(runs[n]), read.labelled(Role(runs[n]), cap=10**6)) for n in ("s@6", "m@6")]
         fitted = fit(taught, read.columns, read.of("features"))
         # Turning round the labels of one fold leaves what is said of that fold, before calibration.
         fold = [folds(one.rows.cluster, 5) == 2 for one in taught]
@@ -491,7 +491,7 @@ def test_a_line_is_chosen_on_the_nearest_role(known: Known) -> None:
         runs = read_runs(catalog.connection, "toy")
         read = Table(catalog, "toy")
         roles = [Role(runs["m@6"], runs["s@6"]), Role(runs["l@6"], runs["m@6"])]
-        taught = [Taught(role, read.labelled(role)) for role in roles]
+        taught = [Taught(role, read.labelled(role, cap=10**6)) for role in roles]
     places = read.of("both")
     line = best_line("line", taught, read.columns, places, 0.5, "windows")
     rows = taught[-1].rows
@@ -625,7 +625,7 @@ def test_the_file_says_why(known: Known, made: SequenceForecast, tmp_path: Path)
         rows = next(iter(Table(catalog, "toy", made.columns).unlabelled(one.plan.role)))
     written = pq.read_table(file)
     assert written["sequence_id"].to_pylist() == list(range(len(known.window)))
-    given = one.fitted.model.contributions(rows, one.plan.role)
+    given = one.fitted.model.contributions_of(one.fitted.model.inputs.standardized(rows, one.plan.role))
     names = one.fitted.model.inputs.names
     for i in (0, 17, 400):
         ranked = sorted(

@@ -41,12 +41,18 @@ labelled AS (
       AND s.sequence_id >= getvariable('first')::BIGINT AND s.sequence_id < getvariable('stop')::BIGINT
       AND s.sequence_id < t.seen AND coalesce(s.matched_prefix, s.matches) IS NOT NULL
 ),
--- What is known at all; a suite whose windows aren't numbered is known by its features or signals.
+numbered AS (
+    SELECT sequence_id FROM sequences
+    WHERE suite = getvariable('suite')::VARCHAR
+      AND sequence_id >= getvariable('first')::BIGINT AND sequence_id < getvariable('stop')::BIGINT
+),
+-- What is known at all: where windows aren't numbered, what has features or signals.
 known AS (
-    SELECT DISTINCT sequence_id
-    FROM (SELECT sequence_id FROM sequences WHERE suite = getvariable('suite')::VARCHAR
-          UNION ALL SELECT sequence_id FROM evaluated
-          UNION ALL SELECT sequence_id FROM @FEATURE_ROWS@)
+    SELECT sequence_id
+    FROM (FROM numbered
+          UNION ALL
+          FROM (SELECT sequence_id FROM evaluated WHERE latest UNION SELECT sequence_id FROM @FEATURE_ROWS@)
+          ANTI JOIN numbered USING (sequence_id))
     WHERE NOT getvariable('labelled')::BOOLEAN
       AND sequence_id >= getvariable('first')::BIGINT AND sequence_id < getvariable('stop')::BIGINT
       AND sequence_id < (SELECT seen FROM target)
@@ -73,5 +79,4 @@ LEFT JOIN @FEATURE_ROWS@ f USING (sequence_id)
 LEFT JOIN (FROM signal WHERE latest) l USING (window_number)
 LEFT JOIN (FROM signal WHERE NOT latest) e USING (window_number)
 WHERE i.drawn < CASE WHEN i.memorized THEN getvariable('keep_memorized')::DOUBLE
-                     ELSE getvariable('keep_other')::DOUBLE END
-ORDER BY i.sequence_id;
+                     ELSE getvariable('keep_other')::DOUBLE END;
