@@ -262,7 +262,7 @@ def _judged(
     weight: Floats,
     cluster: NDArray[np.int64],
 ) -> Judged:
-    precision, recall, *others = (
+    precision, recall, average, brier, slope = (
         _share(values[i], samples[:, i]) for i in (_PRECISION, _RECALL, _AP, _BRIER, _SLOPE)
     )
     error = expected = None
@@ -274,7 +274,9 @@ def _judged(
         float(weight @ (method.flagged & label)),
         _not_certain(precision, cluster[method.flagged]),
         _not_certain(recall, cluster[label]),
-        *others,
+        average,
+        brier,
+        slope,
         error,
         expected,
     )
@@ -287,10 +289,11 @@ def _not_certain(share: Share, cluster: NDArray[np.int64]) -> Share:
 
 def _difference(one: Floats, other: Floats, ones: Floats, others: Floats) -> Difference:
     with np.errstate(invalid="ignore", divide="ignore"):
-        return Difference(
-            *(_share(one[i] - other[i], ones[:, i] - others[:, i]) for i in (_PRECISION, _RECALL, _AP)),
-            _share(1 - one[_BRIER] / other[_BRIER], 1 - ones[:, _BRIER] / others[:, _BRIER]),
+        precision, recall, average = (
+            _share(one[i] - other[i], ones[:, i] - others[:, i]) for i in (_PRECISION, _RECALL, _AP)
         )
+        skill = _share(1 - one[_BRIER] / other[_BRIER], 1 - ones[:, _BRIER] / others[:, _BRIER])
+    return Difference(precision, recall, average, skill)
 
 
 def _share(value: float, samples: Floats) -> Share:

@@ -60,7 +60,7 @@ def make_forecast(
     reading = Reading(table, elsewhere)
     try:
         found, refused = _plans(chosen, runs, flops, teachers_of, name)
-        bases = []
+        bases: list[BasisForecast] = []
         # What knows most first: its rows serve the others as well.
         for plan in reversed(found):
             try:

@@ -9,6 +9,7 @@ from memoserve.forecast.base_rate import BaseRate
 from memoserve.forecast.judge import LEAST_PROBABILITY, Judged
 from memoserve.forecast.result import BasisForecast, SequenceForecast
 from memoserve.forecast.roles import describe
+from memoserve.forecast.rules import BEST_FEATURE, BEST_LINE, PAPER_RULE
 from memoserve.recommend.rules import Share
 from memoserve.recommend.sentences import share_text
 from memoserve.recommend.target import Target
@@ -147,10 +148,11 @@ def _against(forecast: SequenceForecast) -> list[str]:
     for rule in forecast.rules:
         one = forecast.differences.get((basis, rule.name))
         if one is not None and rule.judged is not None:
+            named = f"the {rule.name}" if rule.name in (PAPER_RULE, BEST_LINE, BEST_FEATURE) else rule.name
             said.append(
-                f"Beside it {rule.name} ({rule.rule}): recall {share_text(rule.judged.recall)}, precision "
-                f"{share_text(rule.judged.precision)}; from {describe(basis)} the recall is "
-                f"{_signed(one.recall)} higher, paired."
+                f"Compared with {named} ({rule.rule}; recall {share_text(rule.judged.recall)}, precision "
+                f"{share_text(rule.judged.precision)}), the recall from {describe(basis)} is "
+                f"{_signed(one.recall)}, paired."
             )
     return said
 

@@ -89,7 +89,8 @@ class Rows:
 
     def take(self, rows: NDArray[Any]) -> Rows:
         """Some of the rows, by number or mask."""
-        return Rows(**{name: None if a is None else a[rows] for name, a in vars(self).items()})
+        taken: dict[str, Any] = {name: None if a is None else a[rows] for name, a in vars(self).items()}
+        return Rows(**taken)
 
 
 @dataclass(frozen=True)
@@ -277,10 +278,11 @@ def _blocks(seen: int, share: float) -> tuple[list[tuple[int, int]], float]:
 
 def join(parts: Sequence[Rows]) -> Rows:
     """Rows of several reads, one after the other."""
-    return Rows(**{
+    joined: dict[str, Any] = {
         name: None if first is None else np.concatenate([getattr(part, name) for part in parts])
         for name, first in vars(parts[0]).items()
-    })  # fmt: skip
+    }
+    return Rows(**joined)
 
 
 def folds(cluster: NDArray[np.int64], count: int, seed: int = 0) -> NDArray[np.int64]:

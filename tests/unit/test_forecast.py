@@ -485,6 +485,33 @@ def test_the_base_rate_continues_a_line(known: Known) -> None:
     assert forecast_base_rate(target, [taught("b", 2, 0.04)], "windows") is None
 
 
+# Parameters of Pythia, and the paper's precision and recall of predicting 12B.
+PAPER = {
+    70_426_624: (0.956, 0.197), 162_322_944: (0.948, 0.289), 405_334_016: (0.940, 0.401),
+    1_011_781_632: (0.931, 0.512), 1_414_647_808: (0.926, 0.554), 2_775_208_960: (0.909, 0.658),
+    6_857_302_016: (0.884, 0.795),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pair", list(itertools.pairwise(PAPER)), ids=str)
+def test_the_law_continues_the_papers_table_to_12b(pair: tuple[int, int]) -> None:
+    """A model memorizes recall / precision of what 12B does, and that 1.62% of the data."""
+    whole, n = 0.0162, 1_000_000
+    taught = []
+    for order, parameters in enumerate(pair):
+        precision, recall = PAPER[parameters]
+        ids, label = np.arange(n), np.arange(n) < round(whole * recall / precision * n)
+        rows = Rows(ids, ids, ids, np.ones(n, np.int64), np.zeros((n, 1), np.float32), np.ones(n), label)
+        taught.append(
+            Taught(Role(Target("pythia", f"{order}@1", f"{order}", 1, order, parameters, 1.0, n)), rows)
+        )
+    rate = forecast_base_rate(
+        Target("pythia", "12b@1", "12b", 1, 9, 11_846_072_320, 1.0, 0), taught, "windows"
+    )
+    assert rate is not None
+    assert rate.share == pytest.approx(whole, rel=0.08)
+
+
 def test_a_line_is_chosen_on_the_nearest_role(known: Known) -> None:
     with Catalog.open(known.path) as catalog:
         add_features(catalog, known)
