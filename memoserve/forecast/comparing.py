@@ -83,7 +83,12 @@ def rules_beside(
 def judge_on_target(
     forecast: SequenceForecast, rules: Sequence[Beside], reading: Reading, seed: int
 ) -> SequenceForecast:
-    """The same forecast with how it did by the target's labels, which nothing else has seen."""
+    """The same forecast with how it did by the target's labels, which nothing else has seen.
+
+    As it was where the target was evaluated on nothing that it has seen.
+    """
+    if not len(reading.labelled(forecast.bases[-1].plan.role)):
+        return forecast
     methods: dict[str, Method] = {}
     for one in forecast.bases:
         rows = reading.labelled(one.plan.role)
