@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 SQL = Path(__file__).parent / "sql"
 RANGE = 1 << 20
 """How many ids are read at once."""
-BLOCK = 1 << 16
-_BLOCKS = 32
+BLOCK = 1 << 19
+_BLOCKS = 8
 """A sample is of whole blocks of so many ids, at least so many of them: the rest need not be read."""
 
 _SIGNALS = ("matched_prefix", "matches", "continuation_ll")
@@ -158,8 +158,8 @@ class Table:
 
     def close(self) -> None:
         """Drop what was put into the connection."""
-        for name in ("forecast_windows", "forecast_signals"):
-            self.catalog.connection.execute(f"DROP TABLE IF EXISTS {name}")
+        for name in ("target", "predictors", "windows", "signals"):
+            self.catalog.connection.execute(f"DROP TABLE IF EXISTS forecast_{name}")
 
     @cached_property
     def _features(self) -> list[tuple[str, str]]:

@@ -3,28 +3,15 @@
 -- (`predictor`) and of an earlier one of the same model. With `labelled`, one row a window, and whether the
 -- target memorized it; without, one row a sequence, and no score of the target is read.
 --
--- Variables: suite; target, predictor, earlier (model@step; the last two may be NULL); labelled; first, stop
--- (ids from first up to below stop); keep_memorized, keep_other (shares of the windows to keep, of those that
--- the target memorized and of the others: the same windows for every target).
+-- After windows.sql. Variables: suite; labelled; first, stop (ids from first up to below stop);
+-- keep_memorized, keep_other (shares of the windows to keep, of those that the target memorized and of the
+-- others, by the windows' numbers).
 -- Filled in: @FEATURES@, columns of `features` as f.name, each with a comma before it; @CLUSTER@, what groups
 -- near-duplicates; @FEATURE_ROWS@, where features come from; @WHOLE_OCCURRENCES@, @WHOLE_STEPS@, what they say
 -- of the whole training data.
-WITH target AS MATERIALIZED (
-    SELECT suite, model, step, least(sequences_seen, trained) AS seen, sequences_seen >= trained AS complete,
-           greatest(sequences_seen // greatest(step, 1), 1) AS batch
-    FROM checkpoints
-    WHERE suite = getvariable('suite')::VARCHAR AND checkpoint = getvariable('target')::VARCHAR
-),
-predictor AS MATERIALIZED (
-    SELECT suite, model, step, checkpoint, least(sequences_seen, trained) AS seen
-    FROM checkpoints
-    WHERE suite = getvariable('suite')::VARCHAR
-      AND checkpoint IN (getvariable('predictor')::VARCHAR, getvariable('earlier')::VARCHAR)
-),
-evaluated AS (
-    SELECT s.sequence_id, p.checkpoint = getvariable('predictor')::VARCHAR AS latest,
-           s.matched_prefix, s.matches, s.continuation_ll
-    FROM scores s JOIN predictor p USING (suite, model, step)
+WITH evaluated AS (
+    SELECT s.sequence_id, p.latest, s.matched_prefix, s.matches, s.continuation_ll
+    FROM scores s JOIN forecast_predictors p USING (suite, model, step)
     WHERE s.sequence_id >= getvariable('first')::BIGINT AND s.sequence_id < getvariable('stop')::BIGINT
       AND s.sequence_id < p.seen
 ),
@@ -36,7 +23,7 @@ signal AS (
 ),
 labelled AS (
     SELECT s.sequence_id, coalesce(s.matched_prefix, s.matches) = 32 AS memorized
-    FROM scores s JOIN target t USING (suite, model, step)
+    FROM scores s JOIN forecast_target t USING (suite, model, step)
     WHERE getvariable('labelled')::BOOLEAN
       AND s.sequence_id >= getvariable('first')::BIGINT AND s.sequence_id < getvariable('stop')::BIGINT
       AND s.sequence_id < t.seen AND coalesce(s.matched_prefix, s.matches) IS NOT NULL
@@ -55,7 +42,7 @@ known AS (
           ANTI JOIN numbered USING (sequence_id))
     WHERE NOT getvariable('labelled')::BOOLEAN
       AND sequence_id >= getvariable('first')::BIGINT AND sequence_id < getvariable('stop')::BIGINT
-      AND sequence_id < (SELECT seen FROM target)
+      AND sequence_id < (SELECT seen FROM forecast_target)
 ),
 item AS (
     SELECT i.sequence_id, coalesce(w.first_id, i.sequence_id) AS window_number, i.memorized,
@@ -74,7 +61,7 @@ SELECT i.sequence_id, i.window_number, @CLUSTER@ AS cluster, i.memorized,
        e.matched_prefix AS earlier_matched_prefix, e.matches AS earlier_matches,
        e.continuation_ll AS earlier_continuation_ll
 FROM item i
-CROSS JOIN target t
+CROSS JOIN forecast_target t
 LEFT JOIN @FEATURE_ROWS@ f USING (sequence_id)
 LEFT JOIN (FROM signal WHERE latest) l USING (window_number)
 LEFT JOIN (FROM signal WHERE NOT latest) e USING (window_number)
