@@ -6,9 +6,9 @@
 -- After windows.sql. Variables: suite; labelled; first, stop (ids from first up to below stop);
 -- keep_memorized, keep_other (shares of the windows to keep, of those that the target memorized and of the
 -- others, by the windows' numbers).
--- Filled in: @FEATURES@, columns of `features` as f.name, each with a comma before it; @CLUSTER@, what groups
--- near-duplicates; @FEATURE_ROWS@, where features come from; @WHOLE_OCCURRENCES@, @WHOLE_STEPS@, what they say
--- of the whole training data.
+-- Filled in: @FEATURES@, columns of `features` as f.name, each with a comma before it; @CLUSTER@, what
+-- groups near-duplicates; @FEATURE_ROWS@, where features come from; @WHOLE_OCCURRENCES@, @WHOLE_STEPS@, what
+-- they say of the whole training data.
 WITH evaluated AS (
     SELECT s.sequence_id, p.latest, s.matched_prefix, s.matches, s.continuation_ll
     FROM scores s JOIN forecast_predictors p USING (suite, model, step)

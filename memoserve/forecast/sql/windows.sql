@@ -36,8 +36,8 @@ standing AS (
 )
 SELECT r.sequence_id, r.first_id, w.occurrences, w.last_id, d.representative
 FROM repeated r
-JOIN (SELECT first_id, count(*) AS occurrences, max(sequence_id) AS last_id FROM repeated GROUP BY first_id) w
-    USING (first_id)
+JOIN (SELECT first_id, count(*) AS occurrences, max(sequence_id) AS last_id
+      FROM repeated GROUP BY first_id) w USING (first_id)
 LEFT JOIN standing d USING (first_id);
 
 CREATE OR REPLACE TEMP TABLE forecast_signals AS
