@@ -42,7 +42,8 @@ LEFT JOIN standing d USING (first_id);
 
 CREATE OR REPLACE TEMP TABLE forecast_signals AS
 SELECT w.first_id AS window_number, p.latest,
-       arg_min(s.matched_prefix, s.sequence_id) AS matched_prefix, arg_min(s.matches, s.sequence_id) AS matches,
+       arg_min(s.matched_prefix, s.sequence_id) AS matched_prefix,
+       arg_min(s.matches, s.sequence_id) AS matches,
        arg_min(s.continuation_ll, s.sequence_id) AS continuation_ll
 FROM scores s
 JOIN forecast_predictors p USING (suite, model, step)
