@@ -65,7 +65,7 @@ class Store:
     def sql(self, statements: str) -> Result:
         """The answer to SQL of your own (DuckDB's), which only reads: the last statement's.
 
-        The views are checkpoints, scores, memorized, sequences and checks.
+        The views are checkpoints, scores, memorized, sequences, checks and features.
         """
         with self._asking() as catalog:
             return Result.of(catalog.sql(statements))
@@ -83,22 +83,29 @@ class Store:
         the first evaluated one. Raises BadInput for what is not evaluated.
         """
         with self._asking() as catalog:
-            rows = catalog.rows(
-                "SELECT suite, model, step FROM checkpoints WHERE evaluated > 0 "
-                "ORDER BY suite, model_order, step"
-            )
-            chosen = _known("suite", [suite] if suite else [], [row[0] for row in rows])[:1]
-            of_it = [row for row in rows if row[0] in chosen]
-            wanted = _known("models", _several(models), [row[1] for row in of_it])
-            at = _known("steps", _several(steps), [row[2] for row in of_it if row[1] in wanted])
-            conditions = [
-                f"{column} IN ({', '.join('?' * len(values))})"
-                for column, values in (("suite", chosen), ("model", wanted), ("step", at))
-            ]
-            # Each value bound by itself, so that parts of other checkpoints are not opened.
+            evaluated = catalog.checkpoints(evaluated=True)
+            chosen = _known("suite", [suite] if suite else [], [one.suite for one in evaluated])[:1]
+            of_it = [one for one in evaluated if one.suite in chosen]
+            wanted = _known("models", _several(models), [one.model for one in of_it])
+            at = _known("steps", _several(steps), [one.step for one in of_it if one.model in wanted])
+            # IN, so that parts of other checkpoints are not opened.
             return Result.of(
                 catalog.connection.execute(
-                    f"SELECT * FROM scores WHERE {' AND '.join(conditions)}", [*chosen, *wanted, *at]
+                    "SELECT * FROM scores WHERE suite IN $suites::VARCHAR[] AND model IN $models::VARCHAR[] "
+                    "AND step IN $steps::BIGINT[]",
+                    {"suites": chosen, "models": wanted, "steps": at},
+                )
+            )
+
+    def features(self, suite: str | None = None) -> Result:
+        """What is known of sequences without any model, one row each: what `memoserve features` computed, and
+        the tables added. `suite`: by default all that have features.
+        """
+        with self._asking() as catalog:
+            return Result.of(
+                catalog.connection.execute(
+                    "SELECT * FROM features WHERE suite = coalesce(?, suite) ORDER BY suite, sequence_id",
+                    [suite],
                 )
             )
 
@@ -137,7 +144,7 @@ class Store:
         `plots()` says what there is. Raises BadInput if there is nothing to draw.
         """
         with self._asking() as catalog:
-            plot = draw(catalog.connection, name, _given(parameters), catalog.store)
+            plot = draw(catalog, name, _given(parameters))
             plot.spec  # noqa: B018 - raises now what it would raise when it is shown
             return plot
 
@@ -164,8 +171,7 @@ class Store:
         """
         with self._asking() as catalog:
             advice = advise(
-                catalog.connection,
-                catalog.store,
+                catalog,
                 suite=suite,
                 target=target,
                 budget=None if budget is None else str(budget),
@@ -236,7 +242,7 @@ class Store:
 
         `cell`: memorized by the target; by both ("hit"), by the target alone ("miss"), by the predictor alone
         ("false-alarm"); "emergent": by the target though every smaller model scores less than `below`, of 32.
-        `search`: only windows with this text. `redact`: mask what looks private (it goes by shapes, and
+        `search`: only windows with this text. `redact`: mask what looks private (it finds patterns, and
         misses names). `suite` is a name or file; `data` and `tokenizer`: where the suite doesn't say.
         mismatches: tokens of the continuation, from 0 on, that `compared` did not generate.
         """

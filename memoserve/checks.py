@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 CheckResult = Literal["passed", "warning", "failed", "not checked"]
-"""`warning`: it is said, and the run goes on; `failed`: the run, or that checkpoint, stops; `not checked`:
+"""`warning`: reported, and the run continues; `failed`: the run, or that checkpoint, stops; `not checked`:
 nothing there to hold it against, which `detail` explains."""
 
 

@@ -36,11 +36,11 @@ class EngineFailed(MemoserveError):
     exit_code = 5
 
 
-class EngineNotStarted(EngineFailed):
+class EngineStartFailed(EngineFailed):
     """An engine could not be started on a device or node; another one may do better."""
 
 
-class EngineStorageFailed(EngineNotStarted):
+class EngineStorageFailed(EngineStartFailed):
     """An engine can't write its log or temporary files: if no other one can do better, StorageFailed."""
 
     exit_code = 7

@@ -27,7 +27,7 @@ WITH chosen AS MATERIALIZED (
     SELECT suite, checkpoint FROM the_model(getvariable('checkpoints')::VARCHAR[]) WHERE sequences_seen > 0
 ),
 pair AS (
-    SELECT unit, first_place, second_place, any_value(first) AS first, any_value(second) AS second,
+    SELECT unit, first_ordinal, second_ordinal, any_value(first) AS first, any_value(second) AS second,
            any_value(below) AS common_below,
            any_value({'n': n, 'x': x, 'y': y, 'xy': xy}) FILTER (measure = 'memorized') AS memorized,
            any_value(pearson(n, x, y, xx, yy, xy)) FILTER (measure = 'matches') AS pearson_matches,
@@ -42,4 +42,4 @@ SELECT unit, first, second, common_below, memorized.n::BIGINT AS n, memorized.x:
        pearson_matched_prefix, phi
 FROM pair
 WHERE memorized.n > 0
-ORDER BY unit, first_place, second_place;
+ORDER BY unit, first_ordinal, second_ordinal;

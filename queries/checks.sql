@@ -11,7 +11,7 @@
 -- column: suite: the suite
 -- column: name: what was compared
 -- column: subject: of what: a checkpoint, a file
--- column: result: failed, warning (said, and the run went on), not checked (nothing to hold it against) or
+-- column: result: failed, warning (the run went on), not checked (nothing to hold it against) or
 --   passed
 -- column: figure: the number that decided, if one did
 -- column: detail: both sides of the comparison, and what to do where it failed

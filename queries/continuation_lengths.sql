@@ -57,7 +57,7 @@ counted AS (
     GROUP BY ALL
 )
 SELECT n.checkpoint, n.unit, n.length, n.evaluated, n.extractable, n.extractable / n.evaluated AS share,
-       share_interval(n.extractable, n.evaluated, n.effective).low AS share_low,
-       share_interval(n.extractable, n.evaluated, n.effective).high AS share_high
+       share_low(n.extractable, n.evaluated, n.effective) AS share_low,
+       share_high(n.extractable, n.evaluated, n.effective) AS share_high
 FROM counted n JOIN chosen c USING (checkpoint)
 ORDER BY n.unit, c.model_order, c.step, n.length;

@@ -26,7 +26,7 @@ chosen AS MATERIALIZED (
     SELECT checkpoint FROM the_last_checkpoints(getvariable('checkpoints')::VARCHAR[])
 ),
 pair AS (
-    SELECT unit, first_place, second_place, any_value(first) AS first, any_value(second) AS second,
+    SELECT unit, first_ordinal, second_ordinal, any_value(first) AS first, any_value(second) AS second,
            any_value({'n': n, 'x': x, 'y': y, 'xy': xy}) FILTER (measure = 'memorized') AS memorized,
            any_value(pearson(n, x, y, xx, yy, xy)) FILTER (measure = 'matches') AS pearson_matches,
            any_value(pearson(n, x, y, xx, yy, xy))
@@ -40,4 +40,4 @@ SELECT unit, first, second, memorized.n::BIGINT AS n, memorized.x::BIGINT AS fir
        pearson_matched_prefix, phi
 FROM pair
 WHERE memorized.n > 0
-ORDER BY unit, first_place, second_place;
+ORDER BY unit, first_ordinal, second_ordinal;

@@ -103,8 +103,8 @@ counted AS (
 )
 SELECT checkpoint, step, parameters, sequences, sequences_memorized,
        sequences_memorized / nullif(sequences, 0) AS sequences_share,
-       share_interval(sequences_memorized, sequences, effective).low AS sequences_share_low,
-       share_interval(sequences_memorized, sequences, effective).high AS sequences_share_high,
+       share_low(sequences_memorized, sequences, effective) AS sequences_share_low,
+       share_high(sequences_memorized, sequences, effective) AS sequences_share_high,
        windows, windows_memorized, windows_memorized / nullif(windows, 0) AS windows_share,
        wilson_low(windows_memorized, windows) AS windows_share_low,
        wilson_high(windows_memorized, windows) AS windows_share_high,

@@ -81,7 +81,7 @@ counted AS (
 )
 SELECT t.checkpoint AS target, c.unit, c.target_memorized, c.compared, c.threshold, c.emergent,
        c.emergent / nullif(c.compared, 0) AS share,
-       share_interval(c.emergent, c.compared, c.effective).low AS share_low,
-       share_interval(c.emergent, c.compared, c.effective).high AS share_high
+       share_low(c.emergent, c.compared, c.effective) AS share_low,
+       share_high(c.emergent, c.compared, c.effective) AS share_high
 FROM counted c CROSS JOIN target t
 ORDER BY c.unit, c.threshold;

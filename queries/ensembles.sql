@@ -33,11 +33,11 @@ asked AS MATERIALIZED (
            coalesce(getvariable('members')::BIGINT, 2) AS members
 ),
 predictor AS MATERIALIZED (
-    SELECT checkpoint, model, training_flops, seen, place,
+    SELECT checkpoint, model, training_flops, seen, bit_index,
            CASE WHEN count(*) OVER () > 62 THEN error('at most 62 predictors at a time')
-               ELSE 1::BIGINT << place END AS bit
+               ELSE 1::BIGINT << bit_index END AS bit
     FROM (
-        SELECT p.*, row_number() OVER (ORDER BY p.model_order, p.step) - 1 AS place
+        SELECT p.*, row_number() OVER (ORDER BY p.model_order, p.step) - 1 AS bit_index
         FROM (
             SELECT p.* FROM the_checkpoints(NULL) p CROSS JOIN target t CROSS JOIN asked a
             WHERE p.checkpoint <> t.checkpoint AND p.step <= t.step
@@ -48,14 +48,15 @@ predictor AS MATERIALIZED (
     )
 ),
 team AS MATERIALIZED (
-    SELECT place AS team, bit AS mask, [checkpoint] AS names, 1 AS size FROM predictor
+    SELECT bit_index AS team, bit AS mask, [checkpoint] AS names, 1 AS size FROM predictor
     UNION ALL
-    SELECT a.place + 64 * b.place, a.bit | b.bit, [a.checkpoint, b.checkpoint], 2
-    FROM predictor a JOIN predictor b ON a.place < b.place CROSS JOIN asked x WHERE x.members >= 2
+    SELECT a.bit_index + 64 * b.bit_index, a.bit | b.bit, [a.checkpoint, b.checkpoint], 2
+    FROM predictor a JOIN predictor b ON a.bit_index < b.bit_index CROSS JOIN asked x WHERE x.members >= 2
     UNION ALL
-    SELECT a.place + 64 * b.place + 4096 * c.place, a.bit | b.bit | c.bit,
+    SELECT a.bit_index + 64 * b.bit_index + 4096 * c.bit_index, a.bit | b.bit | c.bit,
            [a.checkpoint, b.checkpoint, c.checkpoint], 3
-    FROM predictor a JOIN predictor b ON a.place < b.place JOIN predictor c ON b.place < c.place
+    FROM predictor a JOIN predictor b ON a.bit_index < b.bit_index
+    JOIN predictor c ON b.bit_index < c.bit_index
     CROSS JOIN asked x
     WHERE x.members >= 3
 ),
@@ -74,14 +75,14 @@ everyone AS MATERIALIZED (SELECT bit_or(bit) AS bits, list({'bit': bit, 'seen': 
     FROM predictor),
 item AS (
     SELECT e.unit, e.id, CASE WHEN e.repeated THEN e.window_number END AS cluster,
-           bit_or(CASE WHEN e.memorized THEN m.bit ELSE 0 END) AS said, bit_or(m.bit) AS known
+           bit_or(CASE WHEN e.memorized THEN m.bit ELSE 0 END) AS memorized_by, bit_or(m.bit) AS known
     FROM evaluations((SELECT suite FROM target), (SELECT list(checkpoint) FROM member)) e
     JOIN member m USING (checkpoint)
     GROUP BY ALL
 ),
 -- cluster is NULL for all that are clusters of their own.
 kind AS MATERIALIZED (
-    SELECT i.unit, i.cluster, i.said >> 62 = 1 AS truth, i.said,
+    SELECT i.unit, i.cluster, i.memorized_by >> 62 = 1 AS truth, i.memorized_by,
            CASE WHEN i.known & a.bits = a.bits THEN 0
                 ELSE coalesce(list_bit_or([p.bit FOR p IN a.predictors IF p.bit & i.known = 0
                                            AND i.id < p.seen]), 0) END AS lacking,
@@ -90,8 +91,8 @@ kind AS MATERIALIZED (
 ),
 judged AS (
     SELECT k.unit, t.mask, o.operation, k.cluster, k.truth, k.n,
-           CASE WHEN o.operation = 'intersection' THEN k.said & t.mask = t.mask
-               ELSE k.said & t.mask <> 0 END AS predicted
+           CASE WHEN o.operation = 'intersection' THEN k.memorized_by & t.mask = t.mask
+               ELSE k.memorized_by & t.mask <> 0 END AS predicted
     FROM kind k JOIN team t ON k.lacking & t.mask = 0
     JOIN (VALUES ('alone'), ('intersection'), ('union')) o(operation)
         ON (o.operation = 'alone') = (t.size = 1)
@@ -116,11 +117,11 @@ SELECT x.checkpoint AS target, c.unit, array_to_string(t.names, ' + ') AS predic
        k.training_flops / nullif(x.training_flops, 0) AS flops_share, c.predicted,
        c.memorized AS target_memorized, c.hits,
        c.hits / nullif(c.predicted, 0) AS precision,
-       share_interval(c.hits, c.predicted, c.predicted_effective).low AS precision_low,
-       share_interval(c.hits, c.predicted, c.predicted_effective).high AS precision_high,
+       share_low(c.hits, c.predicted, c.predicted_effective) AS precision_low,
+       share_high(c.hits, c.predicted, c.predicted_effective) AS precision_high,
        c.hits / nullif(c.memorized, 0) AS recall_corpus,
-       share_interval(c.hits, c.memorized, c.memorized_effective).low AS recall_corpus_low,
-       share_interval(c.hits, c.memorized, c.memorized_effective).high AS recall_corpus_high,
+       share_low(c.hits, c.memorized, c.memorized_effective) AS recall_corpus_low,
+       share_high(c.hits, c.memorized, c.memorized_effective) AS recall_corpus_high,
        2 * c.hits / nullif(c.predicted + c.memorized, 0) AS f1
 FROM counted c JOIN team t USING (mask) JOIN cost k USING (mask) CROSS JOIN target x
 ORDER BY c.unit, k.training_flops, t.team, c.operation;

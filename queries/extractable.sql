@@ -34,7 +34,7 @@ question AS MATERIALIZED (
     SELECT samples, probability,
            ln(CASE WHEN a > -1e-3 THEN -a * (1 + a / 2 * (1 + a / 3 * (1 + a / 4 * (1 + a / 5))))
                ELSE 1 - exp(a) END) AS needed,
-           row_number() OVER (ORDER BY needed) AS place
+           row_number() OVER (ORDER BY needed) AS rank
     FROM (
         SELECT samples, probability,
                CASE WHEN probability < 1e-3
@@ -84,14 +84,14 @@ counted AS (
            coalesce(sum(i.n), 0)::BIGINT AS extractable
     FROM total t CROSS JOIN question q
     LEFT JOIN (SELECT unit, checkpoint, passed, sum(n) AS n FROM item GROUP BY ALL) i
-           ON i.unit = t.unit AND i.checkpoint = t.checkpoint AND i.passed >= q.place
+           ON i.unit = t.unit AND i.checkpoint = t.checkpoint AND i.passed >= q.rank
     GROUP BY ALL
 )
 SELECT n.checkpoint, n.unit, n.samples, n.probability, n.needed AS log_likelihood_needed, n.evaluated,
        n.extractable,
        n.extractable / n.evaluated AS share,
-       share_interval(n.extractable, n.evaluated, n.effective).low AS share_low,
-       share_interval(n.extractable, n.evaluated, n.effective).high AS share_high,
+       share_low(n.extractable, n.evaluated, n.effective) AS share_low,
+       share_high(n.extractable, n.evaluated, n.effective) AS share_high,
        coalesce(n.memorized, 0) AS memorized
 FROM counted n JOIN chosen c USING (checkpoint)
 ORDER BY n.unit, c.model_order, c.step, n.samples, n.probability;

@@ -51,8 +51,8 @@ SELECT c.checkpoint, u.unit, coalesce(n.first_memorized, 0) AS first_memorized,
        coalesce(n.at_once, 0) AS at_once,
        coalesce(n.evaluated_last, 0) AS evaluated_last, coalesce(n.memorized_last, 0) AS memorized_last,
        n.memorized_last / nullif(n.evaluated_last, 0) AS kept_share,
-       share_interval(n.memorized_last, n.evaluated_last, n.effective).low AS kept_share_low,
-       share_interval(n.memorized_last, n.evaluated_last, n.effective).high AS kept_share_high,
+       share_low(n.memorized_last, n.evaluated_last, n.effective) AS kept_share_low,
+       share_high(n.memorized_last, n.evaluated_last, n.effective) AS kept_share_high,
        coalesce(sum(n.first_memorized) OVER (PARTITION BY u.unit ORDER BY c.step), 0)
        / nullif(sum(n.first_memorized) OVER (PARTITION BY u.unit), 0) AS cumulative_share
 FROM chosen c CROSS JOIN unit u LEFT JOIN counted n ON n.unit = u.unit AND n.step = c.step

@@ -23,7 +23,7 @@ chosen AS MATERIALIZED (
     SELECT suite, model, step, checkpoint, seen,
            coalesce(getvariable('lowest')::BIGINT, CASE WHEN max(evaluated) OVER () > 10_000_000 THEN 8
                     ELSE 1 END) AS lowest,
-           row_number() OVER (ORDER BY model_order, step) AS place,
+           row_number() OVER (ORDER BY model_order, step) AS ordinal,
            row_number() OVER (PARTITION BY model ORDER BY step DESC) = 1 AS latest
     FROM the_checkpoints(getvariable('checkpoints')::VARCHAR[])
     LIMIT 100000
@@ -36,7 +36,7 @@ unit AS MATERIALIZED (
 ),
 -- first_id is NULL for all sequences together that are the only one of their window.
 scored AS (
-    SELECT c.place, c.lowest, r.first_id, s.matches, s.matched_prefix,
+    SELECT c.ordinal, c.lowest, r.first_id, s.matches, s.matched_prefix,
            CASE WHEN s.continuation_ll >= -32 THEN floor(2 * s.continuation_ll::DOUBLE)
                / 2 END AS continuation_ll, count(*) AS n
     FROM scores s JOIN chosen c USING (suite, model, step) LEFT JOIN repeat r USING (sequence_id)
@@ -46,8 +46,8 @@ scored AS (
     GROUP BY ALL
 ),
 bin AS MATERIALIZED (
-    SELECT place, signal, first_id, tau, sum(n)::BIGINT AS n FROM (
-        SELECT place, first_id, n, unnest([
+    SELECT ordinal, signal, first_id, tau, sum(n)::BIGINT AS n FROM (
+        SELECT ordinal, first_id, n, unnest([
                    {signal: 'memorized', tau: CASE
                        WHEN coalesce(matched_prefix, matches) = 32 THEN 32.0::DOUBLE END},
                    {signal: 'matches', tau: CASE WHEN matches >= lowest THEN matches::DOUBLE END},
@@ -59,49 +59,49 @@ bin AS MATERIALIZED (
     ) WHERE tau IS NOT NULL GROUP BY ALL
 ),
 item AS (
-    SELECT 'sequences' AS unit, place, signal, tau, n FROM bin
+    SELECT 'sequences' AS unit, ordinal, signal, tau, n FROM bin
     UNION ALL
-    SELECT 'windows', place, signal, tau, n FROM bin WHERE first_id IS NULL
+    SELECT 'windows', ordinal, signal, tau, n FROM bin WHERE first_id IS NULL
     UNION ALL
-    SELECT 'windows', place, signal, max(tau), 1 FROM bin WHERE first_id IS NOT NULL
-    GROUP BY place, signal, first_id
+    SELECT 'windows', ordinal, signal, max(tau), 1 FROM bin WHERE first_id IS NOT NULL
+    GROUP BY ordinal, signal, first_id
 ),
 -- The paper's rule is there even where nothing was memorized.
 line AS (
-    SELECT unit, place, signal, tau, sum(n) AS n FROM item SEMI JOIN unit USING (unit) GROUP BY ALL
+    SELECT unit, ordinal, signal, tau, sum(n) AS n FROM item SEMI JOIN unit USING (unit) GROUP BY ALL
     UNION ALL
-    SELECT u.unit, c.place, 'memorized', 32, 0 FROM unit u CROSS JOIN chosen c
+    SELECT u.unit, c.ordinal, 'memorized', 32, 0 FROM unit u CROSS JOIN chosen c
 ),
 alone AS (
-    SELECT unit, place, signal, tau,
-           sum(sum(n)) OVER (PARTITION BY unit, place, signal ORDER BY tau DESC) AS flagged
-    FROM line GROUP BY unit, place, signal, tau
+    SELECT unit, ordinal, signal, tau,
+           sum(sum(n)) OVER (PARTITION BY unit, ordinal, signal ORDER BY tau DESC) AS flagged
+    FROM line GROUP BY unit, ordinal, signal, tau
 ),
 member AS MATERIALIZED (
-    SELECT checkpoint, place, 1::BIGINT << (row_number() OVER (ORDER BY place) - 1) AS bit
+    SELECT checkpoint, ordinal, 1::BIGINT << (row_number() OVER (ORDER BY ordinal) - 1) AS bit
     FROM chosen WHERE latest OR (SELECT count(*) FROM chosen) <= 62
-    QUALIFY row_number() OVER (ORDER BY place) <= 62
+    QUALIFY row_number() OVER (ORDER BY ordinal) <= 62
 ),
 pattern AS (
-    SELECT e.unit, e.id, bit_or(m.bit) AS said
+    SELECT e.unit, e.id, bit_or(m.bit) AS memorized_by
     FROM evaluations((SELECT suite FROM asked), (SELECT list(checkpoint) FROM member)) e
     JOIN member m ON m.checkpoint = e.checkpoint
     WHERE e.memorized GROUP BY ALL
 ),
-kind AS MATERIALIZED (SELECT unit, said, count(*) AS n FROM pattern GROUP BY ALL),
+kind AS MATERIALIZED (SELECT unit, memorized_by, count(*) AS n FROM pattern GROUP BY ALL),
 together AS (
-    SELECT u.unit, a.place, b.place AS other, a.checkpoint || ' + ' || b.checkpoint AS names,
-           coalesce(sum(k.n) FILTER (k.said & (a.bit | b.bit) <> 0), 0) AS flagged
-    FROM unit u CROSS JOIN member a JOIN member b ON a.place < b.place LEFT JOIN kind k ON k.unit = u.unit
+    SELECT u.unit, a.ordinal, b.ordinal AS other, a.checkpoint || ' + ' || b.checkpoint AS names,
+           coalesce(sum(k.n) FILTER (k.memorized_by & (a.bit | b.bit) <> 0), 0) AS flagged
+    FROM unit u CROSS JOIN member a JOIN member b ON a.ordinal < b.ordinal LEFT JOIN kind k ON k.unit = u.unit
     GROUP BY ALL
 ),
 rule AS (
-    SELECT a.unit, c.checkpoint AS predictors, 'alone' AS operation, a.signal, a.place, 0 AS other,
+    SELECT a.unit, c.checkpoint AS predictors, 'alone' AS operation, a.signal, a.ordinal, 0 AS other,
            CASE WHEN a.signal <> 'memorized' THEN a.tau END AS tau, a.flagged
-    FROM alone a JOIN chosen c USING (place)
+    FROM alone a JOIN chosen c USING (ordinal)
     UNION ALL
-    SELECT unit, names, 'union', 'memorized', place, other, NULL, flagged FROM together
+    SELECT unit, names, 'union', 'memorized', ordinal, other, NULL, flagged FROM together
 )
 SELECT unit, predictors, operation, signal, tau, flagged::BIGINT AS flagged
 FROM rule
-ORDER BY unit, operation, place, other, signal = 'memorized' DESC, signal, tau DESC;
+ORDER BY unit, operation, ordinal, other, signal = 'memorized' DESC, signal, tau DESC;

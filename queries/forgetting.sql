@@ -48,11 +48,11 @@ SELECT c.earlier, c.checkpoint AS later, u.unit, coalesce(n.newly, 0) AS newly_m
        coalesce(n.kept, 0) AS kept,
        coalesce(n.forgotten, 0) AS forgotten,
        n.forgotten / nullif(n.kept + n.forgotten, 0) AS forgotten_share,
-       share_interval(n.forgotten, n.kept + n.forgotten, effective).low AS forgotten_share_low,
-       share_interval(n.forgotten, n.kept + n.forgotten, effective).high AS forgotten_share_high,
+       share_low(n.forgotten, n.kept + n.forgotten, effective) AS forgotten_share_low,
+       share_high(n.forgotten, n.kept + n.forgotten, effective) AS forgotten_share_high,
        n.newly / nullif(n.kept + n.newly, 0) AS new_share,
-       share_interval(n.newly, n.kept + n.newly, later_effective).low AS new_share_low,
-       share_interval(n.newly, n.kept + n.newly, later_effective).high AS new_share_high
+       share_low(n.newly, n.kept + n.newly, later_effective) AS new_share_low,
+       share_high(n.newly, n.kept + n.newly, later_effective) AS new_share_high
 FROM chosen c CROSS JOIN unit u LEFT JOIN counted n ON n.unit = u.unit AND n.checkpoint = c.checkpoint
 WHERE c.earlier IS NOT NULL
 ORDER BY u.unit, c.step;

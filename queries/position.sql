@@ -62,8 +62,8 @@ SELECT c.checkpoint, t.unit, b.bucket + 1 AS bucket,
        ((b.bucket + 1) * c.seen + c.buckets - 1) // c.buckets - 1 AS last,
        coalesce(n.evaluated, 0) AS evaluated, coalesce(n.memorized, 0) AS memorized,
        n.memorized / n.evaluated AS share,
-       share_interval(n.memorized, n.evaluated, n.effective).low AS share_low,
-       share_interval(n.memorized, n.evaluated, n.effective).high AS share_high,
+       share_low(n.memorized, n.evaluated, n.effective) AS share_low,
+       share_high(n.memorized, n.evaluated, n.effective) AS share_high,
        coalesce(n.evaluated, 0) * (t.memorized / t.evaluated) AS expected
 FROM chosen c CROSS JOIN total t CROSS JOIN (SELECT unnest(range(c.buckets)) AS bucket FROM chosen c) b
 LEFT JOIN counted n ON n.unit = t.unit AND n.bucket = b.bucket

@@ -1,8 +1,8 @@
 -- Do memorized sequences arrive like a Poisson process over training?
 --
--- The paper's Q-Q plot (Biderman et al. 2023): the memorized ones in each stretch of `size` sequences of the
+-- The paper's Q-Q plot (Biderman et al. 2023): the memorized ones in each bucket of `size` sequences of the
 -- training order, in order of their count, against the quantiles at i / (n + 1) of the Poisson distribution
--- with the same mean. Points on the diagonal: no position is special. Only whole stretches with something
+-- with the same mean. Points on the diagonal: no position is special. Only whole buckets with something
 -- evaluated count. The dispersion, variance over mean, is 1 for Poisson; repeats that lie close together
 -- raise it, and a share that isn't small lowers it (to 1 - share if sequences are independent). Units as in
 -- position: among first occurrences, the often repeated come early.
@@ -11,15 +11,15 @@
 -- example: memoserve query position_qq --size 256
 -- parameter: suite (text, the first evaluated one): the suite
 -- parameter: checkpoint (checkpoint, the last evaluated step of the largest evaluated model): the checkpoint
--- parameter: size (whole number, 512): sequences a stretch; the paper's
+-- parameter: size (whole number, 512): sequences per bucket; the paper's
 -- column: checkpoint: the checkpoint, model@step
 -- column: unit: what is counted, sequences, windows (by first occurrence) or unrepeated (windows that occur
 --   once)
--- column: mean: memorized ones a stretch
+-- column: mean: memorized ones per bucket
 -- column: dispersion: variance (divisor n - 1) over mean of the counts
 -- column: theoretical: the Poisson quantile
 -- column: observed: the count at that rank
--- column: stretches: how many ranks have that pair of quantiles
+-- column: buckets: how many ranks have that pair of quantiles
 
 WITH chosen AS MATERIALIZED (
     SELECT suite, model, step, checkpoint, seen,
@@ -28,7 +28,7 @@ WITH chosen AS MATERIALIZED (
 ),
 numbered AS (SELECT count(*) > 0 AS windows FROM (SELECT 1 FROM sequences JOIN chosen USING (suite) LIMIT 1)),
 cell AS MATERIALIZED (
-    SELECT r.first_id, s.sequence_id // c.size AS stretch,
+    SELECT r.first_id, s.sequence_id // c.size AS bucket,
            count(*) FILTER (coalesce(s.matched_prefix, s.matches) = 32) AS memorized
     FROM scores s JOIN chosen c USING (suite, model, step)
     LEFT JOIN repeats((SELECT suite FROM chosen), false) r ON r.sequence_id = s.sequence_id
@@ -39,26 +39,26 @@ unit AS (
     SELECT 'sequences' AS unit UNION ALL SELECT unnest(['unrepeated', 'windows']) FROM numbered WHERE windows
 ),
 item AS (
-    SELECT 'sequences' AS unit, stretch, memorized FROM cell
+    SELECT 'sequences' AS unit, bucket, memorized FROM cell
     UNION ALL
-    SELECT unit, stretch, memorized FROM cell, (SELECT unnest(['unrepeated', 'windows']) AS unit)
+    SELECT unit, bucket, memorized FROM cell, (SELECT unnest(['unrepeated', 'windows']) AS unit)
     WHERE first_id IS NULL
     UNION ALL
     SELECT 'windows', first_id // any_value(c.size), max(least(memorized, 1)) FROM cell, chosen c
     WHERE first_id IS NOT NULL GROUP BY first_id
 ),
--- Stretches without a memorized one are counts too.
-stretch AS (
-    SELECT u.unit, s.stretch, coalesce(sum(i.memorized), 0)::BIGINT AS observed
-    FROM unit u CROSS JOIN (SELECT DISTINCT stretch FROM cell) s
-    LEFT JOIN item i ON i.unit = u.unit AND i.stretch = s.stretch
+-- Buckets without a memorized one are counts too.
+bucket AS (
+    SELECT u.unit, s.bucket, coalesce(sum(i.memorized), 0)::BIGINT AS observed
+    FROM unit u CROSS JOIN (SELECT DISTINCT bucket FROM cell) s
+    LEFT JOIN item i ON i.unit = u.unit AND i.bucket = s.bucket
     GROUP BY ALL
 ),
 ranked AS MATERIALIZED (
     SELECT unit, observed, row_number() OVER (PARTITION BY unit ORDER BY observed)
            / (count(*) OVER (PARTITION BY unit) + 1)
            AS quantile
-    FROM stretch
+    FROM bucket
 ),
 mean AS MATERIALIZED (
     SELECT unit, sum(observed) / count(*) AS mean,
@@ -78,7 +78,7 @@ paired AS (
     SELECT r.unit, r.observed, p.k AS theoretical
     FROM ranked r ASOF JOIN quantile p ON p.unit = r.unit AND r.quantile <= p.cumulative
 )
-SELECT c.checkpoint, p.unit, m.mean, m.dispersion, p.theoretical, p.observed, count(*) AS stretches
+SELECT c.checkpoint, p.unit, m.mean, m.dispersion, p.theoretical, p.observed, count(*) AS buckets
 FROM paired p JOIN mean m ON m.unit = p.unit CROSS JOIN chosen c
 GROUP BY ALL
 ORDER BY p.unit, p.observed, p.theoretical;

@@ -60,10 +60,10 @@ SELECT t.checkpoint AS target, c.predictor, p.step, c.unit, c.positives, c.negat
        c.recall_seen AS tpr, c.recall_seen_low AS tpr_low, c.recall_seen_high AS tpr_high,
        1 - c.recall_seen AS fnr, 1 - c.recall_seen_high AS fnr_low, 1 - c.recall_seen_low AS fnr_high,
        false_positives / nullif(negatives, 0) AS fpr,
-       share_interval(false_positives, negatives, effective).low AS fpr_low,
-       share_interval(false_positives, negatives, effective).high AS fpr_high,
+       share_low(false_positives, negatives, effective) AS fpr_low,
+       share_high(false_positives, negatives, effective) AS fpr_high,
        1 - false_positives / nullif(negatives, 0) AS tnr,
-       1 - share_interval(false_positives, negatives, effective).high AS tnr_low,
-       1 - share_interval(false_positives, negatives, effective).low AS tnr_high
+       1 - share_high(false_positives, negatives, effective) AS tnr_low,
+       1 - share_low(false_positives, negatives, effective) AS tnr_high
 FROM counted c JOIN predictor p ON p.checkpoint = c.predictor CROSS JOIN target t
 ORDER BY c.unit, p.model_order, p.step;

@@ -52,7 +52,7 @@ asked AS MATERIALIZED (
 ),
 candidate AS MATERIALIZED (
     SELECT p.suite, p.model, p.step, p.checkpoint, p.training_flops, p.seen,
-           row_number() OVER (ORDER BY p.model_order, p.step) AS place,
+           row_number() OVER (ORDER BY p.model_order, p.step) AS ordinal,
            row_number() OVER (PARTITION BY p.model ORDER BY p.step DESC) = 1 AS latest
     FROM the_checkpoints(NULL) p CROSS JOIN target t CROSS JOIN asked a
     WHERE p.checkpoint <> t.checkpoint AND p.training_flops < t.training_flops
@@ -98,7 +98,7 @@ evaluated_truth AS MATERIALIZED (
 -- few enough to try them all. (Not by unnesting a list of signals: DuckDB 2.0.0 then stops with an internal
 -- error where the rows are many.)
 above AS MATERIALIZED (
-    SELECT c.place, s.sequence_id, coalesce(r.first_id, s.sequence_id) AS window_number,
+    SELECT c.ordinal, s.sequence_id, coalesce(r.first_id, s.sequence_id) AS window_number,
            r.first_id IS NOT NULL AS repeated,
            a.lowest, s.matches, s.matched_prefix, s.continuation_ll
     FROM scores s JOIN candidate c USING (suite, model, step) CROSS JOIN asked a
@@ -108,41 +108,43 @@ above AS MATERIALIZED (
            OR s.continuation_ll >= -32)
 ),
 scored AS NOT MATERIALIZED (
-    SELECT place, sequence_id, window_number, repeated, 1 AS signal, 32::DOUBLE AS tau FROM above
+    SELECT ordinal, sequence_id, window_number, repeated, 1 AS signal, 32::DOUBLE AS tau FROM above
     WHERE coalesce(matched_prefix, matches) = 32
     UNION ALL
-    SELECT place, sequence_id, window_number, repeated, 2, matches::DOUBLE FROM above WHERE matches >= lowest
+    SELECT ordinal, sequence_id, window_number, repeated, 2, matches::DOUBLE FROM above
+    WHERE matches >= lowest
     UNION ALL
-    SELECT place, sequence_id, window_number, repeated, 3, matched_prefix::DOUBLE FROM above
+    SELECT ordinal, sequence_id, window_number, repeated, 3, matched_prefix::DOUBLE FROM above
     WHERE matched_prefix >= lowest
     UNION ALL
-    SELECT place, sequence_id, window_number, repeated, 4, floor(2 * continuation_ll::DOUBLE) / 2 FROM above
+    SELECT ordinal, sequence_id, window_number, repeated, 4, floor(2 * continuation_ll::DOUBLE) / 2 FROM above
     WHERE continuation_ll >= -32
 ),
 -- Windows are clusters of their own, and so are sequences whose window occurs once.
 flagged AS (
-    SELECT 'sequences' AS unit, place, signal, tau, sequence_id AS id, window_number, repeated FROM scored
+    SELECT 'sequences' AS unit, ordinal, signal, tau, sequence_id AS id, window_number, repeated FROM scored
     WHERE tau IS NOT NULL
     UNION ALL
-    SELECT 'windows', place, signal, tau, sequence_id, window_number, false FROM scored
+    SELECT 'windows', ordinal, signal, tau, sequence_id, window_number, false FROM scored
     WHERE tau IS NOT NULL AND NOT repeated AND 'windows' IN (SELECT unit FROM unit)
     UNION ALL
-    SELECT 'windows', place, signal, max(tau), window_number, window_number, false FROM scored
+    SELECT 'windows', ordinal, signal, max(tau), window_number, window_number, false FROM scored
     WHERE tau IS NOT NULL AND repeated AND 'windows' IN (SELECT unit FROM unit)
-    GROUP BY place, signal, window_number
+    GROUP BY ordinal, signal, window_number
 ),
 judged AS (
-    SELECT f.unit, f.place, f.signal, f.tau, f.window_number, f.repeated, h.id IS NOT NULL AS hit
+    SELECT f.unit, f.ordinal, f.signal, f.tau, f.window_number, f.repeated, h.id IS NOT NULL AS hit
     FROM flagged f CROSS JOIN target t
     LEFT JOIN memorized_truth h ON h.unit = f.unit AND h.id = f.id
     LEFT JOIN evaluated_truth e ON e.unit = f.unit AND e.id = f.id
     WHERE e.id IS NOT NULL OR (f.id < t.seen AND t.checkpoint IN (SELECT checkpoint FROM complete))
 ),
 counted AS MATERIALIZED (
-    SELECT unit, place, ['memorized', 'matches', 'matched_prefix', 'continuation_ll'][signal] AS signal, tau,
+    SELECT unit, ordinal, ['memorized', 'matches', 'matched_prefix', 'continuation_ll'][signal] AS signal,
+           tau,
            block, cluster, n, hits
     FROM (
-        SELECT j.unit, j.place, j.signal, j.tau, j.window_number * a.blocks // t.seen AS block,
+        SELECT j.unit, j.ordinal, j.signal, j.tau, j.window_number * a.blocks // t.seen AS block,
                CASE WHEN j.repeated THEN j.window_number END AS cluster, count(*) AS n,
                count(*) FILTER (j.hit) AS hits
         FROM judged j CROSS JOIN asked a CROSS JOIN target t GROUP BY ALL
@@ -150,15 +152,16 @@ counted AS MATERIALIZED (
 ),
 -- By how much the sum of squares of the clusters' sizes grows as the line comes down.
 grown AS (
-    SELECT *, sum(n) OVER (PARTITION BY unit, place, signal, cluster ORDER BY tau DESC) ** 2
-              - (sum(n) OVER (PARTITION BY unit, place, signal, cluster ORDER BY tau DESC)
+    SELECT *, sum(n) OVER (PARTITION BY unit, ordinal, signal, cluster ORDER BY tau DESC) ** 2
+              - (sum(n) OVER (PARTITION BY unit, ordinal, signal, cluster ORDER BY tau DESC)
                   - n) ** 2 AS squares
     FROM counted WHERE cluster IS NOT NULL
     UNION ALL
     SELECT *, n::DOUBLE FROM counted WHERE cluster IS NULL
 ),
 bin AS MATERIALIZED (
-    SELECT unit, place, signal, tau, block, sum(n) AS n, sum(hits) AS hits, sum(squares) AS squares FROM grown
+    SELECT unit, ordinal, signal, tau, block, sum(n) AS n, sum(hits) AS hits, sum(squares) AS squares
+    FROM grown
     GROUP BY ALL
 ),
 -- What the target memorized, for each candidate: but for what it has seen and was not evaluated on.
@@ -172,19 +175,19 @@ occurrence AS MATERIALIZED (
 ),
 scanned AS MATERIALIZED (FROM (FROM candidate ANTI JOIN complete USING (checkpoint)) LIMIT 100000),
 known AS (
-    SELECT DISTINCT o.unit, c.place, o.id
+    SELECT DISTINCT o.unit, c.ordinal, o.id
     FROM scores s JOIN scanned c USING (suite, model, step) JOIN occurrence o USING (sequence_id)
     WHERE s.sequence_id < c.seen
     UNION
-    SELECT o.unit, c.place, o.id
+    SELECT o.unit, c.ordinal, o.id
     FROM candidate c SEMI JOIN complete USING (checkpoint) JOIN occurrence o ON o.sequence_id < c.seen
 ),
 wanted AS MATERIALIZED (
-    SELECT unit, place, window_number * a.blocks // t.seen AS block, sum(n) AS n, sum(n * n) AS squares
+    SELECT unit, ordinal, window_number * a.blocks // t.seen AS block, sum(n) AS n, sum(n * n) AS squares
     FROM (
-        SELECT m.unit, c.place, m.window_number, count(*) AS n
+        SELECT m.unit, c.ordinal, m.window_number, count(*) AS n
         FROM memorized_truth m CROSS JOIN candidate c
-        LEFT JOIN known k ON k.unit = m.unit AND k.place = c.place AND k.id = m.id
+        LEFT JOIN known k ON k.unit = m.unit AND k.ordinal = c.ordinal AND k.id = m.id
         WHERE k.id IS NOT NULL OR m.id >= c.seen
         GROUP BY ALL
     ) CROSS JOIN asked a CROSS JOIN target t
@@ -192,40 +195,41 @@ wanted AS MATERIALIZED (
 ),
 -- One row a checkpoint and line. The paper's rule is there even where nothing was memorized.
 line AS MATERIALIZED (
-    SELECT DISTINCT unit, place, signal, tau FROM bin
+    SELECT DISTINCT unit, ordinal, signal, tau FROM bin
     UNION
-    SELECT u.unit, c.place, 'memorized', 32 FROM unit u CROSS JOIN candidate c
+    SELECT u.unit, c.ordinal, 'memorized', 32 FROM unit u CROSS JOIN candidate c
 ),
 found AS (
-    SELECT l.unit, l.place, l.signal, l.tau, b.block, b.n AS flagged, 0 AS memorized, b.hits,
+    SELECT l.unit, l.ordinal, l.signal, l.tau, b.block, b.n AS flagged, 0 AS memorized, b.hits,
            b.squares AS flagged_squares,
            0 AS memorized_squares
-    FROM line l JOIN bin b ON b.unit = l.unit AND b.place = l.place AND b.signal = l.signal AND b.tau >= l.tau
+    FROM line l
+    JOIN bin b ON b.unit = l.unit AND b.ordinal = l.ordinal AND b.signal = l.signal AND b.tau >= l.tau
     UNION ALL
-    SELECT l.unit, l.place, l.signal, l.tau, w.block, 0, w.n, 0, 0, w.squares
-    FROM line l JOIN wanted w ON w.unit = l.unit AND w.place = l.place
+    SELECT l.unit, l.ordinal, l.signal, l.tau, w.block, 0, w.n, 0, 0, w.squares
+    FROM line l JOIN wanted w ON w.unit = l.unit AND w.ordinal = l.ordinal
 ),
 alone AS (
-    SELECT l.unit, l.place, l.signal, l.tau, f.block, coalesce(sum(f.flagged), 0) AS flagged,
+    SELECT l.unit, l.ordinal, l.signal, l.tau, f.block, coalesce(sum(f.flagged), 0) AS flagged,
            coalesce(sum(f.memorized), 0) AS memorized, coalesce(sum(f.hits), 0) AS hits,
            coalesce(sum(f.flagged_squares), 0) AS flagged_squares,
            coalesce(sum(f.memorized_squares), 0) AS memorized_squares
-    FROM line l LEFT JOIN found f USING (unit, place, signal, tau) GROUP BY ALL
+    FROM line l LEFT JOIN found f USING (unit, ordinal, signal, tau) GROUP BY ALL
 ),
 -- Two together, by the paper's rule. A pattern of candidates fits into one number: of more than 62, each
 -- model's latest.
 member AS MATERIALIZED (
-    SELECT checkpoint, model, training_flops, seen, place,
-           1::BIGINT << (row_number() OVER (ORDER BY place) - 1) AS bit
+    SELECT checkpoint, model, training_flops, seen, ordinal,
+           1::BIGINT << (row_number() OVER (ORDER BY ordinal) - 1) AS bit
     FROM candidate WHERE latest OR (SELECT count(*) FROM candidate) <= 62
-    QUALIFY row_number() OVER (ORDER BY place) <= 62
+    QUALIFY row_number() OVER (ORDER BY ordinal) <= 62
 ),
 pair AS MATERIALIZED (
-    SELECT a.place * 100000 + b.place AS pair, a.bit | b.bit AS mask,
+    SELECT a.ordinal * 100000 + b.ordinal AS pair, a.bit | b.bit AS mask,
            a.checkpoint || ' + ' || b.checkpoint AS names,
            CASE WHEN a.model = b.model THEN greatest(a.training_flops, b.training_flops)
                 ELSE a.training_flops + b.training_flops END AS training_flops
-    FROM member a JOIN member b ON a.place < b.place
+    FROM member a JOIN member b ON a.ordinal < b.ordinal
 ),
 -- The target is one of them, with bit 62.
 everyone AS MATERIALIZED (
@@ -233,14 +237,15 @@ everyone AS MATERIALIZED (
 ),
 members AS MATERIALIZED (SELECT bit_or(bit) AS bits, list({'bit': bit, 'seen': seen}) AS members FROM member),
 pattern AS (
-    SELECT e.unit, e.window_number, e.id, bit_or(CASE WHEN e.memorized THEN m.bit ELSE 0 END) AS said,
+    SELECT e.unit, e.window_number, e.id, bit_or(CASE WHEN e.memorized THEN m.bit ELSE 0 END) AS memorized_by,
            bit_or(m.bit) AS known
     FROM evaluations((SELECT suite FROM target), (SELECT list(checkpoint) FROM everyone)) e
     JOIN everyone m USING (checkpoint)
     GROUP BY ALL
 ),
 kind AS MATERIALIZED (
-    SELECT i.unit, i.window_number * a.blocks // t.seen AS block, i.said >> 62 = 1 AS truth, i.said,
+    SELECT i.unit, i.window_number * a.blocks // t.seen AS block, i.memorized_by >> 62 = 1 AS truth,
+           i.memorized_by,
            CASE WHEN i.known & o.bits = o.bits THEN 0
                 ELSE coalesce(list_bit_or([p.bit FOR p IN o.members IF p.bit & i.known = 0
                                            AND i.id < p.seen]), 0) END AS lacking,
@@ -249,16 +254,16 @@ kind AS MATERIALIZED (
     GROUP BY ALL
 ),
 together AS (
-    SELECT k.unit, p.pair, k.block, coalesce(sum(k.n) FILTER (k.said & p.mask <> 0), 0) AS flagged,
+    SELECT k.unit, p.pair, k.block, coalesce(sum(k.n) FILTER (k.memorized_by & p.mask <> 0), 0) AS flagged,
            coalesce(sum(k.n) FILTER (k.truth), 0) AS memorized,
-           coalesce(sum(k.n) FILTER (k.truth AND k.said & p.mask <> 0), 0) AS hits
+           coalesce(sum(k.n) FILTER (k.truth AND k.memorized_by & p.mask <> 0), 0) AS hits
     FROM kind k JOIN pair p ON k.lacking & p.mask = 0 GROUP BY ALL
 ),
 rule AS (
     SELECT a.unit, c.checkpoint AS predictors, 'alone' AS operation, a.signal,
-           CASE WHEN a.signal <> 'memorized' THEN a.tau END AS tau, c.training_flops, a.place AS sorting,
+           CASE WHEN a.signal <> 'memorized' THEN a.tau END AS tau, c.training_flops, a.ordinal AS sorting,
            a.block, a.flagged, a.memorized, a.hits, a.flagged_squares, a.memorized_squares
-    FROM alone a JOIN candidate c USING (place)
+    FROM alone a JOIN candidate c USING (ordinal)
     UNION ALL
     SELECT g.unit, p.names, 'union', 'memorized', NULL, p.training_flops, p.pair, g.block, g.flagged,
            g.memorized, g.hits, NULL, NULL

@@ -1,7 +1,7 @@
 -- How do precision and recall grow with a predictor's compute and size, whatever the target's size?
 --
 -- Beside the paper's figures of precision and recall by compute (Biderman et al. 2023): what `memoserve
--- scaling` fits a law to. Every model at one step plays the target, every evaluated checkpoint of a model up
+-- scaling` fits a law to. Every model at one step is the target, every evaluated checkpoint of a model up
 -- to its size that cost less predicts it, by the paper's rule; compute and size count as ratios to the
 -- target's. Precision and recall_corpus as in predictors: what a predictor has not seen counts as not
 -- predicted, what it has seen and was not evaluated on is left out. The effective numbers take equal windows
@@ -10,12 +10,12 @@
 -- group: Which predictor to choose
 -- example: memoserve query scaling --smaller_than 1.2m
 -- parameter: suite (text, the first evaluated one): the suite
--- parameter: step (whole number, the last one): each model plays target at its last evaluated step up to this
---   one
--- parameter: smaller_than (model, none): the name of a model; only smaller models play target
--- column: target: the checkpoint that plays target
+-- parameter: step (whole number, the last one): each model is the target at its last evaluated step up to
+--   this one
+-- parameter: smaller_than (model, none): the name of a model; only smaller models are targets
+-- column: target: the checkpoint that is predicted
 -- column: target_model: its model
--- column: target_order: its model's place by size
+-- column: target_order: its model's rank by size, from 0 on
 -- column: unit: what is counted, sequences or windows (distinct sequences)
 -- column: predictor: the predicting checkpoint
 -- column: predictor_model: its model
@@ -49,18 +49,18 @@ pair AS MATERIALIZED (
     FROM target t JOIN checkpoint p ON p.model_order <= t.model_order AND p.checkpoint <> t.checkpoint
                                    AND p.training_flops < t.training_flops
 ),
--- What all checkpoints said of an id, as a string of bits, one for each.
+-- Which checkpoints memorized an id, as a string of bits, one for each.
 member AS MATERIALIZED (
-    SELECT checkpoint, seen, place, set_bit(repeat('0', checkpoints)::BIT, place::INTEGER, 1) AS bits,
+    SELECT checkpoint, seen, bit_index, set_bit(repeat('0', checkpoints)::BIT, bit_index::INTEGER, 1) AS bits,
            repeat('0', checkpoints)::BIT AS none
-    FROM (SELECT *, row_number() OVER () - 1 AS place, (count(*) OVER ())::INTEGER AS checkpoints
+    FROM (SELECT *, row_number() OVER () - 1 AS bit_index, (count(*) OVER ())::INTEGER AS checkpoints
         FROM checkpoint) LIMIT 100000
 ),
 everyone AS MATERIALIZED (SELECT list({'bits': bits, 'seen': seen}) AS members, any_value(none) AS none
     FROM member),
 item AS (
     SELECT e.unit, e.id, CASE WHEN e.repeated THEN e.window_number END AS cluster,
-           bit_or(CASE WHEN e.memorized THEN m.bits ELSE m.none END) AS said, bit_or(m.bits) AS known
+           bit_or(CASE WHEN e.memorized THEN m.bits ELSE m.none END) AS memorized_by, bit_or(m.bits) AS known
     FROM evaluations((SELECT suite FROM suite), (SELECT list(checkpoint) FROM checkpoint)) e
     JOIN member m USING (checkpoint)
     GROUP BY ALL
@@ -68,7 +68,7 @@ item AS (
 -- may: which of them can say something of the id, or have not seen it. cluster is NULL for all that are
 -- clusters of their own.
 kind AS MATERIALIZED (
-    SELECT i.unit, i.cluster, i.said, i.known, count(*) AS n,
+    SELECT i.unit, i.cluster, i.memorized_by, i.known, count(*) AS n,
            CASE WHEN bit_count(i.known) = bit_length(i.known) THEN i.known
                 ELSE i.known | coalesce(list_bit_or([m.bits FOR m IN a.members IF i.id >= m.seen]),
                                         a.none) END AS may
@@ -77,17 +77,17 @@ kind AS MATERIALIZED (
 unit AS (SELECT DISTINCT unit FROM kind),
 counted AS (
     SELECT p.target, p.predictor, k.unit, k.cluster,
-           sum(k.n) FILTER (get_bit(k.said, x.place::INTEGER) = 1
-                            AND get_bit(k.known, t.place::INTEGER) = 1) AS predicted,
-           sum(k.n) FILTER (get_bit(k.said, x.place::INTEGER) = 1
-                            AND get_bit(k.said, t.place::INTEGER) = 1) AS hits,
-           sum(k.n) FILTER (get_bit(k.said, t.place::INTEGER) = 1
-                            AND get_bit(k.may, x.place::INTEGER) = 1) AS wanted
+           sum(k.n) FILTER (get_bit(k.memorized_by, x.bit_index::INTEGER) = 1
+                            AND get_bit(k.known, t.bit_index::INTEGER) = 1) AS predicted,
+           sum(k.n) FILTER (get_bit(k.memorized_by, x.bit_index::INTEGER) = 1
+                            AND get_bit(k.memorized_by, t.bit_index::INTEGER) = 1) AS hits,
+           sum(k.n) FILTER (get_bit(k.memorized_by, t.bit_index::INTEGER) = 1
+                            AND get_bit(k.may, x.bit_index::INTEGER) = 1) AS wanted
     FROM kind k CROSS JOIN pair p JOIN member t ON t.checkpoint = p.target
     JOIN member x ON x.checkpoint = p.predictor
     GROUP BY ALL
 ),
-said AS (
+pair_total AS (
     SELECT target, predictor, unit, sum(predicted)::BIGINT AS n, sum(hits)::BIGINT AS hits,
            sum(wanted)::BIGINT AS wanted,
            sum(predicted) ** 2 / sum(CASE WHEN cluster IS NULL THEN predicted
@@ -103,5 +103,5 @@ SELECT p.target, p.target_model, p.target_order, u.unit, p.predictor, p.predicto
        coalesce(s.hits, 0) / nullif(s.wanted, 0) AS recall_corpus, s.effective AS predictor_effective,
        s.wanted_effective AS target_effective
 FROM pair p CROSS JOIN unit u
-LEFT JOIN said s ON s.target = p.target AND s.predictor = p.predictor AND s.unit = u.unit
+LEFT JOIN pair_total s ON s.target = p.target AND s.predictor = p.predictor AND s.unit = u.unit
 ORDER BY u.unit, p.target_order, p.model_order, p.step;

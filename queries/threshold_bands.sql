@@ -1,4 +1,4 @@
--- How sure is the curve of thresholds, if the training order had been drawn again?
+-- How wide are the bootstrap confidence bands of precision and recall by threshold?
 --
 -- Beyond the paper: the precision-recall curve of thresholds with the percentiles (95%) of a bootstrap over
 -- blocks of the training order, which makes no assumption about how sequences are linked within a block. A

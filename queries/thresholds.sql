@@ -1,4 +1,4 @@
--- Where should the line be drawn if a predictor's score, not only memorized or not, is what predicts?
+-- What precision and recall does each threshold on a predictor's score give?
 --
 -- Beyond the paper, which predicts from memorized sequences alone: the whole precision-recall curve of one
 -- predictor. Predicted is what has a signal of at least tau, the signal being continuation_ll, matches or
@@ -138,14 +138,14 @@ marked AS (
 )
 SELECT t.checkpoint AS target, p.checkpoint AS predictor, a.signal, m.unit, v.average_precision, m.tau,
        m.flagged, m.hits,
-       m.hits / m.flagged AS precision, share_interval(m.hits, m.flagged, m.effective).low AS precision_low,
-       share_interval(m.hits, m.flagged, m.effective).high AS precision_high,
+       m.hits / m.flagged AS precision, share_low(m.hits, m.flagged, m.effective) AS precision_low,
+       share_high(m.hits, m.flagged, m.effective) AS precision_high,
        m.hits / nullif(m.seen, 0) AS recall_seen,
-       share_interval(m.hits, m.seen, m.seen_effective).low AS recall_seen_low,
-       share_interval(m.hits, m.seen, m.seen_effective).high AS recall_seen_high,
+       share_low(m.hits, m.seen, m.seen_effective) AS recall_seen_low,
+       share_high(m.hits, m.seen, m.seen_effective) AS recall_seen_high,
        m.hits / nullif(m.n, 0) AS recall_corpus,
-       share_interval(m.hits, m.n, m.corpus_effective).low AS recall_corpus_low,
-       share_interval(m.hits, m.n, m.corpus_effective).high AS recall_corpus_high, m.wanted
+       share_low(m.hits, m.n, m.corpus_effective) AS recall_corpus_low,
+       share_high(m.hits, m.n, m.corpus_effective) AS recall_corpus_high, m.wanted
 FROM marked m JOIN average v ON v.unit = m.unit CROSS JOIN target t CROSS JOIN predictor p CROSS JOIN asked a
 WHERE a.signal <> 'continuation_ll' OR m.wanted OR m.step
 ORDER BY m.unit, m.tau DESC;

@@ -67,7 +67,7 @@ counted AS (
 )
 SELECT c.checkpoint, c.step, c.parameters, c.training_flops, n.unit, c.common_below, n.evaluated, n.memorized,
        n.memorized / nullif(n.evaluated, 0) AS share,
-       share_interval(n.memorized, n.evaluated, n.effective).low AS share_low,
-       share_interval(n.memorized, n.evaluated, n.effective).high AS share_high
+       share_low(n.memorized, n.evaluated, n.effective) AS share_low,
+       share_high(n.memorized, n.evaluated, n.effective) AS share_high
 FROM counted n JOIN chosen c USING (checkpoint)
 ORDER BY n.unit, c.model_order, c.step;

@@ -15,7 +15,7 @@ for a while slows them all, and a ratio is the median of those of the rounds:
     i  plain vLLM, the true continuation as draft for its speculative decoding (not by default)
     j  plain vLLM, compiled (not by default)
 
-Weights are random, which is all the same for speed. How many windows survive how many tokens is not: the
+Weights are random, which is all the same for speed. How many windows match how many tokens is not: the
 continuations are made to match the model's own generation for as many tokens as windows of the mini suite
 match its largest model, measured at the start. Each alternative gets so many windows that a round takes about
 --seconds. Prints a table with ratios; -o writes JSON, and adds other sizes and dtypes to what an earlier call
@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import operator
 import os
 import statistics
 import subprocess
@@ -158,12 +159,14 @@ class TrueContinuations:
         self, sampled: list[list[int]], lengths: NDArray[np.int32], tokens: NDArray[np.int32], **_: Any
     ) -> list[list[int]]:
         """Drafts for each request in flight, of whose i32[requests, positions] tokens `lengths` are known."""
-        drafts = []
+        drafts: list[list[int]] = []
         for row, length in enumerate(lengths[: len(sampled)]):
             truth = self._rest.get(tokens[row, :CONTEXT].astype(np.int32).tobytes())
             made = int(length) - CONTEXT
-            same = truth is not None and sampled[row] and (tokens[row, CONTEXT:length] == truth[:made]).all()
-            drafts.append(truth[made:].tolist() if same else [])
+            if truth is None or not sampled[row] or (tokens[row, CONTEXT:length] != truth[:made]).any():
+                drafts.append([])
+            else:
+                drafts.append(truth[made:].tolist())
         return drafts
 
     def load_model(self, *_: Any, **__: Any) -> None:
@@ -345,10 +348,10 @@ def ceiling(size: str, dtype: str) -> dict[str, float]:
                 a = torch.randn(rows, inner).to(device, wanted)
                 b = torch.randn(inner, columns).to(device, wanted)
                 once = 2.0 * rows * inner * columns
-                products = [lambda a=a, b=b: a @ b]
+                products: list[Callable[[], object]] = [partial(operator.matmul, a, b)]
                 if precision == "float32" and device == "cpu":
                     x, y = a.numpy(), b.numpy()
-                    products.append(lambda x=x, y=y: x @ y)
+                    products.append(partial(operator.matmul, x, y))
                 for product in products:
                     product()
                     repeated = 1
@@ -371,14 +374,14 @@ def processor() -> str:
     import torch
 
     if the_device() == "cuda":
-        return torch.cuda.get_device_name()
+        return str(torch.cuda.get_device_name())
     return f"{len(os.sched_getaffinity(0))} cores, {torch.backends.cpu.get_cpu_capability()}"
 
 
 # ---------------------------------------------------------------------------------------- all of them
 
 
-def survival_of_mini() -> list[int]:
+def matching_of_mini() -> list[int]:
     """How many of mini's distinct windows its largest final model matches for 0 to 32 tokens."""
     from memoserve.engines import EngineProcess, EngineSettings
     from memoserve.sequences import open_sequences
@@ -436,18 +439,18 @@ def main() -> None:
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        letters, place, dtype = arguments.worker
+        letters, folder_name, dtype = arguments.worker
         sys.path.insert(0, str(Path(__file__).parent))  # where vLLM finds TrueContinuations
-        work(letters, Path(place), dtype, arguments.seconds)
+        work(letters, Path(folder_name), dtype, arguments.seconds)
         return
 
     output: Path | None = arguments.output
     results: dict[str, Any] = json.loads(output.read_text()) if output and output.exists() else {}
-    matching = results.get("windows of mini by matched tokens") or survival_of_mini()
+    matching = results.get("windows of mini by matched tokens") or matching_of_mini()
     results["windows of mini by matched tokens"] = matching
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as folder_name:
         for size in arguments.sizes.split(","):
-            folder = Path(place) / size
+            folder = Path(folder_name) / size
             make_model(size, folder)
             np.save(folder / "windows.npy", make_windows(folder, matching, arguments.windows, SIZES[size][3]))
             for dtype in arguments.dtypes.split(","):

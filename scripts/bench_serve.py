@@ -58,14 +58,14 @@ class Writer(threading.Thread):
 
     def write(self) -> None:
         """One part of made-up scores."""
-        round_, place = divmod(self.done, len(self.checkpoints))
+        round_, index = divmod(self.done, len(self.checkpoints))
         ids = np.arange(round_ * PART, (round_ + 1) * PART, dtype=np.int64)
-        prefixes = ((ids * 7 + 5 * place) % 33).astype(np.uint8)
+        prefixes = ((ids * 7 + 5 * index) % 33).astype(np.uint8)
         matches = SimpleNamespace(
             matched_prefix=prefixes, match_mask=None, matches=None, continuation_ll=None
         )
         self.store.write_scores(
-            self.checkpoints[place], int(ids[0]), int(ids[-1]) + 1, ids, matches, "synthetic"
+            self.checkpoints[index], int(ids[0]), int(ids[-1]) + 1, ids, matches, "synthetic"
         )
         self.done += 1
 
@@ -77,18 +77,18 @@ class Writer(threading.Thread):
 
 async def read(
     client: httpx.AsyncClient,
-    place: int,
+    number: int,
     until: float,
     pause: float,
     took: dict[str, list[float]],
     failed: list[str],
 ) -> None:
     """One reader: it asks, takes the whole answer, rests `pause` seconds on average, asks the next thing."""
-    random = Random(place)
+    random = Random(number)
     while time.monotonic() < until:
         await asyncio.sleep(random.uniform(0, 2 * pause))
-        question = (*QUESTIONS, "POST /api/sql")[place % (len(QUESTIONS) + 1)]
-        place += 1
+        question = (*QUESTIONS, "POST /api/sql")[number % (len(QUESTIONS) + 1)]
+        number += 1
         began = time.monotonic()
         try:
             if question.startswith("POST"):
@@ -116,7 +116,7 @@ async def readers(
         ]
         until = time.monotonic() + seconds
         await asyncio.gather(
-            *(read(client, place, until, pause, took, failed) for place, client in enumerate(clients))
+            *(read(client, number, until, pause, took, failed) for number, client in enumerate(clients))
         )
     return took, failed
 
@@ -152,7 +152,8 @@ def main() -> int:
         f"{writer.done - before} parts written meanwhile (synthetic scores); "
         f"first answer {first:.1f} s after the start"
     )
-    for name, each in [("all", everything / 1000), *sorted(took.items())]:
+    all_of_them: list[tuple[str, list[float]]] = [("all", (everything / 1000).tolist())]
+    for name, each in [*all_of_them, *sorted(took.items())]:
         low, high = np.percentile(np.array(each) * 1000, [50, 99])
         print(f"{name:32} {len(each):7,}  p50 {low:8.1f} ms  p99 {high:8.1f} ms")
     for line in failed[:10]:

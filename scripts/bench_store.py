@@ -107,18 +107,18 @@ def measure_layouts(folder: Path) -> list[dict[str, Any]]:
         ("match_mask", table.select(["match_mask"]), whole),
         *_other_masks(table),
     ]
-    for column, its, encodings in variants:
+    for column, selected, encodings in variants:
         for encoding in encodings:
             for compression, level, rows in LAYOUTS:
                 began = time.perf_counter()
                 pq.write_table(
-                    its, file, version="2.6", data_page_version="2.0", store_schema=False,
+                    selected, file, version="2.6", data_page_version="2.0", store_schema=False,
                     compression=compression, compression_level=level, row_group_size=1 << 20,
                     data_page_size=4 << 17, max_rows_per_page=rows,
-                    use_dictionary=its.column_names if encoding == "dictionary" else [],
+                    use_dictionary=selected.column_names if encoding == "dictionary" else [],
                     column_encoding=None
                     if encoding == "dictionary"
-                    else dict.fromkeys(its.column_names, encoding),
+                    else dict.fromkeys(selected.column_names, encoding),
                 )  # fmt: skip
                 wrote = time.perf_counter() - began
                 ask = f"SELECT count(*) FROM read_parquet({[str(file)] * 8}) WHERE {column} = 32"
@@ -229,8 +229,8 @@ def _table(rows: list[dict[str, Any]]) -> None:
     for what, query in dict.fromkeys((row["what"], row["query"]) for row in rows):
         cells = []
         for size in sizes:
-            its = [r for r in rows if (r["what"], r["query"], r["sequences"]) == (what, query, size)]
-            cells.append(_cell(its[0]) if its else "")
+            chosen = [r for r in rows if (r["what"], r["query"], r["sequences"]) == (what, query, size)]
+            cells.append(_cell(chosen[0]) if chosen else "")
         print(f"| `{query}` |" if what == "query" else f"| {what} |", " | ".join(cells), "|")
 
 
@@ -277,10 +277,10 @@ def _one(what: str, store: Path, name: str, memory: str) -> dict[str, Any]:
     else:
         rows, seconds = _memorized(store, memory, narrow=what == "narrow")
     seconds = time.perf_counter() - began if seconds is None else seconds
-    said = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    io_counts = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return {
         "seconds": seconds, "cpu": sum(resource.getrusage(resource.RUSAGE_SELF)[:2]), "rows": rows, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,  # noqa: E501
-        "read": int(said["rchar"]), "written": int(said["wchar"]),
+        "read": int(io_counts["rchar"]), "written": int(io_counts["wchar"]),
     }  # fmt: skip
 
 

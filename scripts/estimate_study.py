@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.4, help="of the peak that is reached")
     parser.add_argument("--together", type=int, default=1024, help="windows decoded together")
     parser.add_argument(
-        "--survive",
+        "--matching",
         type=float,
         default=0.5,
         help="share of windows that match the first token (mini's largest model: 0.5)",
@@ -76,7 +76,7 @@ def main() -> None:
         decoding = max(rest, windows * steps * read_bytes / bytes_per_hour)
         row = {
             "windows": windows,
-            "extract": first + arguments.survive * rest,
+            "extract": first + arguments.matching * rest,
             "whole": whole,
             "score": first + decoding,
             "paper": hours * (body + head) * UNCACHED,

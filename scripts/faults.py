@@ -122,7 +122,7 @@ class Bucket:
     """An S3-compatible server in this process, that can be taken away, and keeps what it holds."""
 
     def __init__(self) -> None:
-        from moto.server import DomainDispatcherApplication, create_backend_app
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self._app = DomainDispatcherApplication(create_backend_app)
@@ -233,7 +233,7 @@ class Harness:
         """Where an order to a process of a run is (see scripts/dying)."""
         return self.folder / "order.json"
 
-    def run(self, place: str, part: int = PART) -> subprocess.Popen[bytes]:
+    def run(self, store: str, part: int = PART) -> subprocess.Popen[bytes]:
         """Start the job on a store."""
         self.now.runs += 1
         executor = ["--executor", "ray", "--address", self.nodes.address] if self.nodes is not None else []
@@ -242,7 +242,7 @@ class Harness:
                 *("run", "--checkpoints", ",".join(CHECKPOINTS), "--sequences", f"0:{SEQUENCES}"),
                 *("--part-size", str(part), "--mode", "extract", "--engine", self.options.engine),
                 "--deterministic",
-                *("--out", place, *executor),
+                *("--out", store, *executor),
             ),
             stdout=self.output.open("ab"),
             stderr=subprocess.STDOUT,
@@ -256,13 +256,13 @@ class Harness:
         """What the runs of this chain wrote."""
         return self.folder / "output.txt"
 
-    def fault(self, kind: str, place: str, **said: Any) -> None:
+    def fault(self, kind: str, store: str, **details: Any) -> None:
         """Count and print one fault."""
         self.now.faults[kind] += 1
-        remote = "s3" if "://" in place else "local"
+        remote = "s3" if "://" in store else "local"
         self.now.where[remote] += 1
         number = self.whole.faults.total() + self.now.faults.total()
-        line = {"fault": number, "kind": kind, "where": remote, **said}
+        line = {"fault": number, "kind": kind, "where": remote, **details}
         print(" ".join(f"{key}={value}" for key, value in line.items()), flush=True)
         if self.options.log:
             with self.options.log.open("a") as log:
@@ -278,19 +278,19 @@ class Harness:
         self.now.exits[str(code)] += 1
         allowed = {0}.union(*(ENDINGS[kind] for kind in kinds)) - {never}
         if code not in allowed:
-            self.bad(f"{where}: after {', '.join(kinds)} a run ended with {code}: {self.said()}")
-        if any(sign in self.said(1 << 20) for sign in ("Traceback", "error: unexpected")):
-            self.bad(f"{where}: after {', '.join(kinds)} a run showed a traceback: {self.said()}")
+            self.bad(f"{where}: after {', '.join(kinds)} a run ended with {code}: {self.last_output()}")
+        if any(sign in self.last_output(1 << 20) for sign in ("Traceback", "error: unexpected")):
+            self.bad(f"{where}: after {', '.join(kinds)} a run showed a traceback: {self.last_output()}")
         self.output.unlink(missing_ok=True)
 
-    def said(self, characters: int = 2000) -> str:
+    def last_output(self, characters: int = 2000) -> str:
         """The end of what runs wrote since one ended."""
         return self.output.read_text(errors="replace")[-characters:] if self.output.exists() else ""
 
     @property
     def enough(self) -> bool:
         """Whether as much happened as was asked for."""
-        return self.whole.faults.total() + self.now.faults.total() >= self.options.faults
+        return bool(self.whole.faults.total() + self.now.faults.total() >= self.options.faults)
 
     def bad(self, what: str) -> None:
         """Something that must not be."""
@@ -306,14 +306,14 @@ class Harness:
         kinds = ", ".join(f"{kind} {times}" for kind, times in whole.faults.most_common())
         print(f"-- {whole.faults.total()} faults in {whole.chains} whole chains: {kinds}", flush=True)
         if self.options.result:
-            said = {
+            result = {
                 "command": " ".join(sys.argv),
                 "engine": self.options.engine,
                 "executor": self.options.executor or "local",
                 **vars(whole),
             }
             beside = self.options.result.with_suffix(".new")
-            beside.write_text(json.dumps(said, indent=1) + "\n")
+            beside.write_text(json.dumps(result, indent=1) + "\n")
             beside.replace(self.options.result)
 
 
@@ -349,7 +349,7 @@ def main() -> int:
             harness.dice.seed(f"{options.seed} {harness.whole.chains}")
         undisturbed = str(options.undisturbed or f"{folder}/undisturbed")
         if harness.run(undisturbed).wait(SECONDS):
-            print(harness.said(), file=sys.stderr)
+            print(harness.last_output(), file=sys.stderr)
             return 1
         harness.now = Tally()
         harness.output.unlink()
@@ -359,7 +359,7 @@ def main() -> int:
         try:
             while not harness.enough and len(harness.whole.wrong) < 20:
                 began = time.monotonic()
-                with place(harness) as where:
+                with new_store(harness) as where:
                     chain(harness, where, kinds)
                 harness.keep(time.monotonic() - began)
         except KeyboardInterrupt:
@@ -384,7 +384,7 @@ def main() -> int:
 
 
 @contextmanager
-def place(harness: Harness) -> Iterator[str]:
+def new_store(harness: Harness) -> Iterator[str]:
     """A new, empty place for a store."""
     remote = harness.dice.random() < 0.4 if not harness.options.place else harness.options.place == "s3"
     name = f"{harness.whole.chains}-{harness.dice.getrandbits(32):08x}"
@@ -476,17 +476,17 @@ def strike(harness: Harness, where: str, strikes: list[str], left: set[str]) -> 
                 break
             at = len(list(all_parts(Store(where)))) if harness.bucket.answers == "yes" else -1
             happened.append(kind)
-            said = STRIKE[kind](harness, where, run)
-            if said is not None:
-                harness.fault(kind, where, parts=at, **said)
+            details = STRIKE[kind](harness, where, run)
+            if details is not None:
+                harness.fault(kind, where, parts=at, **details)
                 if kind == "second":
-                    second = said["exit"] if second == 4 else second
+                    second = details["exit"] if second == 4 else second
             if kind not in GOES_ON or run.poll() is not None:
                 break
             check(harness, where, set(), may_be_left=left, at_work=True)
         run.wait(SECONDS)
     except subprocess.TimeoutExpired:
-        harness.bad(f"{where}: a run hung after {', '.join(happened)}: {harness.said()}")
+        harness.bad(f"{where}: a run hung after {', '.join(happened)}: {harness.last_output()}")
         run.kill()
         run.wait()
     finally:
@@ -563,12 +563,12 @@ def wait_for_death(harness: Harness, where: str, run: subprocess.Popen[bytes], k
     if order is None:
         return False
     at = len(list(all_parts(Store(where))))
-    said = {key: order[key] for key in ("what", "moment") if key in order}
+    details = {key: order[key] for key in ("what", "moment") if key in order}
     with suppress(subprocess.TimeoutExpired):
         run.wait(1)
     if run.poll() == -signal.SIGKILL:
         end_of(harness, started)
-    harness.fault(kind, where, parts=at, **said)
+    harness.fault(kind, where, parts=at, **details)
     return run.poll() is None
 
 
@@ -621,7 +621,7 @@ def kill_sender(environ: dict[str, Any]) -> int | None:
     """Kill the process at the other end of a request's connection; which one it was, None if it is gone."""
     port = int(environ["REMOTE_PORT"])
     for connection in psutil.net_connections("tcp4"):
-        if connection.laddr.port == port and connection.pid not in (None, os.getpid()):
+        if connection.laddr and connection.laddr.port == port and connection.pid not in (None, os.getpid()):
             with suppress(ProcessLookupError):
                 os.kill(connection.pid, signal.SIGKILL)
                 return connection.pid
@@ -673,7 +673,9 @@ def second_driver(harness: Harness, where: str, run: subprocess.Popen[bytes]) ->
     other = harness.run(where, harness.dice.choice([PART, PART, 4]))
     code = other.wait(SECONDS)
     if code not in (0, 4) or (code != 4 and held and run.poll() is None):
-        harness.bad(f"{where}: a second driver ended with {code} beside the first one: {harness.said()}")
+        harness.bad(
+            f"{where}: a second driver ended with {code} beside the first one: {harness.last_output()}"
+        )
     return {"exit": code, "held": held}
 
 
@@ -895,11 +897,13 @@ def check(
     if at_work:
         named = damaged_now(store)
     else:
-        said = subprocess.run(harness.command("verify", where), capture_output=True, text=True, check=False)
-        lines = said.stdout.splitlines() if said.returncode == 3 else []
+        verified = subprocess.run(
+            harness.command("verify", where), capture_output=True, text=True, check=False
+        )
+        lines = verified.stdout.splitlines() if verified.returncode == 3 else []
         named = {line.partition(": ")[0] for line in lines}
-        if said.returncode not in (0, 3) or "Traceback" in said.stderr:
-            harness.bad(f"{where}: verify ended with {said.returncode}: {said.stderr[-300:]}")
+        if verified.returncode not in (0, 3) or "Traceback" in verified.stderr:
+            harness.bad(f"{where}: verify ended with {verified.returncode}: {verified.stderr[-300:]}")
     # A writer that was killed leaves its temporary file, and says nothing else.
     left = {name for name in named - expected if name.endswith(".tmp")}
     if named - left - set(may_be_left) != expected:
@@ -914,13 +918,13 @@ def check(
             if at_work:  # mended since
                 continue
             raise
-        its_ids = table.column("sequence_id").to_numpy()
-        its_prefix = table.column("matched_prefix").to_numpy()
+        part_ids = table.column("sequence_id").to_numpy()
+        part_prefix = table.column("matched_prefix").to_numpy()
         ids, prefix = harness.reference[step]
-        harness.now.rows_compared += len(its_ids)
+        harness.now.rows_compared += len(part_ids)
         if not (
-            np.array_equal(its_ids, ids[part.first : part.stop])
-            and np.array_equal(its_prefix, prefix[part.first : part.stop])
+            np.array_equal(part_ids, ids[part.first : part.stop])
+            and np.array_equal(part_prefix, prefix[part.first : part.stop])
         ):
             harness.bad(f"{where}: {part.name} is not what the undisturbed run says")
     if not at_work and named <= left:
@@ -941,7 +945,7 @@ def check_memorized(harness: Harness, where: str) -> None:
         found = connection.execute("SELECT model, step, sequence_id FROM memorized ORDER BY ALL").fetchall()
     harness.now.answers_compared += 1
     if found != sorted(expected):
-        harness.bad(f"{where}: {len(found)} are said to be memorized, and {len(expected)} are")
+        harness.bad(f"{where}: {len(found)} are memorized by queries, and {len(expected)} are")
 
 
 def all_parts(store: Store) -> Iterator[Part]:

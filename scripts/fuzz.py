@@ -45,9 +45,9 @@ def by_chance(kind: str, seconds: float, seed: int) -> int:
         try:
             read(kind, bytes(content))
         except BaseException as error:
-            place = Path(f"fuzz-{kind}-{seed}-{inputs}.bin")
-            place.write_bytes(content)
-            print(f"{kind}: {type(error).__name__} after {inputs} inputs: {place}", flush=True)
+            file = Path(f"fuzz-{kind}-{seed}-{inputs}.bin")
+            file.write_bytes(content)
+            print(f"{kind}: {type(error).__name__} after {inputs} inputs: {file}", flush=True)
             raise
         signal.alarm(0)
         inputs += 1

@@ -20,7 +20,6 @@ import argparse
 import functools
 import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -129,7 +128,7 @@ def make_store(directory: Path, world: World, processes: int | None = None) -> i
     store.claim(suite, _fingerprint(suite, world))
     cells = missing_ranges([(0, world.sequences + CONTROL)], [], PART)
     tasks = [(directory, world, first, stop) for first, stop in cells]
-    # spawn: DuckDB and Arrow have threads that don't survive a fork.
+    # spawn: DuckDB and Arrow have threads that a fork loses.
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         rows = sum(pool.imap_unordered(_write_cell, tasks))
         checkpoints = [(directory, checkpoint) for checkpoint in suite.all_checkpoints()]
@@ -327,17 +326,19 @@ def _write_cell(task: tuple[Path, World, int, int]) -> int:
     store.write_sequences(
         suite.name, first, stop, ids, _hashed(np.where(repeated, which + (1 << 40), ids), world.seed)
     )
-    places, windows = np.flatnonzero(repeated), which[repeated]
+    indices, windows = np.flatnonzero(repeated), which[repeated]
     draws = _Draws(world, _CELL, first // PART, stop - first, 0.0)
     rows = 0
     for checkpoint in suite.all_checkpoints():
         prefix, mask = draws.of(checkpoint)
-        prefix[places] = _pool_of(world, checkpoint)[0][windows]
+        prefix[indices] = _pool_of(world, checkpoint)[0][windows]
         # No model saw the held-out ones: none is memorized.
         held_out = (ids >= world.sequences) & (prefix == 32)
         prefix[held_out] = 0
         if mask is not None:
-            mask[places] = _pool_of(world, checkpoint)[1][windows]
+            pool = _pool_of(world, checkpoint)[1]
+            assert pool is not None
+            mask[indices] = pool[windows]
             mask[held_out] = 0
         seen = [(0, checkpoint.sequences_seen), (world.sequences, world.sequences + CONTROL)]
         for start, end in missing_ranges([(max(a, first), min(b, stop)) for a, b in seen], [], PART):
@@ -394,13 +395,13 @@ def entropy(checkpoint: Checkpoint, world: World, samples: int = 1 << 20) -> dic
     drawn, mask = _draw(rng, _normal(rng, samples) + easier.astype(np.float32), law, "score")
     assert mask is not None
     tail = np.bitwise_count(mask & _TAIL_BITS[drawn]).astype(np.int64)
-    p = np.where(drawn == 32, kinds[4], 0.0)
+    chances = np.where(drawn == 32, kinds[4], 0.0)
     rest, below = np.minimum(drawn, 31), 31 - np.minimum(drawn, 31).astype(np.int64)
     for kind, chance in enumerate(TAIL_CHANCE):
-        p += np.where(
+        chances += np.where(
             drawn == 32, 0.0, kinds[kind] * shares[kind, rest] * chance**tail * (1 - chance) ** (below - tail)
         )
-    return found | {"matches": _bits(matches), "match_mask": float(-np.log2(p).mean())}
+    return found | {"matches": _bits(matches), "match_mask": float(-np.log2(chances).mean())}
 
 
 def _bits(shares: NDArray[Any]) -> float:
@@ -409,4 +410,4 @@ def _bits(shares: NDArray[Any]) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psutil
@@ -43,12 +44,12 @@ class Nodes:
     """The cluster, from another process: `python scripts/ray_nodes.py` does the work."""
 
     def __init__(self, count: int = 0) -> None:
-        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._stderr,
             text=True,
             env={**os.environ, **SETTINGS},
         )
@@ -92,7 +93,7 @@ class Nodes:
             self.process.wait(timeout=60)
         finally:
             self.process.kill()
-            self._said.close()
+            self._stderr.close()
 
     def _ask(self, line: str) -> str:
         assert self.process.stdin is not None
@@ -103,8 +104,8 @@ class Nodes:
         assert self.process.stdout is not None
         answer = self.process.stdout.readline().strip()
         if not answer:
-            self._said.seek(0)
-            raise RuntimeError(f"the Ray cluster is gone: {self._said.read()[-4000:]}")
+            self._stderr.seek(0)
+            raise RuntimeError(f"the Ray cluster is gone: {self._stderr.read()[-4000:]}")
         return answer
 
 
@@ -182,7 +183,7 @@ def main() -> None:
     for line in sys.stdin:
         order, _, argument = line.strip().partition(" ")
         if order == "add":
-            print(again(lambda argument=argument: add(argument)), flush=True)
+            print(again(partial(add, argument)), flush=True)
         else:
             (node,) = [node for node in cluster.worker_nodes if node.node_id == argument]
             mine = [p for p in psutil.Process().children() if argument in line_of(p)]

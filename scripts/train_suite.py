@@ -138,9 +138,11 @@ def chunk(documents: list[str], tokenizer_path: Path, rng: np.random.Generator) 
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(tokenizer_path))
+    end_of_text = tokenizer.token_to_id(END_OF_TEXT)
+    assert end_of_text is not None
     stream: list[int] = []
     for encoding in tokenizer.encode_batch([documents[i] for i in rng.permutation(len(documents))]):
-        stream += [*encoding.ids, tokenizer.token_to_id(END_OF_TEXT)]
+        stream += [*encoding.ids, end_of_text]
     rows = len(stream) // (SEQUENCE_LENGTH + 1)
     return np.array(stream[: rows * (SEQUENCE_LENGTH + 1)], dtype=np.uint16).reshape(rows, -1)
 
@@ -165,7 +167,7 @@ def copies_per_sequence() -> NDArray[np.int64]:
     copies = np.clip(np.floor(low * rank**-COPIES_EXPONENT), 1, MOST_COPIES).astype(np.int64)
     missing = STEPS * BATCH - int(copies.sum())
     copies[rank.size // 2 : rank.size // 2 + missing] += 1  # the remainder, one each, in mid-table
-    return copies
+    return np.asarray(copies, np.int64)
 
 
 def training_order(chunks: NDArray[np.uint16], rng: np.random.Generator) -> NDArray[np.uint16]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from command_line import Cli, command
+from command_line import ONE_THREAD, Cli, WarmProcess, environment, run_fresh
 from hypothesis import settings
 from numpy.typing import NDArray
 
@@ -21,6 +22,14 @@ from memoserve.suites import Suite, load_suite
 # How long an example takes is the machine's business: what must be fast has a test of its own.
 settings.register_profile("memoserve", deadline=None)
 settings.load_profile("memoserve")
+
+for name, value in ONE_THREAD.items():
+    os.environ.setdefault(name, value)
+
+# Engines of this process, and of calls of the command line, are forked from one that has imported vLLM,
+# whichever comes first: after one of Transformers, each of vLLM's would import it anew.
+forkserver.set_forkserver_preload(["memoserve.engines.vllm.preload"])
+forkserver.set_forkserver_preload = lambda modules_names: None
 
 
 @pytest.fixture(scope="session")
@@ -38,25 +47,68 @@ def mini_windows(mini: Suite) -> NDArray[np.uint32]:
     return windows[np.sort(first)]
 
 
-@pytest.fixture
-def cli(tmp_path: Path) -> Cli:
-    """Call memoserve in an empty directory and wait for it."""
+_ENVIRONMENT = environment()
+"""Before any test has changed it."""
 
-    def call(*arguments: str | Path, code: int | None = 0) -> subprocess.CompletedProcess[str]:
-        result = subprocess.run(
-            command(*arguments),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "COLUMNS": "160"},
-        )
+
+@pytest.fixture(scope="session")
+def warm_process() -> Iterator[WarmProcess]:
+    """What calls of the command line are forked from."""
+    process = WarmProcess(_ENVIRONMENT)
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def cli(warm_process: WarmProcess, tmp_path: Path) -> Cli:
+    """Call memoserve in an empty directory and wait for it.
+
+    A process is forked for it from one that has imported memoserve. `fresh`, or where a test has changed the
+    environment, wants to see what engines print, or runs over Ray: an interpreter is started, as for a user.
+    """
+
+    def call(
+        *arguments: str | Path, code: int | None = 0, fresh: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        words = [str(argument) for argument in arguments]
+        alone = {"--verbose", "-v", "ray"} & {*words}
+        fresh = fresh or bool(alone) or environment() != warm_process.environment
+        result = (run_fresh if fresh else warm_process.run)(words, tmp_path)
         if code is not None:
             assert result.returncode == code, f"{arguments}\n{result.stdout}\n{result.stderr}"
         assert "Traceback" not in result.stderr, result.stderr
         return result
 
     return call
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in several processes: those first that take long.
+
+    Each process gets a stretch of the list, and who is done takes from the end of another's: there are short
+    ones, so that all end at about the same time. Tests of a file that take long stay together: they share
+    servers and engines.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if processes == 1:
+        return
+    long: dict[Path, list[pytest.Item]] = {}
+    short = []
+    for item in items:
+        if item.get_closest_marker("engine") or item.get_closest_marker("browser"):
+            long.setdefault(item.path, []).append(item)
+        else:
+            short.append(item)
+    stretches: list[list[pytest.Item]] = [[] for _ in range(processes)]
+    for of_file in sorted(long.values(), key=len, reverse=True):
+        min(stretches, key=len).extend(of_file)
+    size = len(items) // processes
+    for stretch in stretches:
+        wanted = max(0, size - len(stretch))
+        stretch += short[:wanted]
+        del short[:wanted]
+    items[:] = [*(item for stretch in stretches for item in stretch), *short]
 
 
 # Tests that the selection leaves out, by the mark that does it. Where tests run in several processes, each of

@@ -10,6 +10,7 @@ from memoserve.catalog.connection import explained
 from memoserve.catalog.sandbox import execute
 from memoserve.errors import BadInput, did_you_mean
 from memoserve.queries.files import Parameter, Query
+from memoserve.queries.identifiers import identifier
 from memoserve.queries.parameters import Value, typed_values
 
 if TYPE_CHECKING:
@@ -32,10 +33,10 @@ def run_query(
     with explained(store):
         for parameter in query.parameters:
             if parameter.name in bound:
-                connection.execute(f'SET VARIABLE "{parameter.name}" = ?', [bound[parameter.name]])
+                connection.execute(f"SET VARIABLE {identifier(parameter.name)} = ?", [bound[parameter.name]])
             else:
                 # The connection may have answered another question before.
-                connection.execute(f'RESET VARIABLE "{parameter.name}"')
+                connection.execute(f"RESET VARIABLE {identifier(parameter.name)}")
         if not query.shipped:
             return execute(connection, query.sql, store)
         connection.execute(query.sql)

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from memoserve.catalog.asking import run_query
+from memoserve.catalog.checkpoints import ROWS, StoredCheckpoint
 from memoserve.catalog.connection import connect, explained
 from memoserve.catalog.sandbox import execute
 from memoserve.queries.files import Query, find_query
@@ -48,9 +49,21 @@ class Catalog:
         found = find_query(query) if isinstance(query, str) else query
         return run_query(self.connection, found, values, self.store)
 
+    def records(self, query: str | Query, /, **values: object) -> list[dict[str, Any]]:
+        """All rows of a query's answer, each by its columns. Raises as `query` and `rows` do."""
+        with explained(self.store):
+            result = self.query(query, **values)
+            columns = [column[0] for column in result.description or ()]
+            return [dict(zip(columns, row, strict=True)) for row in result.fetchall()]
+
     def sql(self, statements: str) -> duckdb.DuckDBPyConnection:
         """Run somebody's SQL, which only reads; the result is the last statement's. See `execute`."""
         return execute(self.connection, statements, self.store)
+
+    def checkpoints(self, *, evaluated: bool = False) -> list[StoredCheckpoint]:
+        """The checkpoints of all suites, or the evaluated ones, by suite, model's size and step."""
+        every = [StoredCheckpoint(*row) for row in self.rows(ROWS)]
+        return [one for one in every if one.evaluated] if evaluated else every
 
     def rows(self, statement: str, parameters: Any = None) -> list[tuple[Any, ...]]:
         """All rows of one of memoserve's own statements. Raises BadInput and StorageFailed as `explained`."""

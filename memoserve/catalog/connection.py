@@ -17,6 +17,7 @@ from memoserve.files.base import Files
 from memoserve.files.local import LocalFiles
 from memoserve.store import Store
 from memoserve.store.columns import CHECKPOINTS, CHECKS, SCORES, SEQUENCES, Column
+from memoserve.store.features import ADDED, FEATURES
 from memoserve.store.listed import check_list, is_list
 from memoserve.store.parts import part_metadata, part_named
 
@@ -28,10 +29,12 @@ SQL = Path(__file__).parent / "sql"
 # In this order: each may use what stands before it.
 _TOPICS = (
     "views", "windows", "checkpoints", "intervals", "predictions", "evaluations", "correlation", "chi_square",
+    "features",
 )  # fmt: skip
 
 # The files that a view reads; where there are none, DuckDB has an error for it, and empty.sql a view.
 _SCORES, _SEQUENCES = "scores/*/*/*/part-*.parquet", "sequences/*/part-*.parquet"
+_FEATURES = "features/*/part-*.parquet"
 _MEMORIZED, _REPEATS = "scores/*/*/*/memorized-*.parquet", "sequences/*/repeats-*.parquet"
 _READS = {
     "score_parts": _SCORES,
@@ -46,11 +49,12 @@ _READS = {
     "repeat_parts": _REPEATS,
     "checkpoint_parts": "suites/*/checkpoints.parquet",
     "check_parts": "checks/*/checks-*.parquet",
+    "feature_parts": _FEATURES,
 }
 _CREATED = re.compile(r"CREATE VIEW (\w+) AS")
 
 # What DuckDB takes for a column of a folder `key=value` above the store does no harm if nothing asks for it.
-_HARMLESS_KEY = re.compile(r"[a-z0-9]+", re.IGNORECASE)
+_UNREAD_KEY = re.compile(r"[a-z0-9]+", re.IGNORECASE)
 _OURS = {"suite", "model", "step", "filename", "listing"} | {c.name for c in (*SCORES, *SEQUENCES)}
 
 
@@ -85,9 +89,9 @@ def connect(
     connection = duckdb.connect(config={"temp_directory": str(temporary)})
     try:
         if memory_limit is not None:
-            connection.execute(f"SET memory_limit = {quoted(memory_limit)}")
+            connection.execute("SET memory_limit = ?", [memory_limit])
         if threads is not None:
-            connection.execute(f"SET threads = {threads:d}")
+            connection.execute("SET threads = ?", [threads])
         connection.execute("SET python_enable_replacements = false")
         if not isinstance(files, LocalFiles):
             # A query opens each part several times; their footers are read once.
@@ -96,18 +100,7 @@ def connect(
             create_views(connection, files)
             _refuse_misplaced(connection)
         if sandbox:
-            for setting in (
-                # Both as it is and as it stands in the views' globs.
-                f"allowed_directories = [{quoted(f'{files.root}/')}, '{_literal_glob(files.root)}/']",
-                "enable_external_access = false",
-                "autoload_known_extensions = false",
-                "autoinstall_known_extensions = false",
-                "allow_community_extensions = false",
-                # A query may spill, but not take the disk from everybody else.
-                f"max_temp_directory_size = '{shutil.disk_usage(temporary.parent).free // 2}B'",
-                "lock_configuration = true",
-            ):
-                connection.execute(f"SET {setting}")
+            _restrict(connection, files, shutil.disk_usage(temporary.parent).free // 2)
     except duckdb.Error as error:
         connection.close()
         raise BadInput(f"DuckDB refused a setting: {first_line(error)}") from None
@@ -115,6 +108,20 @@ def connect(
         connection.close()
         raise
     return connection
+
+
+def _restrict(connection: duckdb.DuckDBPyConnection, files: Files, spilled: int) -> None:
+    """Let the connection read the store and nothing else, spill so many bytes, and keep to that."""
+    # Both as it is and as it stands in the views' globs.
+    store = [f"{files.root}/", f"{_glob_of(files.root)}/"]
+    connection.execute("SET allowed_directories = ?", [store])
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET autoload_known_extensions = false")
+    connection.execute("SET autoinstall_known_extensions = false")
+    connection.execute("SET allow_community_extensions = false")
+    # A query may spill, but not take the disk from everybody else.
+    connection.execute("SET max_temp_directory_size = ?", [f"{spilled}B"])
+    connection.execute("SET lock_configuration = true")
 
 
 def create_views(connection: duckdb.DuckDBPyConnection, files: Files) -> None:
@@ -126,11 +133,12 @@ def create_views(connection: duckdb.DuckDBPyConnection, files: Files) -> None:
 
         remote = register(connection, files)
         there = {glob: bool(remote.glob(files.location(glob))) for glob in {*_READS.values()}}
-    store = _literal_glob(files.root)
+    store = _glob_of(files.root)
     filled = {
         "@CHECKPOINT_SCHEMA@": _schema(CHECKPOINTS),
         "@CHECK_SCHEMA@": _schema(CHECKS),
         "@SCORE_SCHEMA@": _schema(SCORES),
+        "@FEATURE_SCHEMA@": _schema(FEATURES),
     }
     rows = "rows_by_path.sql"
     if not _partitions_mislead(files):
@@ -138,10 +146,12 @@ def create_views(connection: duckdb.DuckDBPyConnection, files: Files) -> None:
         some, all_ = _columns(connection, f"{store}/{_SCORES}") if there[_SCORES] else (set(), set())
         filled["@SCORE_COLUMNS@"] = _typed(SCORES, some)
         filled["@UNION@"] = str(any(c.name in some and c.name not in all_ for c in SCORES)).lower()
-    filled["@STORE@"] = store  # last: it may hold what stands for something else
+    # Last: it may hold what stands for something else. DuckDB takes no parameter in a view.
+    filled["@STORE@"] = store.replace("'", "''")
     over_files = _views("parts.sql", filled) | _views(rows, filled)
     for view, empty in _views("empty.sql", _EMPTY).items():
         connection.execute(over_files[view] if there[_READS[view]] else empty)
+    connection.execute(_features_view(_added(files), store))
     for topic in _TOPICS:
         connection.execute((SQL / f"{topic}.sql").read_text(encoding="utf-8"))
 
@@ -151,20 +161,21 @@ def _refuse_misplaced(connection: duckdb.DuckDBPyConnection) -> None:
     found = connection.execute("SELECT path, name FROM misplaced_parts ORDER BY path LIMIT 1").fetchone()
     if found is not None:
         raise BadInput(
-            f"{found[0]} was written as {found[1]}: a folder was renamed, or exchanged with another, and its "
-            "scores would count as another checkpoint's. Move it back, or let memoserve verify --repair move "
-            "it aside"
+            f"the metadata of {found[0]} names a different part, {found[1]}: a folder was renamed, or "
+            "exchanged with another, and its scores would count as another checkpoint's. Move it back, or "
+            "let memoserve verify --repair move it aside"
         )
 
 
-def kinds_of_parts(files: LocalFiles) -> tuple[bool, ...]:
+def kinds_of_parts(files: LocalFiles) -> tuple[bool | str, ...]:
     """What decides how the views of a local store are made, but for the columns of its parts.
 
     Of which kinds of parts it has at least one, the views of the others being empty; whether suites and
-    models have to be cut from paths.
+    models have to be cut from paths; which tables were added to features.
     """
     kinds = dict.fromkeys(_READS.values())
-    return (*(next(files.path.glob(glob), None) is not None for glob in kinds), _partitions_mislead(files))
+    there = (next(files.path.glob(glob), None) is not None for glob in kinds)
+    return (*there, _partitions_mislead(files), *_added(files))
 
 
 def _views(name: str, filled: Mapping[str, str]) -> dict[str, str]:
@@ -200,14 +211,32 @@ _EMPTY = {
     "@SEQUENCE_COLUMNS@": _typed(SEQUENCES),
     "@CHECKPOINT_COLUMNS@": _typed(CHECKPOINTS),
     "@CHECK_COLUMNS@": _typed(CHECKS),
+    "@FEATURE_COLUMNS@": _typed(FEATURES),
 }
+
+
+def _features_view(added: Collection[str], store: str) -> str:
+    """The view of features: the parts, and beside them each table that was added to any suite's.
+
+    `added`: the tables' names, which are letters of identifiers (memoserve.features.added).
+    """
+    sql = (SQL / "files" / "features.sql").read_text(encoding="utf-8")
+    head, _, table = sql.partition("-- For each added table:\n")
+    joined = [table.replace("@NAME@", name).replace("@STORE@", store).rstrip() for name in added]
+    return head.replace("@ADDED@", "\n".join(joined))
+
+
+def _added(files: Files) -> list[str]:
+    """The names of tables that were added to features."""
+    return sorted({match[2] for name in files.below("features") if (match := ADDED.match(name))})
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, glob: str) -> tuple[set[str], set[str]]:
     """Which columns at least one of these files has, and which all of them have."""
     rows = connection.execute(
         "SELECT name, count(DISTINCT file_name) AS n, max(n) OVER () AS files "
-        f"FROM parquet_schema('{glob}') GROUP BY name"
+        "FROM parquet_schema(?) GROUP BY name",
+        [glob],
     ).fetchall()
     return {name for name, _, _ in rows}, {name for name, n, files in rows if n == files}
 
@@ -216,7 +245,7 @@ def _partitions_mislead(files: Files) -> bool:
     """Whether DuckDB's own reading of folders `key=value` says something else than the store's layout."""
     for folder in files.root.split("/"):
         key, equals, _ = folder.partition("=")
-        if equals and (_HARMLESS_KEY.fullmatch(key) is None or key.lower() in _OURS):
+        if equals and (_UNREAD_KEY.fullmatch(key) is None or key.lower() in _OURS):
             return True
     suites = {name for top in ("scores", "sequences") for name in files.names(top)}
     models = {name for suite in suites for name in files.names(f"scores/{suite}")}
@@ -249,10 +278,10 @@ def explained(store: str | Path) -> Iterator[None]:
 
 def _find_damaged(files: Files) -> None:
     """Raise BadInput about the first damaged part or list, StorageFailed if the store can't be read."""
-    for top in ("scores", "sequences", "checks"):
+    for top in ("scores", "sequences", "checks", "features"):
         for name, entry in files.below(top).items():
             with suppress(FileNotFoundError):  # removed in the meantime, or the whole store is gone
-                if top == "checks":
+                if top == "checks" or ADDED.match(name):
                     check_list(files, name)
                 elif (part := part_named(files, name, entry.size)) is not None:
                     part_metadata(files, part)
@@ -270,11 +299,6 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [repr(error)])[0]
 
 
-def quoted(text: str) -> str:
-    """A SQL string literal."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _literal_glob(path: str) -> str:
-    """A path for a glob inside a SQL literal: characters with a meaning in globs stand for themselves."""
-    return re.sub(r"([\[*?])", r"[\1]", path).replace("'", "''")
+def _glob_of(path: str) -> str:
+    """A path as a glob: characters with a meaning in globs stand for themselves."""
+    return re.sub(r"([\[*?])", r"[\1]", path)

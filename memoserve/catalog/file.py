@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memoserve.catalog.connection import create_views, explained, quoted
+from memoserve.catalog.connection import create_views, explained
 from memoserve.errors import BadInput
 from memoserve.files.local import LocalFiles
 from memoserve.files.whole import writing
+from memoserve.queries.identifiers import identifier
 from memoserve.store import Store
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 DEFAULT_CATALOG = "catalog.duckdb"
 
 # Every DuckDB 1.x and 2.x reads files of this storage version.
-STORAGE_VERSION = "v1.0.0"
+_STORAGE = {"storage_compatibility_version": "v1.0.0"}
 
 
 def write_catalog(store: str | Path, output: str | Path | None = None, *, embed: bool = False) -> Path:
@@ -40,35 +41,34 @@ def write_catalog(store: str | Path, output: str | Path | None = None, *, embed:
     output = beside / DEFAULT_CATALOG if output is None else Path(output)
     if "?" in str(output.absolute()):
         raise BadInput(f"DuckDB can't write a database at a path with a question mark ({output}): use -o")
-    with writing(output) as temporary, duckdb.connect() as connection:
+    with writing(output) as temporary, explained(files.root):
         # A killed process of the same number may have left one.
         temporary.unlink(missing_ok=True)
-        with explained(files.root):
-            connection.execute(
-                f"ATTACH {quoted(str(temporary))} AS file (STORAGE_VERSION {quoted(STORAGE_VERSION)})"
-            )
-            connection.execute("USE file")
+        with duckdb.connect(str(temporary), config={**_STORAGE}) as connection:
             create_views(connection, files)
             if embed:
-                _to_table(connection, "score_parts", "suite, model, step, sequence_id")
-                _to_table(connection, "part_rows", "suite, model, step, first")
-                _to_table(connection, "score_listings", "suite, model, step")
-                _to_table(connection, "memorized_listings", "suite, model, step, listing")
-                _to_table(connection, "memorized_parts", "suite, model, step, listing, sequence_id")
-                _to_table(connection, "sequence_parts", "suite, sequence_id")
+                _to_table(connection, "score_parts", "suite", "model", "step", "sequence_id")
+                _to_table(connection, "part_rows", "suite", "model", "step", "first")
+                _to_table(connection, "score_listings", "suite", "model", "step")
+                _to_table(connection, "memorized_listings", "suite", "model", "step", "listing")
+                _to_table(connection, "memorized_parts", "suite", "model", "step", "listing", "sequence_id")
+                _to_table(connection, "sequence_parts", "suite", "sequence_id")
                 _to_table(connection, "sequence_listings", "suite")
-                _to_table(connection, "repeat_listings", "suite, listing")
-                _to_table(connection, "repeat_parts", "suite, listing, sequence_id")
-                _to_table(connection, "checkpoint_parts", "suite, model_order, step")
-                _to_table(connection, "check_parts", "suite, checked_at, name, subject")
-            _to_table(connection, "checkpoints", "suite, model_order, step")
-            connection.execute("USE memory")
-            # Detaching writes the log into the file, so that the file alone is the catalog.
-            connection.execute("DETACH file")
+                _to_table(connection, "repeat_listings", "suite", "listing")
+                _to_table(connection, "repeat_parts", "suite", "listing", "sequence_id")
+                _to_table(connection, "checkpoint_parts", "suite", "model_order", "step")
+                _to_table(connection, "check_parts", "suite", "checked_at", "name", "subject")
+                _to_table(connection, "features", "suite", "sequence_id")
+                _to_table(connection, "feature_parts", "suite", "sequence_id")
+            _to_table(connection, "checkpoints", "suite", "model_order", "step")
+            # This writes the log into the file, so that the file alone is the catalog, and says if it can't.
+            connection.execute("CHECKPOINT")
     return output
 
 
-def _to_table(connection: duckdb.DuckDBPyConnection, view: str, order: str) -> None:
-    connection.execute(f"CREATE TABLE copied AS FROM {view} ORDER BY {order}")
-    connection.execute(f"DROP VIEW {view}")
-    connection.execute(f"ALTER TABLE copied RENAME TO {view}")
+def _to_table(connection: duckdb.DuckDBPyConnection, view: str, *order: str) -> None:
+    connection.execute(
+        f"CREATE TABLE copied AS FROM {identifier(view)} ORDER BY {', '.join(map(identifier, order))}"
+    )
+    connection.execute(f"DROP VIEW {identifier(view)}")
+    connection.execute(f"ALTER TABLE copied RENAME TO {identifier(view)}")

@@ -97,24 +97,24 @@ class _Reader:
     """An open file: what DuckDB asks for is one request."""
 
     def __init__(self, files: Files, name: str, size: int) -> None:
-        self._files, self._name, self.size, self._place = files, name, size, 0
+        self._files, self._name, self.size, self._offset = files, name, size, 0
 
-    def seek(self, place: int, whence: int = 0) -> int:
-        """Go to a place."""
-        self._place = place + (0, self._place, self.size)[whence]
-        return self._place
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move to an offset in bytes."""
+        self._offset = offset + (0, self._offset, self.size)[whence]
+        return self._offset
 
     def tell(self) -> int:
-        """The place."""
-        return self._place
+        """The offset in bytes."""
+        return self._offset
 
     def read(self, length: int = -1) -> bytes:
         """The next bytes."""
-        stop = self.size if length < 0 else min(self.size, self._place + length)
-        if stop <= self._place:
+        stop = self.size if length < 0 else min(self.size, self._offset + length)
+        if stop <= self._offset:
             return b""
-        content = self._files.read_range(self._name, self._place, stop)
-        self._place += len(content)
+        content = self._files.read_range(self._name, self._offset, stop)
+        self._offset += len(content)
         return content
 
     def close(self) -> None:

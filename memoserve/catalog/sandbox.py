@@ -55,7 +55,7 @@ _ABOUT_ITSELF = re.compile(r"(duckdb|pragma|sqlite|pg)_", re.IGNORECASE)
 _ABOUT_VALUES = frozenset({"pg_typeof", "pg_size_pretty"})
 # As the parser has SHOW TABLES FROM x, TABLES, DATABASES, SCHEMAS, VARIABLES and ALL TABLES.
 _SHOWN = frozenset({"", '"tables"', '"databases"', '"schemas"', '"variables"', "__show_tables_expanded"})
-_HARMLESS_SCHEMA_VIEWS = frozenset({"tables", "columns"})
+_ALLOWED_SCHEMA_VIEWS = frozenset({"tables", "columns"})
 
 _SET_VARIABLE = re.compile(r"\s*SET\s+VARIABLE\s+\w+\s*(?:=|\bTO\b)", re.IGNORECASE)
 _PLAIN_EXPLAIN = re.compile(r"\s*EXPLAIN\s+(?:\(\s*FORMAT\s+\w+\s*\)\s*)?(?!\()", re.IGNORECASE)
@@ -170,7 +170,7 @@ def _check_table(schema: str, name: str) -> None:
     if re.search(r"[./\\:*?\[]", name):
         raise BadInput(f"{name!r} would be a file: SQL here reads the views of the catalog. {_LOOKS_ONLY}.")
     if schema.lower() == "information_schema":
-        if name.lower() in _HARMLESS_SCHEMA_VIEWS:
+        if name.lower() in _ALLOWED_SCHEMA_VIEWS:
             return
     elif schema.lower() != "pg_catalog" and not _ABOUT_ITSELF.match(name):
         return
@@ -246,11 +246,11 @@ def _check_plan(connection: duckdb.DuckDBPyConnection, query: str) -> None:
 def _about_query(message: str) -> str:
     """DuckDB's message about an explained query as it would be about the query itself."""
     lines = message.splitlines()
-    for place, line in enumerate(lines):
+    for number, line in enumerate(lines):
         if _EXPLAIN in line:
-            lines[place] = line.replace(_EXPLAIN, "", 1)
-            if place + 1 < len(lines) and lines[place + 1].strip().strip("^") == "":
-                lines[place + 1] = lines[place + 1][len(_EXPLAIN) :]
+            lines[number] = line.replace(_EXPLAIN, "", 1)
+            if number + 1 < len(lines) and lines[number + 1].strip().strip("^") == "":
+                lines[number + 1] = lines[number + 1][len(_EXPLAIN) :]
     return "\n".join(lines)
 
 

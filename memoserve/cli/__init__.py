@@ -1,4 +1,8 @@
-"""The command line. Exit codes: 0 done, 1 a defect of memoserve, 2 usage, and those of memoserve.errors."""
+"""The command line. Exit codes: 0 done, 1 a defect of memoserve, 2 usage, and those of memoserve.errors.
+
+A command's function is as long as its list of options, which Typer reads from the signature: what it does
+is a few lines of it, and options of several commands are in memoserve.cli.options.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,12 @@ from contextlib import suppress
 from typing import Annotated
 
 import typer
+from typer.models import CommandInfo, TyperInfo
 
+from memoserve.cli.completion import mending_bash
 from memoserve.cli.doctor import doctor
 from memoserve.cli.export import export
+from memoserve.cli.features import app as features
 from memoserve.cli.forecast import forecast
 from memoserve.cli.imports import app as imports
 from memoserve.cli.query import app as query
@@ -65,36 +72,51 @@ def _main(
 
 
 def _add(*functions: Callable[..., None]) -> None:
-    """As commands. What stands in brackets in their help, as memoserve[report], is no style."""
     for function in functions:
-        app.command(help=without_markup(inspect.getdoc(function) or ""))(function)
+        app.command()(function)
+
+
+def _explain(group: typer.Typer) -> None:
+    """Help of docstrings: its paragraphs are filled to the width of a terminal, and what stands in brackets,
+    as memoserve[report], is no style.
+    """
+    callback = group.registered_callback
+    explained: list[CommandInfo | TyperInfo] = [*group.registered_commands, *([callback] if callback else [])]
+    for one in explained:
+        paragraphs = (inspect.getdoc(one.callback) or "").split("\n\n")
+        one.help = without_markup("\n\n".join(" ".join(each.split()) for each in paragraphs))
+    for each in group.registered_groups:
+        if each.typer_instance is not None:
+            _explain(each.typer_instance)
 
 
 _add(run, status, verify)
 app.add_typer(query, name="query")
 _add(sql, catalog, recommend, scaling, forecast, show, plot, report, export, serve)
+app.add_typer(features, name="features")
 app.add_typer(imports, name="import")
 app.add_typer(suite, name="suite")
 app.add_typer(sequences, name="sequences")
 _add(doctor)
+_explain(app)
 
 
 def main() -> None:
     """Run the command line, with errors in words instead of tracebacks."""
     try:
-        app()
+        mending_bash(app)
     except Exception as raised:
         if os.environ.get("MEMOSERVE_TRACEBACK"):
             raise
         error = as_user_error(raised)
         if isinstance(error, MemoserveError):
-            said, code = escape_lines_for_terminal(f"error: {error}"), error.exit_code
+            message, code = escape_lines_for_terminal(f"error: {error}"), error.exit_code
         else:
-            said = escape_lines_for_terminal(f"error: unexpected {type(error).__name__}: {error}\n")
-            said += "This is a defect of memoserve; memoserve --traceback ... shows where."
+            message = escape_lines_for_terminal(f"error: unexpected {type(error).__name__}: {error}\n")
+            message += "This is a defect of memoserve; memoserve --traceback ... shows where."
             code = 1
         with suppress(OSError):  # it may go to the disk that is full
-            print(said, file=sys.stderr)
+            print(message, file=sys.stderr)
         if error is not raised:
             # What could not be written to the standard output would be tried again at the very end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from memoserve.cli.completion import suites
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -15,7 +17,12 @@ def doctor(
         bool, typer.Option("--quick", help="Look at what is installed, without importing the engines.")
     ] = False,
     suite: Annotated[
-        str, typer.Option("--suite", help="The suite whose largest model here the settings are shown for.")
+        str,
+        typer.Option(
+            "--suite",
+            help="The suite whose largest model here the settings are shown for.",
+            autocompletion=suites,
+        ),
     ] = "mini",
     mode: Annotated[
         Literal["score", "extract"], typer.Option("--mode", help="The mode that the settings are shown for.")

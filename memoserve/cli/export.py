@@ -8,7 +8,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from memoserve.cli.completion import stored_checkpoints
+from memoserve.cli.options import StoreArgument, SuiteOption
 from memoserve.errors import BadInput
+from memoserve.run.options import Options
 from memoserve.terminal import escape_for_terminal
 
 
@@ -19,15 +22,14 @@ def export(
             "--predictor",
             help="The checkpoint that predicts; repeated, or 'a + b', for what any of them predicts.",
             show_default=False,
+            autocompletion=stored_checkpoints,
         ),
     ],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help="A .parquet, .csv or .txt (one id a line).", show_default=False),
     ],
-    directory: Annotated[
-        str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
-    ] = "memoserve-out",
+    directory: StoreArgument = Options.out,
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -46,11 +48,14 @@ def export(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option("--target", help="Say of each whether this one memorized it.", show_default=False),
+        typer.Option(
+            "--target",
+            help="Say of each whether this one memorized it.",
+            show_default=False,
+            autocompletion=stored_checkpoints,
+        ),
     ] = None,
-    suite: Annotated[
-        str | None, typer.Option("--suite", help="The suite, if the store has several.", show_default=False)
-    ] = None,
+    suite: SuiteOption = None,
 ) -> None:
     """Write the sequences that a checkpoint predicts to be memorized: what one takes out of the data.
 
@@ -77,10 +82,10 @@ def export(
         pairs = [choose(catalog, suite, target, name) for name in dict.fromkeys(names)]
         predictors = [one.predictor for one in pairs if one.predictor is not None]
         done = write(
-            catalog.connection, store, predictors, None if target is None else pairs[0].target, output,
+            catalog, store, predictors, None if target is None else pairs[0].target, output,
             signal=signal, threshold=threshold,
         )  # fmt: skip
     found = "" if target is None else f"; {target} memorized {done.hits:,} of them, {done.false_alarms:,} not"
-    said = " or ".join(map(str, predictors))
+    either = " or ".join(map(str, predictors))
     verb = "predicts" if len(predictors) == 1 else "predict"
-    typer.echo(escape_for_terminal(f"{output}: {done.rows:,} sequences that {said} {verb}{found}"))
+    typer.echo(escape_for_terminal(f"{output}: {done.rows:,} sequences that {either} {verb}{found}"))

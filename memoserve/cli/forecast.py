@@ -8,13 +8,15 @@ from typing import Annotated, Literal
 
 import typer
 
+from memoserve.cli.answer_options import write_with_sentences
+from memoserve.cli.options import StoreArgument, SuiteOption
+from memoserve.run.options import Options
+
 _Format = Literal["table", "csv", "json", "markdown"]
 
 
 def forecast(
-    directory: Annotated[
-        str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
-    ] = "memoserve-out",
+    directory: StoreArgument = Options.out,
     target: Annotated[
         str | None,
         typer.Option(
@@ -56,10 +58,7 @@ def forecast(
         Literal["forecasts", "differences", "reliability", "weights"],
         typer.Option("--part", help="Which table to print."),
     ] = "forecasts",
-    suite: Annotated[
-        str | None,
-        typer.Option("--suite", help="The suite. Default: the first evaluated one.", show_default=False),
-    ] = None,
+    suite: SuiteOption = None,
     unit: Annotated[
         Literal["sequences", "windows"], typer.Option("--unit", help="What is counted.")
     ] = "windows",
@@ -86,7 +85,6 @@ def forecast(
     from memoserve.forecast import make_forecast, sentences, table, write_forecast
     from memoserve.forecast.writing import check_name
     from memoserve.queries import Answer
-    from memoserve.queries.output import write_answer_with_sentences
 
     if output is not None:
         check_name(output)
@@ -97,10 +95,10 @@ def forecast(
             catalog, suite=suite, target=target, budget=budget, promised=precision, learner=learner,
             unit=unit, fit_on=other, seed=seed,
         )  # fmt: skip
-        said = sentences(made)
+        lines = sentences(made)
         if output is not None:
             one = made.of(basis)
             rows = write_forecast(catalog, made, one, output)
-            said.append(f"{output}: the probabilities of {rows:,} sequences, from {one.basis}.")
-    title = f"What {made.target.checkpoint} will memorize"
-    write_answer_with_sentences(Answer(*table(made, part)), form, title, said)
+            lines.append(f"{output}: the probabilities of {rows:,} sequences, from {one.basis}.")
+    title = f"What {made.target.name} will memorize"
+    write_with_sentences(Answer(*table(made, part)), form, None, title, lines)

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from memoserve.cli.completion import selectors, suites
 from memoserve.errors import BadInput
+from memoserve.run.options import Options
 from memoserve.terminal import escape_for_terminal
 
 app = typer.Typer(
@@ -38,6 +40,7 @@ def pythia_memorized_evals(
             help="Only this suite's splits: pythia (duped), pythia-deduped (deduped), or a suite file. "
             "Default: both.",
             show_default=False,
+            autocompletion=suites,
         ),
     ] = None,
     split: Annotated[
@@ -46,22 +49,22 @@ def pythia_memorized_evals(
             "--split", help="Only this split, such as duped.12b; may be repeated.", show_default=False
         ),
     ] = None,
-    out: _Out = "memoserve-out",
+    out: _Out = Options.out,
 ) -> None:
     """Import EleutherAI's published lists of memorized sequences (hub dataset pythia-memorized-evals).
 
     Every sequence that a checkpoint had seen gets a row: memorized if it is listed, else not, its score
     unknown. Windows are not numbered, since tokens are published for memorized sequences only: intervals take
-    each sequence as a cluster of its own and are too narrow where windows repeat. How many distinct ones the
-    memorized sequences are is said.
+    each sequence as a cluster of its own and are too narrow where windows repeat. The number of distinct
+    memorized sequences is printed.
     """
     from memoserve.imports import fetched, import_split, published_splits
     from memoserve.store import Store
     from memoserve.suites import load_suite
 
     only = None if suite is None else load_suite(suite)
-    with fetched(path, split or []) as place:
-        splits = published_splits(place, split or [])
+    with fetched(path, split or []) as folder:
+        splits = published_splits(folder, split or [])
         if only is not None:
             splits = [one for one in splits if one.deduped == ("deduped" in only.name)]
             if not splits:
@@ -69,18 +72,18 @@ def pythia_memorized_evals(
         suites = dict.fromkeys((False, True), only)
         plan = []
         for one in splits:
-            its = suites[one.deduped] or load_suite("pythia-deduped" if one.deduped else "pythia")
-            suites[one.deduped] = its
-            one.checkpoint(its)  # that it exists, before anything is written
-            plan.append((its, one))
+            target_suite = suites[one.deduped] or load_suite("pythia-deduped" if one.deduped else "pythia")
+            suites[one.deduped] = target_suite
+            one.checkpoint(target_suite)  # that it exists, before anything is written
+            plan.append((target_suite, one))
         store = Store.create(out)
         with store.lock():
-            for its, one in plan:
-                done = import_split(store, its, one)
+            for target_suite, one in plan:
+                done = import_split(store, target_suite, one)
                 left_out = f"; {done.beyond:,} listed ones it had not seen left out" if done.beyond else ""
                 was = "" if done.written else " (was here already)"
                 typer.echo(
-                    f"{escape_for_terminal(one.name)} -> {its.name} {done.checkpoint}: "
+                    f"{escape_for_terminal(one.name)} -> {target_suite.name} {done.checkpoint}: "
                     f"{done.evaluated:,} sequences, {done.memorized:,} memorized "
                     f"({done.windows:,} distinct){left_out}{was}"
                 )
@@ -95,9 +98,16 @@ def csv_parts(
     ],
     checkpoint: Annotated[
         str,
-        typer.Option("--checkpoint", help="Whose scores they are, such as 12b@143000.", show_default=False),
+        typer.Option(
+            "--checkpoint",
+            help="Whose scores they are, such as 12b@143000.",
+            show_default=False,
+            autocompletion=selectors,
+        ),
     ],
-    suite: Annotated[str, typer.Option("--suite", help="The suite, by name or file.")] = "pythia",
+    suite: Annotated[
+        str, typer.Option("--suite", help="The suite, by name or file.", autocompletion=suites)
+    ] = "pythia",
     fix_last_batch: Annotated[
         bool,
         typer.Option(
@@ -105,7 +115,7 @@ def csv_parts(
             help="Mend files whose last batch, shorter than 1024, is numbered one too high.",
         ),
     ] = False,
-    out: _Out = "memoserve-out",
+    out: _Out = Options.out,
 ) -> None:
     """Import CSV parts as the paper's script writes them: index,accuracy, one file a rank, no header.
 
@@ -116,8 +126,8 @@ def csv_parts(
     from memoserve.store import Store
     from memoserve.suites import load_suite, select
 
-    its = load_suite(suite)
-    chosen = select(its, checkpoint)
+    target_suite = load_suite(suite)
+    chosen = select(target_suite, checkpoint)
     if len(chosen) != 1:
         raise BadInput(
             f"--checkpoint {checkpoint} names {len(chosen)} checkpoints: the files are of one, say model@step"
@@ -125,7 +135,7 @@ def csv_parts(
     files = csv_files(paths)
     store = Store.create(out)
     with store.lock():
-        done = import_csv(store, its, chosen[0], files, fix_last_batch=fix_last_batch)
+        done = import_csv(store, target_suite, chosen[0], files, fix_last_batch=fix_last_batch)
     for file, lines in done.renumbered.items():
         typer.echo(
             f"{escape_for_terminal(str(file))}: the last {lines} lines were numbered one too high; mended"

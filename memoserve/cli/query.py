@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from memoserve.cli.answer_options import FormatOption, OutputOption, chosen_format
+from memoserve.cli.options import StoreArgument
 from memoserve.cli.query_commands import QueryGroup
+from memoserve.run.options import Options
+from memoserve.terminal import escape_for_terminal
 
 app = typer.Typer(cls=QueryGroup)
 
@@ -38,9 +44,7 @@ def query(
 
 def sql(
     statement: Annotated[str, typer.Argument(help="Statements that read; the last one's answer is printed.")],
-    directory: Annotated[
-        str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
-    ] = "memoserve-out",
+    directory: StoreArgument = Options.out,
     form: FormatOption = None,
     output: OutputOption = None,
     memory: Annotated[
@@ -55,7 +59,7 @@ def sql(
 ) -> None:
     """Ask a store your own question in SQL (DuckDB's), without a way to write or to read files.
 
-    The views are checkpoints, scores, memorized, sequences and checks.
+    The views are checkpoints, scores, memorized, sequences, checks and features.
     """
     from memoserve.catalog import Catalog, default_memory, explained, limited
     from memoserve.queries.output import write_answer
@@ -70,9 +74,7 @@ def sql(
 
 
 def catalog(
-    directory: Annotated[
-        str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
-    ] = "memoserve-out",
+    directory: StoreArgument = Options.out,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="The file. Default: DIR/catalog.duckdb.", show_default=False),
@@ -94,7 +96,6 @@ def catalog(
 
 def _print_list(own: Path | None) -> None:
     from memoserve.queries import list_queries
-    from memoserve.terminal import escape_for_terminal
 
     queries = list_queries(own)
     # In the order of use: what is measured first, then what follows from it.
@@ -106,12 +107,22 @@ def _print_list(own: Path | None) -> None:
             typer.echo()
         for one in members:
             typer.echo(escape_for_terminal(f"  {one.name}"))
-            typer.echo(escape_for_terminal(f"    {one.question}"))
+            _print_filled(one.question)
             for parameter in one.parameters:
-                said = f"--{parameter.name} ({parameter.type}, {parameter.default}): {parameter.meaning}"
-                typer.echo(escape_for_terminal(f"    {said}"))
+                _print_filled(
+                    f"--{parameter.name} ({parameter.type}, {parameter.default}): {parameter.meaning}"
+                )
             typer.echo(escape_for_terminal(f"    {one.example}"))
             typer.echo()
+
+
+def _print_filled(text: str) -> None:
+    """A line of its own; on a terminal, broken between words."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else len(text) + 8
+    for line in textwrap.wrap(
+        escape_for_terminal(text), width - 4, subsequent_indent="  ", break_on_hyphens=False
+    ):
+        typer.echo(f"    {line}")
 
 
 _GROUPS = (

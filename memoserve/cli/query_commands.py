@@ -12,7 +12,13 @@ import typer
 from typer.core import TyperGroup
 
 from memoserve.cli.answer_options import FormatOption, MemoryOption, OutputOption, chosen_format
-from memoserve.errors import BadInput
+from memoserve.cli.completion import (
+    stored_checkpoint_list,
+    stored_checkpoints,
+    stored_models,
+    stored_suites,
+)
+from memoserve.errors import BadInput, did_you_mean
 from memoserve.terminal import without_markup
 
 if TYPE_CHECKING:
@@ -100,7 +106,7 @@ def _split(args: list[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
         else:
             following = next(rest, None)
             if following is None:
-                raise BadInput(f"{name} lacks its value")
+                raise BadInput(f"{name} lacks its value{did_you_mean(name, _FLAGS)}")
             options.append((name, following))
     return words, options
 
@@ -120,15 +126,15 @@ def _check_options(
 
 
 def _joined(options: list[tuple[str, str | None]]) -> list[str]:
-    said: list[str] = []
+    words: list[str] = []
     for name, value in options:
         if value is None:
-            said.append(name)
+            words.append(name)
         elif name.startswith("--"):
-            said.append(f"{name}={value}")
+            words.append(f"{name}={value}")
         else:
-            said += [name, value]
-    return said
+            words += [name, value]
+    return words
 
 
 def _command(query: Query) -> Any:
@@ -140,7 +146,7 @@ def _command(query: Query) -> Any:
                 f"{query.path}: a parameter can't be called {parameter.name}, which is an option here"
             )
     # Names of one's own choice are no names of Python's: counted.
-    named = {f"parameter_{place}": one for place, one in enumerate(query.parameters)}
+    named = {f"parameter_{number}": one for number, one in enumerate(query.parameters)}
 
     def ask(
         store: list[str] | None,
@@ -174,16 +180,25 @@ def _command(query: Query) -> Any:
 
 
 def _option(parameter: Parameter) -> Any:
-    choices = parameter.type.split("|") if "|" in parameter.type else []
-    completed: Callable[[], list[str]] | None = (lambda: choices) if choices else None
     option = typer.Option(
         f"--{parameter.name}",
         help=without_markup(parameter.meaning),
         metavar=parameter.type.upper(),
         show_default=parameter.default,
-        autocompletion=completed,
+        autocompletion=_completion(parameter),
     )
     return Annotated[str | None, option]
+
+
+def _completion(parameter: Parameter) -> Callable[..., list[str]] | None:
+    if "|" in parameter.type:
+        return lambda: parameter.type.split("|")
+    by_type: dict[str, Callable[..., list[str]]] = {
+        "checkpoint": stored_checkpoints,
+        "checkpoint names": stored_checkpoint_list,
+        "model": stored_models,
+    }
+    return stored_suites if parameter.name == "suite" else by_type.get(parameter.type)
 
 
 def _help(query: Query) -> str:

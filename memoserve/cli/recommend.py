@@ -7,32 +7,45 @@ from typing import Annotated, Literal
 
 import typer
 
+from memoserve.cli.answer_options import write_with_sentences
+from memoserve.cli.completion import stored_checkpoints
+from memoserve.cli.options import StoreArgument, SuiteOption
+from memoserve.run.options import Options
+
 _Format = Literal["table", "csv", "json", "markdown"]
 _Unit = Literal["sequences", "windows"]
 
-_DirectoryArgument = Annotated[
-    str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
+_FormatOption = Annotated[
+    _Format | None,
+    typer.Option(
+        "--format",
+        "-f",
+        help="table, csv, json or markdown. Default: as the ending of --output says, else a table.",
+        metavar="FORMAT",
+        show_default=False,
+    ),
 ]
-_SuiteOption = Annotated[
-    str | None,
-    typer.Option("--suite", help="The suite. Default: the first evaluated one.", show_default=False),
-]
-_UnitOption = Annotated[_Unit, typer.Option("--unit", help="What is counted.")]
-_FormatOption = Annotated[_Format, typer.Option("--format", "-f", help="How to print the answer.")]
 _OutputOption = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="Write to this file, whole or not at all.", show_default=False),
+    typer.Option(
+        "--output",
+        "-o",
+        help="Write to this file, whole or not at all: .csv, .json or .md.",
+        show_default=False,
+    ),
 ]
+_UnitOption = Annotated[_Unit, typer.Option("--unit", help="What is counted.")]
 
 
 def recommend(
-    directory: _DirectoryArgument = "memoserve-out",
+    directory: StoreArgument = Options.out,
     target: Annotated[
         str | None,
         typer.Option(
             "--target",
             help="The checkpoint to predict, evaluated or not. Default: the largest evaluated model's last.",
             show_default=False,
+            autocompletion=stored_checkpoints,
         ),
     ] = None,
     budget: Annotated[
@@ -71,10 +84,10 @@ def recommend(
     forecast: Annotated[
         bool, typer.Option("--forecast", help="Forecast from smaller models even if the target has scores.")
     ] = False,
-    suite: _SuiteOption = None,
+    suite: SuiteOption = None,
     unit: _UnitOption = "sequences",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")] = 0,
-    form: _FormatOption = "table",
+    form: _FormatOption = None,
     output: _OutputOption = None,
 ) -> None:
     """Recommend which cheap run to pay for, to know what an expensive one will memorize.
@@ -84,15 +97,13 @@ def recommend(
     half of the training order and judged on the other. For a target without scores, it is a forecast from the
     smaller models.
     """
-    from memoserve.catalog import connect
+    from memoserve.catalog import Catalog
     from memoserve.queries import Answer
-    from memoserve.queries.output import write_answer_with_sentences
     from memoserve.recommend import advise, export_hint
 
-    with connect(directory) as connection:
+    with Catalog.open(directory) as catalog:
         advice = advise(
-            connection,
-            directory,
+            catalog,
             suite=suite,
             target=target,
             budget=budget,
@@ -105,12 +116,12 @@ def recommend(
             seed=seed,
         )
     sentences = [*advice.sentences, *export_hint(advice, directory)]
-    write_answer_with_sentences(Answer(*advice.table()), form, advice.title, sentences, output)
+    write_with_sentences(Answer(*advice.table()), form, output, advice.title, sentences)
 
 
 def scaling(
-    directory: _DirectoryArgument = "memoserve-out",
-    suite: _SuiteOption = None,
+    directory: StoreArgument = Options.out,
+    suite: SuiteOption = None,
     step: Annotated[
         int | None,
         typer.Option(
@@ -118,7 +129,7 @@ def scaling(
         ),
     ] = None,
     unit: _UnitOption = "sequences",
-    form: _FormatOption = "table",
+    form: _FormatOption = None,
     output: _OutputOption = None,
 ) -> None:
     """Fit how recall and precision grow with compute and size, and show how well it would have forecast.
@@ -128,13 +139,11 @@ def scaling(
     forecast from smaller models alone: the paper's rule, then thresholds and unions, and what would have been
     recommended for it. `memoserve query scaling` prints the data.
     """
-    from memoserve.catalog import connect
+    from memoserve.catalog import Catalog
     from memoserve.queries import Answer
-    from memoserve.queries.output import write_answer_with_sentences
     from memoserve.recommend.scaling import scaling as fit_scaling
 
-    with connect(directory) as connection:
-        fitted = fit_scaling(connection, directory, suite=suite, step=step, unit=unit)
+    with Catalog.open(directory) as catalog:
+        fitted = fit_scaling(catalog, suite=suite, step=step, unit=unit)
     title = "How predictors scale with compute and size"
-    answer = Answer(fitted.columns, fitted.rows)
-    write_answer_with_sentences(answer, form, title, fitted.sentences, output)
+    write_with_sentences(Answer(fitted.columns, fitted.rows), form, output, title, fitted.sentences)

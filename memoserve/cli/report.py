@@ -7,36 +7,40 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from memoserve.cli.options import (
+    StoreArgument,
+    SuiteOption,
+    SuiteOrFileOption,
+    TargetOption,
+    TextDataOption,
+    TokenizerOption,
+)
 from memoserve.errors import BadInput
+from memoserve.run.options import Options
 
 if TYPE_CHECKING:
-    import duckdb
-
-    from memoserve.report.sections import Texts
+    from memoserve.catalog import Catalog
+    from memoserve.report.sections import ReportTexts
     from memoserve.store import Store
 
-_SuiteOption = Annotated[
-    str | None,
-    typer.Option("--suite", help="The suite. Default: the first evaluated one.", show_default=False),
-]
-_TargetOption = Annotated[
-    str | None,
-    typer.Option(
-        "--target",
-        help="The checkpoint to predict. Default: the largest model's last evaluated one.",
-        show_default=False,
-    ),
-]
+
+def _plots() -> list[str]:
+    from memoserve.report import CHARTS
+
+    return [chart.name for chart in CHARTS]
 
 
 def plot(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME]", help="The plot; --list says which there are.", show_default=False),
+        typer.Argument(
+            metavar="[NAME]",
+            help="The plot; --list says which there are.",
+            show_default=False,
+            autocompletion=_plots,
+        ),
     ] = None,
-    directory: Annotated[
-        str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
-    ] = "memoserve-out",
+    directory: StoreArgument = Options.out,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -46,8 +50,8 @@ def plot(
             show_default=False,
         ),
     ] = None,
-    target: _TargetOption = None,
-    suite: _SuiteOption = None,
+    target: TargetOption = None,
+    suite: SuiteOption = None,
     listing: Annotated[bool, typer.Option("--list", "-l", help="List the plots.")] = False,
 ) -> None:
     """Draw a query's answer: intervals shown, log axes where due, colour-blind safe.
@@ -61,25 +65,21 @@ def plot(
             typer.echo(f"{chart.name} (query {chart.query})\n  {chart.title}. {chart.reading}")
         return
     chart = find_chart(name)
-    from memoserve.catalog import connect
+    from memoserve.catalog import Catalog
     from memoserve.queries import find_query
     from memoserve.report.rows import parameters_for
 
     file = output or Path(f"{name}.png")
-    with connect(directory) as connection:
-        draw(connection, name, parameters_for(find_query(chart.query), suite, target), directory).save(file)
+    with Catalog.open(directory) as catalog:
+        draw(catalog, name, parameters_for(find_query(chart.query), suite, target)).save(file)
     typer.echo(f"{file} ({file.stat().st_size:,} bytes)")
 
 
 def report(
-    directory: Annotated[
-        str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
-    ] = "memoserve-out",
+    directory: StoreArgument = Options.out,
     output: Annotated[Path, typer.Option("--output", "-o", help="The page.")] = Path("report.html"),
-    target: _TargetOption = None,
-    suite: Annotated[
-        str | None, typer.Option("--suite", help="The suite, by name or file.", show_default=False)
-    ] = None,
+    target: TargetOption = None,
+    suite: SuiteOrFileOption = None,
     only: Annotated[
         str | None,
         typer.Option("--only", help="These plots, with commas. Default: all.", show_default=False),
@@ -88,21 +88,15 @@ def report(
     redact: Annotated[
         bool, typer.Option("--redact/--no-redact", help="Mask what looks private in these texts.")
     ] = True,
-    data: Annotated[
-        str | None,
-        typer.Option("--data", help="The training sequences, for the texts.", show_default=False),
-    ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option("--tokenizer", help="tokenizer.json, or the folder that holds it.", show_default=False),
-    ] = None,
+    data: TextDataOption = None,
+    tokenizer: TokenizerOption = None,
 ) -> None:
     """Write the report: one HTML page that needs nothing else, to read, to print and to hand on.
 
     What was run, how well cheaper runs predict the target, every plot with its table and its SQL, the
     limits, and a few memorized texts with what looks private masked. Needs pip install 'memoserve[report]'.
     """
-    from memoserve.catalog import connect
+    from memoserve.catalog import Catalog
     from memoserve.files.whole import writing
     from memoserve.memorized import suite_name
     from memoserve.report import find_chart
@@ -111,12 +105,12 @@ def report(
 
     wanted = None if only is None else [find_chart(name.strip()).name for name in only.split(",")]
     store = Store.open(directory)
-    with connect(directory) as connection:
+    with Catalog.open(directory) as catalog:
         shown = None
         if texts:
-            shown = _texts(connection, store, suite, target, data, tokenizer, texts, redact)
+            shown = _texts(catalog, store, suite, target, data, tokenizer, texts, redact)
         text = write(
-            connection,
+            catalog,
             store,
             suite=suite_name(suite),
             target=target,
@@ -130,16 +124,14 @@ def report(
 
 
 def _texts(
-    connection: duckdb.DuckDBPyConnection, store: Store, suite: str | None, target: str | None,
+    catalog: Catalog, store: Store, suite: str | None, target: str | None,
     data: str | None, tokenizer: str | None, limit: int, redact: bool,
-) -> Texts:  # fmt: skip
+) -> ReportTexts:  # fmt: skip
     """Memorized texts as memoserve show finds them. Without the sequences or a tokenizer, says so."""
-    from memoserve.catalog import Catalog
     from memoserve.cli.show import warn
     from memoserve.memorized import choose, open_texts, rows_of, suite_name
-    from memoserve.report.sections import Text, Texts
+    from memoserve.report.sections import ReportText, ReportTexts
 
-    catalog = Catalog(connection, store.path)
     named = data is not None or tokenizer is not None
     pair = choose(catalog, suite_name(suite), target, None)
     try:
@@ -147,12 +139,14 @@ def _texts(
     except BadInput as error:
         if named:
             raise
-        return Texts((), redact, str(error))
+        return ReportTexts((), redact, str(error))
     if reader.decoder is None:
-        return Texts((), redact, "without a tokenizer, the sequences are numbers; name one with --tokenizer")
+        return ReportTexts(
+            (), redact, "without a tokenizer, the sequences are numbers; name one with --tokenizer"
+        )
     rows = list(rows_of(catalog, pair, "memorized", limit))
     shown = [
-        Text(one.row.sequence_id, one.row.occurrences, one.context, one.continuation)
+        ReportText(one.row.sequence_id, one.row.occurrences, one.context, one.continuation)
         for one in reader.shown("memorized", rows, redact)
     ]
-    return Texts(shown, redact)
+    return ReportTexts(shown, redact)

@@ -10,19 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 import typer
 
+from memoserve.cli.completion import engines, selectors, suites
 from memoserve.errors import MemoserveError, RunIncomplete, as_user_error
 from memoserve.run.options import Dtype, Executor, Mode, Options, Verify
-from memoserve.terminal import escape_for_terminal, escape_lines_for_terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from memoserve.run.checks.inputs import Inputs
-    from memoserve.run.estimate import Estimate
     from memoserve.run.event_lines import EventLines
-    from memoserve.run.job import Job
-    from memoserve.run.outcome import Outcome
-    from memoserve.run.plan import Plan
 
 _WHAT = "What to evaluate"
 _HOW = "How"
@@ -37,12 +32,16 @@ def run(
             " 1000:5000). Default: the suite's own choice of every model.",
             rich_help_panel=_WHAT,
             show_default=False,
+            autocompletion=selectors,
         ),
     ] = Options.checkpoints,
     suite: Annotated[
         str,
         typer.Option(
-            envvar="MEMOSERVE_SUITE", help="A shipped suite or a suite file.", rich_help_panel=_WHAT
+            envvar="MEMOSERVE_SUITE",
+            help="A shipped suite or a suite file.",
+            rich_help_panel=_WHAT,
+            autocompletion=suites,
         ),
     ] = Options.suite,
     out: Annotated[
@@ -115,6 +114,7 @@ def run(
         typer.Option(
             help="vllm, transformers (the reference), or another package's: memoserve doctor lists them.",
             rich_help_panel=_HOW,
+            autocompletion=engines,
         ),
     ] = Options.engine,
     mode: Annotated[
@@ -133,7 +133,11 @@ def run(
     ] = Options.loglik,
     dtype: Annotated[
         Dtype,
-        typer.Option(help="auto: float32 on a CPU, the weights' own on a GPU.", rich_help_panel=_HOW),
+        typer.Option(
+            metavar="DTYPE",
+            help="float32, float16, bfloat16 or auto: float32 on a CPU, the weights' own on a GPU.",
+            rich_help_panel=_HOW,
+        ),
     ] = Options.dtype,
     context: Annotated[
         int, typer.Option(min=1, help="Tokens of context.", rich_help_panel=_HOW)
@@ -252,6 +256,7 @@ def run(
 def _run(options: Options, progress: Literal["auto", "json"]) -> None:
     from rich.console import Console
 
+    from memoserve.cli.run_output import print_estimate, print_inputs, print_job, print_outcome
     from memoserve.run.display import reporting
     from memoserve.run.event_lines import EventLines
     from memoserve.run.events import End, PlanEvent
@@ -262,31 +267,20 @@ def _run(options: Options, progress: Literal["auto", "json"]) -> None:
     console = Console(soft_wrap=True, quiet=lines is not None)
     with _ending(lines, console):
         job = prepare(options)
-        _print_job(console, job)
-        _print_inputs(console, job.inputs, options.dry_run)
+        print_job(console, job)
+        print_inputs(console, job.inputs, options.dry_run)
         if options.dry_run:
             plan, cost = job.estimate()
-            _print_estimate(console, plan, cost)
+            print_estimate(console, plan, cost)
             if lines is not None:
                 lines(PlanEvent(plan, job.inputs, job.setting, cost))
                 lines(End("dry_run", 0))
             return
         with nullcontext(lines) if lines is not None else reporting(console) as on_event:
             outcome = job.run(on_event)
-        _print_outcome(console, outcome)
+        print_outcome(console, outcome)
     if outcome.incomplete:
         raise RunIncomplete("\n".join(outcome.incomplete))
-
-
-def _print_job(console: Console, job: Job) -> None:
-    options, diagnosis = job.options, job.diagnosis
-    console.print(
-        f"suite {escape_for_terminal(job.suite.name)}: {len(job.checkpoints)} checkpoints -> {options.out}"
-        f"  ({options.mode} mode, {options.engine} {diagnosis.version} on {diagnosis.device}"
-        + (", over Ray)" if job.cluster is not None else ")"),
-        markup=False,
-        highlight=False,
-    )
 
 
 def _standard_output_alone() -> TextIO:
@@ -315,93 +309,3 @@ def _ending(lines: EventLines | None, console: Console) -> Iterator[None]:
             with suppress(OSError):  # they may go to the disk that is full
                 lines(End("error", code, message=str(error)))
         raise
-
-
-def _print_inputs(console: Console, inputs: Inputs, dry_run: bool) -> None:
-    """What of the checks a person should read before the run goes on."""
-    from collections import Counter
-    from typing import get_args
-
-    from memoserve.checks import CheckResult
-    from memoserve.run.display import checked_line
-
-    told = {(one.model.name, one.step) for one in (*inputs.weights.refused, *inputs.weights.same_as)}
-    for check in inputs.checks:
-        if (line := checked_line(check)) and (check.model, check.step) not in told:
-            console.print(escape_lines_for_terminal(line), markup=False, highlight=False)
-    for checkpoint, reason in inputs.weights.refused.items() if dry_run else ():
-        line = escape_lines_for_terminal(f"{checkpoint!s:>14}  FAILED: {reason}")
-        console.print(line, markup=False, highlight=False, style="bold red")
-    for checkpoint, other in inputs.weights.same_as.items():
-        line = escape_for_terminal(f"{checkpoint!s:>14}  skipped: it has the weights of {other}")
-        console.print(line, markup=False, highlight=False)
-    counts = Counter(check.result for check in inputs.checks)
-    counted = ", ".join(f"{counts[result]} {result}" for result in get_args(CheckResult) if counts[result])
-    console.print(f"checks of weights and sequences: {counted}", highlight=False)
-
-
-def _print_outcome(console: Console, outcome: Outcome) -> None:
-    plan, same_as = outcome.plan, outcome.inputs.weights.same_as
-    if plan.todo:
-        rate = outcome.windows / outcome.seconds if outcome.seconds else 0.0
-        console.print(
-            f"{outcome.sequences:,} scores written ({outcome.windows:,} windows evaluated)"
-            f" in {outcome.seconds:.0f} s, {rate:,.0f} windows/s start-up included",
-            highlight=False,
-        )
-    elif plan.index:
-        console.print(f"no score is missing; {plan.unindexed:,} window ids were", highlight=False)
-    else:
-        console.print("nothing to do: all scores exist")
-    planned = {item.checkpoint for item in plan.todo}
-    for failure in outcome.failures:
-        if failure.checkpoint not in planned:  # not told of during the run: it had nothing to do there
-            console.print(escape_lines_for_terminal(failure.reason), markup=False, highlight=False)
-    if same_as:
-        names = "; ".join(f"{one} has those of {other}" for one, other in same_as.items())
-        line = escape_for_terminal(f"{len(same_as)} skipped for the weights of another checkpoint: {names}")
-        console.print(line, markup=False, highlight=False)
-
-
-def _print_estimate(console: Console, plan: Plan, cost: Estimate) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    from memoserve.run.display import duration
-
-    if not plan.todo:
-        console.print(
-            f"no score is missing; {plan.unindexed:,} window ids are"
-            if plan.index
-            else "nothing to do: all scores exist",
-            highlight=False,
-        )
-        return
-    table = Table(
-        title=f"{len(plan.todo)} of {len(plan.checkpoints)} checkpoints lack something", title_justify="left"
-    )
-    table.add_column("checkpoint")
-    for heading in ("parts", "sequences", "windows", "FLOPs", "bytes"):
-        table.add_column(heading, justify="right")
-    for item in cost.checkpoints:
-        table.add_row(
-            escape(escape_for_terminal(str(item.plan.checkpoint))),
-            f"{len(item.plan.missing):,}",
-            f"{item.plan.sequences:,}",
-            f"{item.windows:,}",
-            f"{item.flops:.2e}",
-            f"{item.bytes:,.0f}",
-        )
-    console.print(table)
-    time_said = (
-        "time: unknown on a GPU before a part has been measured"
-        if cost.seconds is None
-        else f"roughly {duration(cost.seconds)} on this machine"
-    )
-    console.print(f"in all {cost.flops:.2e} FLOPs, about {_bytes(cost.bytes)}, {time_said}", highlight=False)
-
-
-def _bytes(number: float) -> str:
-    from rich.filesize import decimal
-
-    return decimal(int(number))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from memoserve.cli.completion import suites
+from memoserve.cli.options import TokenizerOption
 from memoserve.errors import BadInput
 
 if TYPE_CHECKING:
@@ -29,11 +31,12 @@ PathOrUrl = Annotated[
 ]
 SuiteName = Annotated[
     str | None,
-    typer.Option("--suite", help="Take the sequences (and tokenizer) of this suite.", show_default=False),
-]
-TokenizerFile = Annotated[
-    str | None,
-    typer.Option("--tokenizer", help="tokenizer.json, or the folder that holds it.", show_default=False),
+    typer.Option(
+        "--suite",
+        help="Take the sequences (and tokenizer) of this suite.",
+        show_default=False,
+        autocompletion=suites,
+    ),
 ]
 TokensColumn = Annotated[
     str | None,
@@ -49,7 +52,7 @@ TokensColumn = Annotated[
 def info(
     path: PathOrUrl = None,
     suite: SuiteName = None,
-    tokenizer: TokenizerFile = None,
+    tokenizer: TokenizerOption = None,
     column: TokensColumn = None,
     context: Annotated[int, typer.Option("--context", min=1, help="Tokens of context of a run.")] = 32,
 ) -> None:
@@ -94,7 +97,7 @@ def show(
     ] = None,
     context: Annotated[int, typer.Option("--context", min=1, help="Tokens of context.")] = 32,
     suite: SuiteName = None,
-    tokenizer: TokenizerFile = None,
+    tokenizer: TokenizerOption = None,
     column: TokensColumn = None,
 ) -> None:
     """Print sequences: the context and, set apart, the continuation; as text if there is a tokenizer."""
@@ -116,7 +119,7 @@ def pack(
     path: PathOrUrl = None,
     context: Annotated[int, typer.Option("--context", min=1, help="Tokens of context.")] = 32,
     suite: SuiteName = None,
-    tokenizer: TokenizerFile = None,
+    tokenizer: TokenizerOption = None,
     column: TokensColumn = None,
 ) -> None:
     """Write just the context and continuation of every sequence, once, with checksums.

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from memoserve.errors import BadInput
+from memoserve.run.options import Options
 
 _WHO = "Access control"
 _RUNS = "Runs"
@@ -20,7 +21,7 @@ def serve(
         typer.Argument(
             metavar="[DIR]", help="The store: a directory, or with --read-only a URL.", envvar="MEMOSERVE_OUT"
         ),
-    ] = "memoserve-out",
+    ] = Options.out,
     host: Annotated[
         str, typer.Option("--host", help="The address to listen on.", rich_help_panel=_WHO)
     ] = "127.0.0.1",

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from memoserve.cli.completion import stored_checkpoints
+from memoserve.cli.options import StoreArgument, SuiteOrFileOption, TextDataOption, TokenizerOption
+from memoserve.run.options import Options
 from memoserve.terminal import escape_for_terminal, escape_lines_for_terminal
 
 if TYPE_CHECKING:
@@ -15,23 +18,32 @@ if TYPE_CHECKING:
 
 
 def show(
-    directory: Annotated[
-        str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
-    ] = "memoserve-out",
+    directory: StoreArgument = Options.out,
     target: Annotated[
         str | None,
-        typer.Option("--target", help="A checkpoint. Default: the largest model's last.", show_default=False),
+        typer.Option(
+            "--target",
+            help="A checkpoint. Default: the largest model's last.",
+            show_default=False,
+            autocompletion=stored_checkpoints,
+        ),
     ] = None,
     predictor: Annotated[
         str | None,
-        typer.Option("--predictor", help="A checkpoint to compare it with.", show_default=False),
+        typer.Option(
+            "--predictor",
+            help="A checkpoint to compare it with.",
+            show_default=False,
+            autocompletion=stored_checkpoints,
+        ),
     ] = None,
     cell: Annotated[
         Literal["memorized", "hit", "miss", "false-alarm", "emergent"],
         typer.Option(
             "--cell",
-            help="Memorized by the target; by both (hit); by the target alone (miss); by the predictor alone "
-            "(false-alarm); by the target though every smaller model scores below --below (emergent).",
+            metavar="CELL",
+            help="memorized (by the target), hit (by both), miss (by the target alone), false-alarm (by the "
+            "predictor alone), emergent (by the target though every smaller model scores below --below).",
         ),
     ] = "memorized",
     below: Annotated[
@@ -49,16 +61,9 @@ def show(
             help="Mask what looks like e-mail or IP addresses, phone and other long numbers, credentials.",
         ),
     ] = False,
-    suite: Annotated[
-        str | None, typer.Option("--suite", help="The suite, by name or file.", show_default=False)
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option("--data", help="The training sequences.", show_default=False)
-    ] = None,
-    tokenizer: Annotated[
-        str | None,
-        typer.Option("--tokenizer", help="tokenizer.json, or the folder that holds it.", show_default=False),
-    ] = None,
+    suite: SuiteOrFileOption = None,
+    data: TextDataOption = None,
+    tokenizer: TokenizerOption = None,
     form: Annotated[
         Literal["table", "json", "csv"], typer.Option("--format", "-f", help="How to print it.")
     ] = "table",
@@ -67,7 +72,7 @@ def show(
 
     Each window once, with the number of its occurrences, in order of training. Tokens that the predictor
     (or, of a false alarm, the target) did not generate are marked: [-so-], on a terminal in colour.
-    Characters that a terminal would obey are escaped. --redact goes by shapes: it misses what has none,
+    Characters that a terminal would obey are escaped. --redact finds patterns, and misses free-form text
     such as names.
     """
     from memoserve.catalog import Catalog
@@ -171,8 +176,8 @@ def _write(shown: Iterator[Shown], form: Literal["json", "csv"]) -> None:
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(TEXT_COLUMNS)
     for *values, missing in records:
-        places = None if missing is None else " ".join(map(str, missing))
-        rows.writerow(["" if value is None else value for value in (*values, places)])
+        positions = None if missing is None else " ".join(map(str, missing))
+        rows.writerow(["" if value is None else value for value in (*values, positions)])
     # As it is, for programs; a terminal gets what it could obey escaped.
     content = text.getvalue()
     if sys.stdout.isatty():

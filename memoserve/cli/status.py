@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from memoserve.cli.options import StoreArgument
+from memoserve.run.options import Options
 from memoserve.terminal import escape_for_terminal
+
+if TYPE_CHECKING:
+    pass
 
 
 def status(
-    directory: Annotated[
-        str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
-    ] = "memoserve-out",
+    directory: StoreArgument = Options.out,
     form: Annotated[
         Literal["table", "json"], typer.Option("--format", "-f", help="How to print it.")
     ] = "table",
@@ -24,6 +27,8 @@ def status(
     import json
     import sys
 
+    from memoserve.report.coverage import store_status
+
     if checks:
         _say_checks(directory, form, sys.stdout.isatty())
         return
@@ -34,9 +39,11 @@ def status(
     if not found["suites"]:
         typer.echo(f"{directory}: a store with nothing in it yet (memoserve run fills it)")
     for suite in found["suites"]:
-        said = suite["fingerprint"]
+        fingerprint = suite["fingerprint"]
         made = ", ".join(
-            f"{key} {said[key]}" for key in ("mode", "engine", "engine_version", "dtype") if key in said
+            f"{key} {fingerprint[key]}"
+            for key in ("mode", "engine", "engine_version", "dtype")
+            if key in fingerprint
         )
         typer.echo(escape_for_terminal(f"suite {suite['suite']}: {made or 'imported'}"))
         typer.echo(f"{len(suite['checkpoints'])} of {suite['checkpoints_in_suite']} checkpoints have scores")
@@ -71,6 +78,8 @@ def _marked(checkpoints: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _say_checks(directory: str, form: str, terminal: bool) -> None:
     import json
 
+    from memoserve.report.coverage import store_checks
+
     found = store_checks(directory)
     if form == "json":
         typer.echo(json.dumps({"store": directory, "checks": found}, indent=2))
@@ -78,100 +87,6 @@ def _say_checks(directory: str, form: str, terminal: bool) -> None:
         _print(found, terminal)
     else:
         typer.echo(f"{directory}: nothing was verified, or by a memoserve that kept no checks")
-
-
-def store_checks(directory: str) -> list[dict[str, Any]]:
-    """What was verified of all suites of a store, as JSON has it: the newest of each, what failed first.
-
-    Raises StoreConflict if there is no store, BadInput for a damaged file.
-    """
-    from memoserve.catalog import Catalog, explained
-
-    with Catalog.open(directory) as catalog, explained(directory):
-        result = catalog.query("checks")
-        columns = [column[0] for column in result.description or ()]
-        rows = [dict(zip(columns, row, strict=True)) for row in result.fetchall()]
-    return [{**row, "checked_at": f"{row['checked_at'].isoformat(timespec='seconds')}Z"} for row in rows]
-
-
-def store_status(directory: str) -> dict[str, Any]:
-    """What a store holds, as JSON has it.
-
-    Raises StoreConflict if there is no store, BadInput for a damaged part.
-    """
-    from memoserve.catalog import Catalog, explained
-    from memoserve.report.coverage import checks_by_suite
-    from memoserve.store import Store
-    from memoserve.store.fingerprint import differences
-    from memoserve.store.parts import part_metadata
-
-    store = Store.open(directory)
-    with Catalog.open(directory) as catalog, explained(directory):
-        rows = catalog.rows(
-            """
-            SELECT c.suite, c.checkpoint, c.model, c.step, c.sequences_seen, c.evaluated,
-                   coalesce(m.memorized, 0), coalesce(m.control_memorized, 0)
-            FROM checkpoints c LEFT JOIN (
-                SELECT suite, model, step, count(*) FILTER (sequence_id < trained) AS memorized,
-                       count(*) FILTER (sequence_id >= trained) AS control_memorized
-                FROM memorized JOIN checkpoint_parts USING (suite, model, step) GROUP BY ALL
-            ) m USING (suite, model, step)
-            ORDER BY c.suite, c.model_order, c.step
-            """
-        )
-        twins = catalog.rows(
-            "SELECT suite, checkpoint, same_weights_as FROM checkpoints WHERE same_weights_as IS NOT NULL "
-            "ORDER BY suite, model_order, step"
-        )
-        checks = checks_by_suite(catalog.connection)
-    same = {(suite, checkpoint): other for suite, checkpoint, other in twins}
-    suites = []
-    for suite in store.suites():
-        fingerprint = store.fingerprint(suite)
-        checkpoints = []
-        foreign = []
-        for _, checkpoint, model, step, seen, evaluated, memorized, control in (
-            r for r in rows if r[0] == suite
-        ):
-            if not evaluated:
-                continue
-            parts = store.parts(suite, model, step)
-            foreign += [
-                part.path
-                for part in parts
-                if differences(fingerprint, part_metadata(store.files, part).get("fingerprint") or {})
-            ]
-            checkpoints.append(
-                {
-                    "checkpoint": checkpoint,
-                    "parts": len(parts),
-                    "first": parts[0].first,
-                    "last": parts[-1].last,
-                    "evaluated": evaluated,
-                    "sequences_seen": seen,
-                    "memorized": memorized,
-                    "control_memorized": control,
-                }
-                # Scored before that was known; no query but counts uses it unless it is named.
-                | ({"same_weights_as": same[suite, checkpoint]} if (suite, checkpoint) in same else {})
-            )
-        suites.append(
-            {
-                "suite": suite,
-                "fingerprint": fingerprint,
-                "checkpoints_in_suite": sum(row[0] == suite for row in rows),
-                "checkpoints": checkpoints,
-                "foreign_parts": foreign,
-                "same_weights": [
-                    {"checkpoint": name, "same_weights_as": other}
-                    for its, name, other in twins
-                    if its == suite
-                ],
-                "checks": checks[suite].counts,
-                "failed_checks": checks[suite].failed,
-            }
-        )
-    return {"store": str(directory), "suites": suites}
 
 
 def _print(rows: list[dict[str, Any]], terminal: bool) -> None:

@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from memoserve.cli.completion import selectors
+from memoserve.cli.options import SuiteArgument, TokenizerOption
+
 if TYPE_CHECKING:
     from memoserve.checks import Check
+
+_CheckpointsOption = Annotated[
+    str | None,
+    typer.Option(help="Which ones, as in memoserve run.", show_default=False, autocompletion=selectors),
+]
 
 app = typer.Typer(
     no_args_is_help=True, help="Look at suites: models, checkpoints, training compute; check them."
@@ -40,10 +48,8 @@ def list_suites() -> None:
 
 @app.command()
 def show(
-    suite: Annotated[str, typer.Argument(help="A shipped suite or a suite file.")],
-    checkpoints: Annotated[
-        str | None, typer.Option(help="Which ones, as in memoserve run.", show_default=False)
-    ] = None,
+    suite: SuiteArgument,
+    checkpoints: _CheckpointsOption = None,
 ) -> None:
     """Show a suite's models, and the training compute of its checkpoints."""
     from rich.console import Console
@@ -97,16 +103,12 @@ def show(
 
 @app.command()
 def check(
-    suite: Annotated[str, typer.Argument(help="A shipped suite or a suite file.")],
-    checkpoints: Annotated[
-        str | None, typer.Option(help="Which ones, as in memoserve run.", show_default=False)
-    ] = None,
+    suite: SuiteArgument,
+    checkpoints: _CheckpointsOption = None,
     data: Annotated[
         str | None, typer.Option(help="The sequences, as in memoserve run.", show_default=False)
     ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="tokenizer.json, as in memoserve run.", show_default=False)
-    ] = None,
+    tokenizer: TokenizerOption = None,
     context: Annotated[int, typer.Option(min=1, help="Tokens of context.")] = 32,
     all_steps: Annotated[
         bool, typer.Option("--all", help="Compare with every step on the hub, not with the chosen ones.")

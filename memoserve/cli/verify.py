@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
+from memoserve.cli.options import StoreArgument
 from memoserve.errors import BadInput
+from memoserve.run.options import Options
 from memoserve.terminal import escape_for_terminal
 
 
 def verify(
-    directory: Annotated[
-        str, typer.Argument(metavar="[DIR]", help="The store: a directory or a URL.", envvar="MEMOSERVE_OUT")
-    ] = "memoserve-out",
+    directory: StoreArgument = Options.out,
     repair: Annotated[
         bool,
         typer.Option("--repair", help="Move damaged files into DIR/damaged; memoserve run makes them again."),
@@ -38,16 +38,19 @@ def verify(
             move_away(files, found.damages)
     for damage in found.damages:
         typer.echo(escape_for_terminal(f"{damage.name}: {damage.problem}"))
+    made_by = {"features" if damage.name.startswith("features/") else "run" for damage in found.damages}
+    maker = " and ".join(f"memoserve {command}" for command in sorted(made_by, reverse=True))
+    makes = f"{maker} {'make' if len(made_by) > 1 else 'makes'}"
     looked = f"{found.files:,} files, {decimal(found.bytes)}"
     if not found.damages:
         typer.echo(f"{directory}: {looked}, all as they were written")
     elif repair:
         typer.echo(
-            f"{looked}, {len(found.damages):,} damaged: moved into {files.location(ASIDE)}; memoserve run "
-            "makes them again"
+            f"{looked}, {len(found.damages):,} damaged: moved into {files.location(ASIDE)}; {makes} "
+            "them again"
         )
     else:
         raise BadInput(
             f"{len(found.damages):,} damaged files in {directory} ({looked} read): memoserve verify --repair "
-            "moves them away, memoserve run then makes them again"
+            f"moves them away, {makes} them again"
         )

@@ -198,23 +198,23 @@ class Child(Generic[T]):
         """Raise EngineStorageFailed if this is why an engine failed: it says so by an `errno`, or can't say
         anything, as where its log is, or its temporary files, nothing more can be written.
         """
-        places = [self.log_file.parent]
+        folders = [self.log_file.parent]
         try:
-            places.append(Path(tempfile.gettempdir()))
+            folders.append(Path(tempfile.gettempdir()))
         except OSError as error:  # there is none that can be written to
             raise self._storage_failed(method, Path("the folder for temporary files"), error) from error
-        for place in places:
+        for folder in folders:
             try:
-                with tempfile.TemporaryFile(dir=place) as file:
+                with tempfile.TemporaryFile(dir=folder) as file:
                     file.write(bytes(_ROOM))
             except OSError as error:
-                raise self._storage_failed(method, place, error) from error
+                raise self._storage_failed(method, folder, error) from error
         if number in (errno.ENOSPC, errno.EDQUOT):
-            raise self._storage_failed(method, places[-1], OSError(number, os.strerror(number)))
+            raise self._storage_failed(method, folders[-1], OSError(number, os.strerror(number)))
 
-    def _storage_failed(self, method: str, place: Path, error: OSError) -> EngineStorageFailed:
+    def _storage_failed(self, method: str, folder: Path, error: OSError) -> EngineStorageFailed:
         return EngineStorageFailed(
-            f"the {self.name} engine failed to {method}: {place} could not be written to: "
+            f"the {self.name} engine failed to {method}: {folder} could not be written to: "
             f"{error.strerror or error} ({advice_on(error)}; temporary files go where the environment "
             f"variable TMPDIR says).\n{GOES_ON}"
         )

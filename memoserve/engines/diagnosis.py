@@ -30,7 +30,7 @@ class Diagnosis:
 
 
 def try_import(diagnosis: Diagnosis) -> str:
-    """Import what an engine imports, in a fresh process: what Python said, or nothing if it worked."""
+    """Import what an engine imports, in a fresh process: Python's error, or nothing if it worked."""
     if not diagnosis.modules:
         return ""
     result = subprocess.run(

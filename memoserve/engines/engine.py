@@ -76,7 +76,7 @@ class Forward:
 
 
 class NotFinite(EngineFailed):
-    """Logits of a window of which the largest isn't finite. `row` is its place among what was asked."""
+    """Logits of a window of which the largest isn't finite. `row` is its index among what was asked."""
 
     def __init__(self, row: int) -> None:
         super().__init__(not_finite(f"window {row} of the block (the first is 0)"))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from memoserve.catalog import StoredCheckpoint
 from memoserve.forecast.model import Taught, labels_of, weights_of
-from memoserve.recommend.target import Target
 
 _Z = 1.959963984540054
 _POWER = 2 / 3
@@ -33,7 +33,7 @@ class BaseRate:
     observed: tuple[tuple[int, float], ...]
 
 
-def forecast_base_rate(target: Target, taught: Sequence[Taught], unit: str) -> BaseRate | None:
+def forecast_base_rate(target: StoredCheckpoint, taught: Sequence[Taught], unit: str) -> BaseRate | None:
     """The law through the roles; None where the roles are of fewer than two sizes.
 
     Never below what the largest role memorized: that a larger model memorizes less has not been seen.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from memoserve.catalog import StoredCheckpoint
 from memoserve.forecast.base_rate import forecast_base_rate
 from memoserve.forecast.judge import Method, judge, reliability, threshold_for
 from memoserve.forecast.model import Floats, labels_of, weights_of
@@ -15,7 +16,6 @@ from memoserve.forecast.result import BasisForecast, RuleResult, SequenceForecas
 from memoserve.forecast.roles import Plan, Role, last_smaller
 from memoserve.forecast.rules import BEST_FEATURE, BEST_LINE, PAPER_RULE, Line, best_line, paper_rule
 from memoserve.recommend.rules import Unit
-from memoserve.recommend.target import Target
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Beside:
 
     name: str
     line: str
-    runs: tuple[Target, ...]
+    runs: tuple[StoredCheckpoint, ...]
     role: Role
     of: Line | None = None
     threshold: float | None = None
@@ -51,9 +51,9 @@ def flagging(probability: Floats, threshold: float | None) -> Method:
 
 
 def rules_beside(
-    target: Target,
+    target: StoredCheckpoint,
     bases: Sequence[BasisForecast],
-    runs: Sequence[Target],
+    runs: Sequence[StoredCheckpoint],
     reading: Reading,
     limit: float,
     promised: float,
@@ -67,7 +67,7 @@ def rules_beside(
     found = []
     if affordable:
         largest = max(affordable, key=lambda run: run.order)
-        line = f"{largest.checkpoint} memorized"
+        line = f"{largest.name} memorized"
         found.append(Beside(PAPER_RULE, line, (largest,), Role(target, largest)))
     for one, plan in _lines(bases, reading, promised, unit):
         sample = reading.sample(plan.role)

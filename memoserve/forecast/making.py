@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from memoserve.catalog import Catalog
+from memoserve.catalog import Catalog, StoredCheckpoint
 from memoserve.errors import BadInput
 from memoserve.forecast.base_rate import forecast_base_rate
 from memoserve.forecast.comparing import flagging, judge_on_target, rules_beside
@@ -28,7 +28,7 @@ from memoserve.forecast.roles import (
 from memoserve.forecast.table import Table, folds
 from memoserve.recommend.backtest_data import read_runs
 from memoserve.recommend.rules import Unit
-from memoserve.recommend.target import Target, find_target, parse_budget
+from memoserve.recommend.target import find_target, parse_budget
 
 PROMISED = 0.8
 _HELD_OUT = 60_000
@@ -53,9 +53,9 @@ def make_forecast(
     """
     if not 0 < promised < 1:
         raise BadInput(f"--precision {promised:g}: it is a share, above 0 and below 1")
-    chosen = find_target(catalog.connection, suite, target)
+    chosen = find_target(catalog, suite, target)
     flops = None if budget is None else parse_budget(budget, chosen)
-    runs = list(read_runs(catalog.connection, chosen.suite).values())
+    runs = list(read_runs(catalog, chosen.suite).values())
     table, elsewhere, teachers_of, name = _tables(catalog, chosen, fit_on)
     reading = Reading(table, elsewhere)
     try:
@@ -69,7 +69,7 @@ def make_forecast(
                 refused[plan.basis] = str(error)
         if not bases:
             reasons = "\n".join(dict.fromkeys(f"{reason}" for reason in refused.values()))
-            raise BadInput(f"no forecast for {chosen.checkpoint}: {reasons}")
+            raise BadInput(f"no forecast for {chosen.name}: {reasons}")
         limit = chosen.training_flops if flops is None else flops
         rules = rules_beside(chosen, bases, runs, reading, limit, promised, unit)
         items = float(weights_of(reading.sample(bases[-1].plan.role), unit).sum())
@@ -89,13 +89,13 @@ _Teachers = Mapping[Basis, tuple[Role, ...]]
 
 
 def _tables(
-    catalog: Catalog, target: Target, fit_on: Catalog | None
+    catalog: Catalog, target: StoredCheckpoint, fit_on: Catalog | None
 ) -> tuple[Table, Table | None, _Teachers | None, str | None]:
     """(the target's table, another store's, its roles by basis, its suite)."""
     table = Table(catalog, target.suite)
     if fit_on is None:
         return table, None, None, None
-    largest = find_target(fit_on.connection, None, None)
+    largest = find_target(fit_on, None, None)
     if largest.suite == target.suite:
         raise BadInput(
             f"--fit-on {fit_on.store} holds suite {target.suite}, the target's own: its labels would teach; "
@@ -103,7 +103,7 @@ def _tables(
         )
     other = Table(fit_on, largest.suite)
     common = tuple(column for column in table.columns if column in other.columns)
-    runs = list(read_runs(fit_on.connection, largest.suite).values())
+    runs = list(read_runs(fit_on, largest.suite).values())
     teachers = {basis: taught_elsewhere(runs, largest.step, basis) for basis in BASES}
     return (
         Table(catalog, target.suite, common), Table(fit_on, largest.suite, common), teachers, largest.suite
@@ -111,8 +111,8 @@ def _tables(
 
 
 def _plans(
-    target: Target,
-    runs: Sequence[Target],
+    target: StoredCheckpoint,
+    runs: Sequence[StoredCheckpoint],
     budget: float | None,
     elsewhere: _Teachers | None,
     suite: str | None,
@@ -133,8 +133,8 @@ def _plans(
             least = able[0]
             refused[basis] = (
                 f"a forecast from {describe(basis)} costs at least "
-                f"{least.training_flops / target.training_flops:.1%} of {target.checkpoint}'s compute "
-                f"({', '.join(run.checkpoint for run in least.paid)}), which is above the budget of "
+                f"{least.training_flops / target.training_flops:.1%} of {target.name}'s compute "
+                f"({', '.join(run.name for run in least.paid)}), which is above the budget of "
                 f"{limit / target.training_flops:.1%}"
             )
     return found, refused
@@ -153,7 +153,7 @@ def _basis(
         )
     sample = reading.sample(plan.role)
     if not len(sample):
-        raise BadInput(f"nothing is known of what {plan.role.target.checkpoint} reads: no feature, no score")
+        raise BadInput(f"nothing is known of what {plan.role.target.name} reads: no feature, no score")
     items = weights_of(sample, unit)
     fitted = fitted.to_base_rate(rate.share, sample, items, plan.role)
     probability = fitted.model.probability(sample, plan.role)

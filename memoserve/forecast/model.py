@@ -209,7 +209,7 @@ def weights_of(rows: Rows, unit: str) -> Floats:
 
 
 def _refuse(taught: Sequence[Taught]) -> None:
-    names = ", ".join(dict.fromkeys(one.role.target.checkpoint for one in taught))
+    names = ", ".join(dict.fromkeys(one.role.target.name for one in taught))
     hits = sum(int(np.count_nonzero(labels_of(one.rows))) for one in taught)
     total = sum(len(one.rows) for one in taught)
     if total == 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from memoserve.catalog import StoredCheckpoint
 from memoserve.errors import BadInput
 from memoserve.forecast.base_rate import BaseRate
 from memoserve.forecast.judge import Bin, Difference, Judged
@@ -12,7 +13,6 @@ from memoserve.forecast.model import Fitted, Learner
 from memoserve.forecast.roles import Basis, Plan, cost
 from memoserve.forecast.table import Column
 from memoserve.recommend.rules import Unit
-from memoserve.recommend.target import Target
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class RuleResult:
 
     name: str
     rule: str
-    runs: tuple[Target, ...]
+    runs: tuple[StoredCheckpoint, ...]
     judged: Judged | None
 
     @property
@@ -64,7 +64,7 @@ class SequenceForecast:
     about. columns: what rows hold, in order.
     """
 
-    target: Target
+    target: StoredCheckpoint
     unit: Unit
     learner: Learner
     promised: float

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
-from memoserve.recommend.target import Target
+from memoserve.catalog import StoredCheckpoint
 
 Basis = Literal["features", "signals", "both"]
 BASES: tuple[Basis, ...] = ("features", "signals", "both")
@@ -25,19 +25,15 @@ class Role:
     `earlier` is a checkpoint of the predictor's own model, about half as far trained: it costs nothing more.
     """
 
-    target: Target
-    predictor: Target | None = None
-    earlier: Target | None = None
+    target: StoredCheckpoint
+    predictor: StoredCheckpoint | None = None
+    earlier: StoredCheckpoint | None = None
 
     def __str__(self) -> str:
-        return (
-            self.target.checkpoint
-            if self.predictor is None
-            else f"{self.predictor.checkpoint} -> {self.target.checkpoint}"
-        )
+        return self.target.name if self.predictor is None else f"{self.predictor.name} -> {self.target.name}"
 
     @property
-    def runs(self) -> tuple[Target, ...]:
+    def runs(self) -> tuple[StoredCheckpoint, ...]:
         """Every checkpoint whose scores it needs, the target's among them."""
         return tuple(run for run in (self.target, self.predictor, self.earlier) if run is not None)
 
@@ -55,12 +51,12 @@ class Plan:
     suite: str | None = None
 
     @property
-    def predictors(self) -> tuple[Target, ...]:
+    def predictors(self) -> tuple[StoredCheckpoint, ...]:
         """The checkpoints of the target's own suite whose scores predict."""
         return tuple(run for run in self.role.runs if run is not self.role.target)
 
     @property
-    def paid(self) -> tuple[Target, ...]:
+    def paid(self) -> tuple[StoredCheckpoint, ...]:
         """Every checkpoint whose scores or labels it uses and that has to be paid for."""
         taught = () if self.suite is not None else tuple(run for role in self.teachers for run in role.runs)
         return tuple(dict.fromkeys((*self.predictors, *taught)))
@@ -71,7 +67,7 @@ class Plan:
         return cost(self.paid)
 
 
-def cost(runs: Iterable[Target]) -> float:
+def cost(runs: Iterable[StoredCheckpoint]) -> float:
     """The training compute of runs in FLOPs: of each model what its latest checkpoint took, added up."""
     latest: dict[tuple[str, str], float] = {}
     for run in runs:
@@ -81,8 +77,8 @@ def cost(runs: Iterable[Target]) -> float:
 
 
 def plans(
-    target: Target,
-    runs: Sequence[Target],
+    target: StoredCheckpoint,
+    runs: Sequence[StoredCheckpoint],
     basis: Basis,
     *,
     elsewhere: tuple[Role, ...] | None = None,
@@ -111,28 +107,28 @@ def plans(
     return sorted(found, key=lambda plan: plan.training_flops)
 
 
-def taught_elsewhere(runs: Sequence[Target], step: int, basis: Basis) -> tuple[Role, ...]:
+def taught_elsewhere(runs: Sequence[StoredCheckpoint], step: int, basis: Basis) -> tuple[Role, ...]:
     """Every role that a suite's evaluated models can play, the largest's too, at their last such step."""
-    of_model: dict[str, list[Target]] = {}
+    of_model: dict[str, list[StoredCheckpoint]] = {}
     for run in sorted(runs, key=lambda run: (run.order, run.step)):
         if run.evaluated and run.step <= step:
             of_model.setdefault(run.model, []).append(run)
     last = [several[-1] for several in of_model.values()][-MOST_MODELS:]
-    return teachers(last, basis, {run.checkpoint: half_as_far(run, of_model[run.model]) for run in last})
+    return teachers(last, basis, {run.name: half_as_far(run, of_model[run.model]) for run in last})
 
 
-def last_smaller(target: Target, runs: Sequence[Target]) -> list[Target]:
+def last_smaller(target: StoredCheckpoint, runs: Sequence[StoredCheckpoint]) -> list[StoredCheckpoint]:
     """The last evaluated checkpoint up to the target's step of each smaller model, ascending by size."""
     return _evaluated(target, runs)[0]
 
 
-def teachers(runs: Sequence[Target], basis: Basis, earlier: dict[str, Target | None]) -> tuple[Role, ...]:
+def teachers(
+    runs: Sequence[StoredCheckpoint], basis: Basis, earlier: dict[str, StoredCheckpoint | None]
+) -> tuple[Role, ...]:
     """The roles among runs of different models, ascending by size; `earlier` by the predictor's name."""
     if basis == "features":
         return tuple(Role(run) for run in runs)
-    return tuple(
-        Role(run, smaller, earlier.get(smaller.checkpoint)) for smaller, run in combinations(runs, 2)
-    )
+    return tuple(Role(run, smaller, earlier.get(smaller.name)) for smaller, run in combinations(runs, 2))
 
 
 def choose(found: Sequence[Plan], budget: float) -> Plan | None:
@@ -154,7 +150,9 @@ def choose(found: Sequence[Plan], budget: float) -> Plan | None:
     )
 
 
-def too_little(target: Target, runs: Sequence[Target], basis: Basis, suite: str | None = None) -> str:
+def too_little(
+    target: StoredCheckpoint, runs: Sequence[StoredCheckpoint], basis: Basis, suite: str | None = None
+) -> str:
     """Why no plan exists, and what to run, in words."""
     if suite is not None:
         return f"a forecast from {describe(basis)} needs at least {LEAST_ROLES} roles in suite {suite}" + (
@@ -162,7 +160,7 @@ def too_little(target: Target, runs: Sequence[Target], basis: Basis, suite: str 
         )
     last, _ = _evaluated(target, runs)
     needed = LEAST_ROLES if basis == "features" else LEAST_ROLES + 1
-    names = ", ".join(run.checkpoint for run in last) or "none"
+    names = ", ".join(run.name for run in last) or "none"
     return (
         f"a forecast from {describe(basis)} needs {needed} evaluated models that are smaller than "
         f"{target.model}, to learn from how they play its role; evaluated are {names}. Evaluate more of them "
@@ -179,9 +177,11 @@ def describe(basis: Basis) -> str:
     }[basis]
 
 
-def _evaluated(target: Target, runs: Iterable[Target]) -> tuple[list[Target], dict[str, list[Target]]]:
+def _evaluated(
+    target: StoredCheckpoint, runs: Iterable[StoredCheckpoint]
+) -> tuple[list[StoredCheckpoint], dict[str, list[StoredCheckpoint]]]:
     """(of each smaller model the last evaluated checkpoint up to the target's step; all of each)."""
-    all_of: dict[str, list[Target]] = {}
+    all_of: dict[str, list[StoredCheckpoint]] = {}
     for run in sorted(runs, key=lambda run: (run.order, run.step)):
         if (
             run.evaluated
@@ -193,15 +193,20 @@ def _evaluated(target: Target, runs: Iterable[Target]) -> tuple[list[Target], di
     return [of_model[-1] for of_model in all_of.values()], all_of
 
 
-def half_as_far(run: Target, of_model: Sequence[Target]) -> Target | None:
+def half_as_far(run: StoredCheckpoint, of_model: Sequence[StoredCheckpoint]) -> StoredCheckpoint | None:
     """The evaluated checkpoint of the same model that is nearest to half of a run's steps, and before it."""
     before = [other for other in of_model if 0 < other.step < run.step]
     return min(before, key=lambda other: abs(other.step - run.step / 2), default=None)
 
 
-def _plan(target: Target, chosen: Sequence[Target], all_of: dict[str, list[Target]], basis: Basis) -> Plan:
-    earlier = {run.checkpoint: half_as_far(run, all_of[run.model]) for run in chosen}
+def _plan(
+    target: StoredCheckpoint,
+    chosen: Sequence[StoredCheckpoint],
+    all_of: dict[str, list[StoredCheckpoint]],
+    basis: Basis,
+) -> Plan:
+    earlier = {run.name: half_as_far(run, all_of[run.model]) for run in chosen}
     taught = teachers(chosen, basis, earlier)
     if basis == "features":
         return Plan(basis, Role(target), taught)
-    return Plan(basis, Role(target, chosen[-1], earlier[chosen[-1].checkpoint]), taught)
+    return Plan(basis, Role(target, chosen[-1], earlier[chosen[-1].name]), taught)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from memoserve.catalog import StoredCheckpoint
 from memoserve.forecast.base_rate import BaseRate
 from memoserve.forecast.judge import LEAST_PROBABILITY, Judged
 from memoserve.forecast.result import BasisForecast, SequenceForecast
@@ -12,7 +13,6 @@ from memoserve.forecast.roles import describe
 from memoserve.forecast.rules import BEST_FEATURE, BEST_LINE, PAPER_RULE
 from memoserve.recommend.rules import Share
 from memoserve.recommend.sentences import share_text
-from memoserve.recommend.target import Target
 
 Part = Literal["forecasts", "differences", "reliability", "weights"]
 _Table = tuple[tuple[str, ...], list[tuple[object, ...]]]
@@ -60,7 +60,7 @@ def _forecasts(forecast: SequenceForecast) -> _Table:
         ]
         counts = (None,) * 3 if judged is None else (judged.expected, judged.flagged, judged.hits)
         rows.append((
-            target.checkpoint, forecast.unit, by, rule, flops, flops / target.training_flops, on,
+            target.name, forecast.unit, by, rule, flops, flops / target.training_flops, on,
             *counts, *shares, None if judged is None else judged.calibration_error,
         ))  # fmt: skip
 
@@ -112,16 +112,16 @@ def _three(share: Share) -> tuple[float | None, float | None, float | None]:
 
 def sentences(forecast: SequenceForecast) -> list[str]:
     """What was forecast, how good that is, what it costs, and what it can't know."""
-    said = [_summary(forecast, one) for one in forecast.bases]
-    said += _against(forecast)
-    said += [f"No forecast from {describe(basis)}: {why}." for basis, why in forecast.refused.items()]
-    return [*said, *_caveats(forecast)]
+    lines = [_summary(forecast, one) for one in forecast.bases]
+    lines += _against(forecast)
+    lines += [f"No forecast from {describe(basis)}: {why}." for basis, why in forecast.refused.items()]
+    return [*lines, *_caveats(forecast)]
 
 
 def _summary(forecast: SequenceForecast, one: BasisForecast) -> str:
     share = one.plan.training_flops / forecast.target.training_flops
     start = (
-        f"From {describe(one.basis)}, {forecast.target.checkpoint} is expected to memorize "
+        f"From {describe(one.basis)}, {forecast.target.name} is expected to memorize "
         f"{one.expected:,.0f} of {forecast.items:,.0f} {forecast.unit}, for {share:.1%} of its compute "
         f"({names_of(one.plan.paid)}). "
     )
@@ -144,17 +144,17 @@ def _summary(forecast: SequenceForecast, one: BasisForecast) -> str:
 def _against(forecast: SequenceForecast) -> list[str]:
     """The richest basis against each rule, a sentence each."""
     basis = forecast.bases[-1].basis
-    said = []
+    lines = []
     for rule in forecast.rules:
         one = forecast.differences.get((basis, rule.name))
         if one is not None and rule.judged is not None:
             named = f"the {rule.name}" if rule.name in (PAPER_RULE, BEST_LINE, BEST_FEATURE) else rule.name
-            said.append(
+            lines.append(
                 f"Compared with {named} ({rule.rule}; recall {share_text(rule.judged.recall)}, precision "
                 f"{share_text(rule.judged.precision)}), the recall from {describe(basis)} is "
                 f"{_signed(one.recall)}, paired."
             )
-    return said
+    return lines
 
 
 def _signed(share: Share) -> str:
@@ -166,7 +166,7 @@ def _signed(share: Share) -> str:
 def _caveats(forecast: SequenceForecast) -> list[str]:
     one, target = forecast.bases[-1], forecast.target
     elsewhere = f", of suite {forecast.fit_on} in another store, whose runs are not counted"
-    said = [
+    lines = [
         f"Learned from {'; '.join(map(str, one.plan.teachers))}{elsewhere if forecast.fit_on else ''}. "
         f"No label of {target.model} entered a fit, a threshold or a calibration. On windows of the smaller "
         "targets that a fit had not seen, the average precision is "
@@ -174,19 +174,19 @@ def _caveats(forecast: SequenceForecast) -> list[str]:
         _base_rate(forecast, one.base_rate),
     ]
     if one.base_rate.extrapolated > _FAR:
-        said.append(
+        lines.append(
             f"{target.model} is {one.base_rate.extrapolated:.0f} times as large as the largest model learned "
             "from: the ranking is worth more than the probabilities."
         )
     if one.judged is not None and one.judged.calibration_slope.value is not None:
         error = one.judged.calibration_error
         where = f", mean error {error:.3f} where the probability is at least {LEAST_PROBABILITY:g}"
-        said.append(
-            f"Calibration on {target.checkpoint}: slope {share_text(one.judged.calibration_slope)}, 1 being "
+        lines.append(
+            f"Calibration on {target.name}: slope {share_text(one.judged.calibration_slope)}, 1 being "
             f"right{'' if error is None else where}. Intervals are of a bootstrap over windows (over "
             "near-duplicate clusters where features say them), 95%."
         )
-    return said
+    return lines
 
 
 def _base_rate(forecast: SequenceForecast, rate: BaseRate) -> str:
@@ -200,7 +200,7 @@ def _base_rate(forecast: SequenceForecast, rate: BaseRate) -> str:
     )
 
 
-def names_of(runs: Sequence[Target]) -> str:
+def names_of(runs: Sequence[StoredCheckpoint]) -> str:
     """The checkpoints that are paid for, of each model the latest; "no run" for none."""
     latest = {run.model: run for run in sorted(runs, key=lambda run: (run.order, run.step))}
-    return ", ".join(run.checkpoint for run in latest.values()) or "no run"
+    return ", ".join(run.name for run in latest.values()) or "no run"

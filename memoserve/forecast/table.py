@@ -196,9 +196,9 @@ class Table:
     def _asked(self, role: Role, labelled: bool) -> dict[str, object]:
         return {
             "suite": self.suite,
-            "target": role.target.checkpoint,
-            "predictor": None if role.predictor is None else role.predictor.checkpoint,
-            "earlier": None if role.earlier is None else role.earlier.checkpoint,
+            "target": role.target.name,
+            "predictor": None if role.predictor is None else role.predictor.name,
+            "earlier": None if role.earlier is None else role.earlier.name,
             "labelled": labelled,
         }
 
@@ -249,7 +249,7 @@ class Table:
     def _seen(self, role: Role) -> int:
         ((seen,),) = self.catalog.rows(
             "SELECT least(sequences_seen, trained) FROM checkpoints WHERE suite = ? AND checkpoint = ?",
-            [self.suite, role.target.checkpoint],
+            [self.suite, role.target.name],
         )
         return int(seen)
 

@@ -15,7 +15,7 @@ from memoserve.memorized.cells import (
     rows_of,
 )
 from memoserve.memorized.export import Export, export
-from memoserve.memorized.finding import TEXT_COLUMNS, Group, Texts, find_texts, text_row
+from memoserve.memorized.finding import TEXT_COLUMNS, FoundTexts, Group, find_texts, text_row
 from memoserve.memorized.redaction import Redaction, find_private
 from memoserve.memorized.shown import Shown, TextReader, open_text_of, open_texts, suite_name
 from memoserve.memorized.text import Piece, Words, mismatches, pieces, words
@@ -25,6 +25,7 @@ __all__ = [
     "TEXT_COLUMNS",
     "Cell",
     "Export",
+    "FoundTexts",
     "Group",
     "Pair",
     "Piece",
@@ -32,7 +33,6 @@ __all__ = [
     "Row",
     "Shown",
     "TextReader",
-    "Texts",
     "Words",
     "choose",
     "count_rows",

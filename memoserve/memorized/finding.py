@@ -29,7 +29,7 @@ TEXT_COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Texts:
+class FoundTexts:
     """Windows of a pair, each ready to show. They are read while the catalog's connection is open."""
 
     pair: Pair
@@ -51,7 +51,7 @@ def find_texts(
     data: str | None = None,
     tokenizer: str | None = None,
     warn: Callable[[str], None],
-) -> Texts:
+) -> FoundTexts:
     """At most `limit` windows, each once, in order of training.
 
     `cell`: memorized by the target; by both (hit), by the target alone (miss), by the predictor alone
@@ -75,11 +75,11 @@ def find_texts(
         drawn_from = cell
         every = rows_of(catalog, pair, drawn_from, limit if search is None else None)
     found = every if search is None else islice(reader.containing(every, search), limit)
-    return Texts(pair, reader.shown(drawn_from, list(found), redact))
+    return FoundTexts(pair, reader.shown(drawn_from, list(found), redact))
 
 
 def text_row(one: Shown) -> tuple[Any, ...]:
-    """A window as the values of TEXT_COLUMNS; mismatches: places in the continuation, from 0 on."""
+    """A window as the values of TEXT_COLUMNS; mismatches: positions in the continuation, from 0 on."""
     return (
         one.row.sequence_id,
         one.row.window_id,

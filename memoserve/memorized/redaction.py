@@ -40,7 +40,7 @@ _LEFT = r"(?<![A-Za-z0-9])"
 _RIGHT = r"(?![A-Za-z0-9])"
 
 # Kind, pattern (group `it`, where there is one, is what gets masked), and a check of what was found. In order
-# of who wins where two begin at one place and are equally long.
+# of who wins where two begin at one position and are equally long.
 _SHAPES: tuple[tuple[str, re.Pattern[str], Callable[[str], bool] | None], ...] = (
     # PEM: to the end of the block, or of the text where the window cuts it.
     (

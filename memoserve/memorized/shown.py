@@ -61,7 +61,7 @@ def open_text_of(
     """
     if data is None or tokenizer is None:
         try:
-            its = load_suite(suite or name).sequences
+            described = load_suite(suite or name).sequences
         except BadInput:
             if data is None:
                 raise BadInput(
@@ -69,18 +69,18 @@ def open_text_of(
                     "sequences with --data (and --tokenizer)"
                 ) from None
         else:
-            if data is None and its.path is None:
+            if data is None and described.path is None:
                 raise BadInput(f"suite {name} doesn't say where its sequences are: name them with --data")
-            tokenizer = tokenizer or its.tokenizer
-            data = data or its.path
+            tokenizer = tokenizer or described.tokenizer
+            data = data or described.path
     assert data is not None
-    said = store.fingerprint(name)
-    column = said.get("sequences_tokens_column")
+    fingerprint = store.fingerprint(name)
+    column = fingerprint.get("sequences_tokens_column")
     source = open_sequences(data, tokenizer, None if column is None else str(column))
-    stored = {key: value for key, value in said.items() if key.startswith("sequences_")}
+    stored = {key: value for key, value in fingerprint.items() if key.startswith("sequences_")}
     if not stored:
         warn(
-            f"the store doesn't say which sequences its scores are about ({said.get('engine')}), so "
+            f"the store doesn't say which sequences its scores are about ({fingerprint.get('engine')}), so "
             f"that they are those of {data} can't be checked"
         )
         return source, None if tokenizer is None else load_tokenizer(tokenizer)

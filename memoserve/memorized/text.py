@@ -28,7 +28,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of text in one style: as it stands, or of mismatching tokens."""
+    """A run of text in one style: as it stands, or of mismatching tokens."""
 
     text: str
     mismatch: bool = False

@@ -1,12 +1,12 @@
 """The queries: SQL files that each answer one question, their parameters, and answers as text."""
 
 from memoserve.queries.answer import Answer
-from memoserve.queries.files import Column, Parameter, Query, find_query, list_queries, read_query
+from memoserve.queries.files import ColumnMeaning, Parameter, Query, find_query, list_queries, read_query
 from memoserve.queries.parameters import Value, typed_values
 
 __all__ = [
     "Answer",
-    "Column",
+    "ColumnMeaning",
     "Parameter",
     "Query",
     "Value",

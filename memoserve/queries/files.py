@@ -38,7 +38,7 @@ class Parameter:
 
 
 @dataclass(frozen=True)
-class Column:
+class ColumnMeaning:
     """A column of a query's answer."""
 
     name: str
@@ -108,10 +108,10 @@ class Query:
         return tuple(found)
 
     @property
-    def columns(self) -> tuple[Column, ...]:
+    def columns(self) -> tuple[ColumnMeaning, ...]:
         """The documented columns; an interval (`_low`, `_high`) stands with the column it belongs to."""
         found = (_COLUMN.fullmatch(text) for text in self._fields("column"))
-        return tuple(Column(*match.groups()) for match in found if match)
+        return tuple(ColumnMeaning(*match.groups()) for match in found if match)
 
 
 def queries_folder() -> Path:

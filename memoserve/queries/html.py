@@ -11,7 +11,7 @@ from memoserve.terminal import escape_for_terminal
 
 
 def as_html(answer: Answer, total: int, title: str = "", sentences: Sequence[str] = ()) -> str:
-    """A table with numbers for people, what is said about it below; `answer`: the first rows of `total`."""
+    """A table with numbers for people, notes about it below; `answer`: the first rows of `total`."""
     align = ["right" if numeric else "left" for numeric in numeric_columns(answer)]
     parts = [f"<p><b>{_safe(title)}</b></p>"] if title else []
     parts += [

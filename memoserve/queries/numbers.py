@@ -42,7 +42,7 @@ def whole_columns(answer: Answer) -> list[bool]:
 
 def _columns(answer: Answer) -> list[list[Any]]:
     return [
-        [row[place] for row in answer.rows if row[place] is not None] for place in range(len(answer.columns))
+        [row[index] for row in answer.rows if row[index] is not None] for index in range(len(answer.columns))
     ]
 
 

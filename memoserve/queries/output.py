@@ -8,7 +8,6 @@ import json
 import math
 import sys
 import warnings
-from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -52,32 +51,8 @@ def write_answer(
     )
 
 
-def write_answer_with_sentences(
-    answer: Answer,
-    form: Literal["table", "csv", "json", "markdown"],
-    title: str,
-    sentences: Sequence[str],
-    output: Path | None = None,
-) -> None:
-    """Write an answer to a file, whole or not at all, or to standard output; for people with the sentences.
-
-    Programs (csv, json) get the rows alone. Raises StorageFailed if the file system refuses.
-    """
-    lines = "".join(f"{line}\n" for line in sentences)
-    if form == "table" and output is None and sys.stdout.isatty():
-        from memoserve.queries.table import print_table
-
-        print_table(answer, title)
-        sys.stdout.write(escape_lines_for_terminal(lines))
-        return
-    text = {"table": plain, "csv": as_csv, "json": as_json, "markdown": as_markdown}[form](answer)
-    if form in ("table", "markdown"):
-        text = f"{text}\n" + (lines if form == "table" else lines.replace("\n", "\n\n").rstrip() + "\n")
-    write_text(text, output)
-
-
 def write_text(text: str, output: Path | None) -> None:
-    """Write lines to a file, whole or not at all, or to standard output; harmless where that is a terminal.
+    """Write lines to a file, whole or not at all, or to standard output; escaped where that is a terminal.
 
     Raises StorageFailed if the file system refuses.
     """

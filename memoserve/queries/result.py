@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from memoserve.errors import BadInput
 from memoserve.queries.answer import Answer
 from memoserve.queries.html import as_html, rows_note
+from memoserve.queries.identifiers import identifier
 from memoserve.queries.output import ENDINGS, arrow_table, fetch, write_answer
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _FETCHED = 10_000
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """An answer of a store: rows and columns, with a title and what is to be said about it.
+    """An answer of a store: rows and columns, with a title and notes about it.
 
     The data are an Arrow table of its own, whatever is asked next. `len`, iteration (tuples) and everything
     that takes Arrow's stream (polars, pandas, DuckDB) work on it; notebooks show it as a table.
@@ -139,9 +140,9 @@ class Result:
         # Arrow has no whole numbers of 128 bits, which sums are: DuckDB makes them decimals.
         wide = pa.decimal128(38, 0)
         selected = [
-            f"{_name(field.name)}::HUGEINT AS {_name(field.name)}"
+            f"{identifier(field.name)}::HUGEINT AS {identifier(field.name)}"
             if field.type == wide
-            else _name(field.name)
+            else identifier(field.name)
             for field in table.schema
         ]
         with duckdb.connect() as connection:
@@ -163,14 +164,10 @@ def table_of(
         **dict.fromkeys(text, pa.string),
     }
     arrays = []
-    for place, name in enumerate(columns):
-        values = pa.array([row[place] for row in rows])
+    for index, name in enumerate(columns):
+        values = pa.array([row[index] for row in rows])
         arrays.append(values.cast(typed.get(name, pa.float64)()) if pa.types.is_null(values.type) else values)
     return pa.table(arrays, names=list(columns))
-
-
-def _name(column: str) -> str:
-    return '"' + column.replace('"', '""') + '"'
 
 
 def _require(package: str, method: str) -> None:

@@ -50,7 +50,7 @@ def print_table(
     console: Console | None = None,
     elsewhere: str = "--format json has them",
 ) -> None:
-    """Print an answer for people: a table a unit, intervals below values, what never changes said once.
+    """Print an answer for people: a table a unit, intervals below values, what never changes printed once.
 
     `elsewhere`: where the columns are that don't fit.
     """
@@ -61,23 +61,25 @@ def print_table(
         console.print("no rows", style="dim")
         return
     shown, constant, same = _compact(answer)
-    places = {name: place for place, name in enumerate(answer.columns)}
+    index_of = {name: index for index, name in enumerate(answer.columns)}
     whole = dict(zip(answer.columns, whole_columns(answer), strict=True))
     for name in constant:
-        value = human(name, answer.rows[0][places[name]], whole=whole[name])
+        value = human(name, answer.rows[0][index_of[name]], whole=whole[name])
         console.print(Text(f"{escape_for_terminal(name).replace('_', ' ')}: {value}"), soft_wrap=True)
     for name, other in same.items():
-        said = f"{name.replace('_', ' ')}: here the same as {other.replace('_', ' ')}"
-        console.print(Text(escape_for_terminal(said)))
-    lists = {name for name in shown if any(isinstance(row[places[name]], list | dict) for row in answer.rows)}
+        note = f"{name.replace('_', ' ')}: here the same as {other.replace('_', ' ')}"
+        console.print(Text(escape_for_terminal(note)))
+    lists = {
+        name for name in shown if any(isinstance(row[index_of[name]], list | dict) for row in answer.rows)
+    }
     left_out = [name for name in shown if name in lists]
     shown = [name for name in shown if name not in lists]
     parts: dict[str | None, list[int]] = {None: list(range(len(answer.rows)))}
     if "unit" in shown:
         # Sequences and windows are never compared with each other.
         parts = {}
-        for place, row in enumerate(answer.rows):
-            parts.setdefault(str(row[places["unit"]]), []).append(place)
+        for index, row in enumerate(answer.rows):
+            parts.setdefault(str(row[index_of["unit"]]), []).append(index)
         shown.remove("unit")
     columns = [_column(answer, name, whole[name]) for name in shown]
     fitting = _fitting(columns, console.width)
@@ -95,11 +97,11 @@ def print_table(
 
 
 def _column(answer: Answer, name: str, whole: bool) -> _Column:
-    places = {other: place for place, other in enumerate(answer.columns)}
-    ends = [places[end] for end in (f"{name}_low", f"{name}_high") if end in places]
+    index_of = {other: index for index, other in enumerate(answer.columns)}
+    ends = [index_of[end] for end in (f"{name}_low", f"{name}_high") if end in index_of]
     cells = []
     for row in answer.rows:
-        lines = [human(name, row[places[name]], whole=whole)]
+        lines = [human(name, row[index_of[name]], whole=whole)]
         if len(ends) == 2 and all(row[end] is not None for end in ends):
             lines.append("-".join(_end(row[end]) for end in ends))
         cells.append(lines)
@@ -107,13 +109,13 @@ def _column(answer: Answer, name: str, whole: bool) -> _Column:
     most = max(len(line) for lines in cells for line in lines)
     prose = most > _PROSE and any(" " in line for lines in cells for line in lines)
     least = max((len(word) for lines in cells for line in lines for word in line.split()), default=0)
-    values = [row[places[name]] for row in answer.rows]
+    values = [row[index_of[name]] for row in answer.rows]
     headed = max(map(len, heading.split()), default=0)
     return _Column(
         name,
         heading,
         cells,
-        right=numeric_columns(answer)[places[name]],
+        right=numeric_columns(answer)[index_of[name]],
         measure=len(ends) == 2 or any(isinstance(value, float) for value in values),
         prose=prose,
         least=max(headed, min(most, max(least, _PROSE)) if prose else most),
@@ -127,11 +129,11 @@ def _fitting(columns: Sequence[_Column], width: int) -> list[_Column]:
     while named < len(columns) and not columns[named].right and not columns[named].measure:
         named += 1
     # The last to go first: counts, then other names, then shares; what the rows are called stays.
-    going = sorted(range(max(named, 1), len(columns)), key=lambda place: (_worth(columns[place]), -place))
+    going = sorted(range(max(named, 1), len(columns)), key=lambda index: (_worth(columns[index]), -index))
     kept = list(range(len(columns)))
-    while _width([columns[place] for place in kept]) > width and going:
+    while _width([columns[index] for index in kept]) > width and going:
         kept.remove(going.pop(0))
-    chosen = [columns[place] for place in kept]
+    chosen = [columns[index] for index in kept]
     # Where most would be missing, a line a value says more.
     if _width(chosen) > width or 2 * len(kept) < len(columns):
         return []
@@ -171,11 +173,11 @@ def _print_aligned(console: Console, columns: Sequence[_Column], rows: Sequence[
 def _print_lines(
     console: Console, columns: Sequence[_Column], widths: Sequence[int], cells: list[list[str]], style: str
 ) -> None:
-    for place in range(max(map(len, cells))):
+    for index in range(max(map(len, cells))):
         line = Text()
         for column, width, lines in zip(columns, widths, cells, strict=True):
-            text = lines[place] if place < len(lines) else ""
-            dim = not style and place > 0 and not column.prose
+            text = lines[index] if index < len(lines) else ""
+            dim = not style and index > 0 and not column.prose
             line.append(text.rjust(width) if column.right else text.ljust(width), "dim" if dim else style)
             line.append("  ")
         line.rstrip()
@@ -222,8 +224,8 @@ def _compact(answer: Answer) -> tuple[list[str], list[str], dict[str, str]]:
     if len(answer.rows) == 1:  # which says nothing about what changes, or changes together
         return shown, [], {}
     values = {
-        name: [row[place] for row in answer.rows]
-        for place, name in enumerate(answer.columns)
+        name: [row[index] for row in answer.rows]
+        for index, name in enumerate(answer.columns)
         if name in shown
     }
     constant = [
@@ -235,8 +237,8 @@ def _compact(answer: Answer) -> tuple[list[str], list[str], dict[str, str]]:
     shown = [name for name in shown if name not in constant]
     same = {
         name: later
-        for place, name in enumerate(shown)
-        for later in shown[place + 1 :]
+        for index, name in enumerate(shown)
+        for later in shown[index + 1 :]
         if values[name] == values[later]
     }
     rest = [name for name in shown if name not in same]

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from memoserve.catalog import Catalog, StoredCheckpoint
+from memoserve.catalog.statements import statement
 from memoserve.errors import BadInput
 from memoserve.recommend.flagged_sets import Flagging, flags_the_same
 from memoserve.recommend.forecast import Forecast, cheapest_forecast, choose_forecast
 from memoserve.recommend.rehearsal import Backtest
 from memoserve.recommend.rules import Bounds, Rule, Share, Unit, cheapest, choose, judge, read_rules
-from memoserve.recommend.target import Target
 from memoserve.recommend.target_forecasts import Forecasts, forecast_rules
-
-if TYPE_CHECKING:
-    import duckdb
 
 GRID = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 
@@ -56,9 +53,8 @@ class Advisor:
 
     def __init__(
         self,
-        connection: duckdb.DuckDBPyConnection,
-        store: str | Path,
-        target: Target,
+        catalog: Catalog,
+        target: StoredCheckpoint,
         bounds: Bounds,
         *,
         unit: Unit = "sequences",
@@ -72,15 +68,15 @@ class Advisor:
         self._rules: list[Rule] = []
         self._forecasts: tuple[Forecast, ...] = ()
         self.forecasts: Forecasts | None = None
-        self._connection = connection
+        self._catalog = catalog
         if self.basis == "forecast":
-            self.forecasts = forecast_rules(connection, store, target, unit)
+            self.forecasts = forecast_rules(catalog, target, unit)
             self._forecasts, self.refused = self.forecasts.rules, self.forecasts.refused
         else:
-            self._rules = read_rules(connection, store, target.suite, target.checkpoint, unit)
+            self._rules = read_rules(catalog, target.suite, target.name, unit)
             if not self._rules:
-                raise BadInput(f"nothing evaluated in this store costs less than {target.checkpoint}")
-            self.base_rate = _base_rate(connection, target, unit)
+                raise BadInput(f"nothing evaluated in this store costs less than {target.name}")
+            self.base_rate = _base_rate(catalog, target, unit)
 
     def cheapest_cost(self) -> tuple[str, float]:
         """(checkpoint, FLOPs) of the cheapest candidate."""
@@ -132,7 +128,7 @@ class Advisor:
     def _flags_the_same(self, one: Flagging, other: Flagging) -> bool:
         target = self.target
         return flags_the_same(
-            self._connection, target.suite, target.checkpoint, self.unit, one, other,
+            self._catalog, target.suite, target.name, self.unit, one, other,
             evaluated=self.basis == "measured",
         )  # fmt: skip
 
@@ -208,18 +204,10 @@ def _flagging(forecast: Forecast) -> Flagging:
     return Flagging(forecast.predictors, forecast.line.signal, forecast.line.tau)
 
 
-def _base_rate(connection: duckdb.DuckDBPyConnection, target: Target, unit: Unit) -> float:
+def _base_rate(catalog: Catalog, target: StoredCheckpoint, unit: Unit) -> float:
     """Share of what the target has seen and was evaluated on that it memorized."""
-    item = "s.sequence_id" if unit == "sequences" else "w.window_id"
-    joined = "" if unit == "sequences" else "JOIN sequences w USING (suite, sequence_id)"
-    (rate,) = connection.execute(
-        f"""
-        SELECT count(DISTINCT {item}) FILTER (coalesce(s.matched_prefix, s.matches) = 32)
-               / count(DISTINCT {item})
-        FROM scores s {joined} JOIN checkpoints c USING (suite, model, step)
-        WHERE suite = $suite AND model = $model AND step = $step
-          AND s.sequence_id < least(c.sequences_seen, c.trained)
-        """,
-        {"suite": target.suite, "model": target.model, "step": target.step},
-    ).fetchone() or (0.0,)
+    ((rate,),) = catalog.rows(
+        statement(__file__, "base_rate"),
+        {"suite": target.suite, "model": target.model, "step": target.step, "unit": unit},
+    )
     return float(rate or 0.0)

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from memoserve.errors import BadInput
+from memoserve.catalog import Catalog, StoredCheckpoint
 from memoserve.recommend.law import Observation
-from memoserve.recommend.rules import Counts, Rule, Unit, read_rules
-from memoserve.recommend.target import Target
-
-if TYPE_CHECKING:
-    import duckdb
+from memoserve.recommend.rules import NoWindows, Rule, RuleCounts, Unit, read_rules
 
 # Each line has a law of its own, so few lines.
 TAUS: Mapping[str, tuple[float, ...]] = {
@@ -57,10 +51,10 @@ class RuleResult:
     Trials are effective numbers, equal windows as one cluster; None: unknown.
     """
 
-    target: Target
-    runs: tuple[Target, ...]
+    target: StoredCheckpoint
+    runs: tuple[StoredCheckpoint, ...]
     line: Line
-    counts: Counts
+    counts: RuleCounts
     flagged_trials: float | None
     memorized_trials: float | None
 
@@ -70,22 +64,19 @@ class RuleResult:
         return sum(run.training_flops for run in self.runs)
 
 
-def read_runs(connection: duckdb.DuckDBPyConnection, suite: str) -> dict[str, Target]:
+def read_runs(catalog: Catalog, suite: str) -> dict[str, StoredCheckpoint]:
     """Every checkpoint of the suite that took compute and has weights of its own, by name."""
-    rows = connection.execute(
-        "SELECT suite, checkpoint, model, step, model_order, parameters, training_flops, evaluated "
-        "FROM checkpoints "
-        "WHERE suite = ? AND training_flops > 0 AND same_weights_as IS NULL ORDER BY model_order, step",
-        [suite],
-    ).fetchall()
-    return {row[1]: Target(*row) for row in rows}
+    return {
+        one.name: one
+        for one in catalog.checkpoints()
+        if one.suite == suite and one.training_flops > 0 and one.same_weights_as is None
+    }
 
 
 def read_rule_results(
-    connection: duckdb.DuckDBPyConnection,
-    store: str | Path,
+    catalog: Catalog,
     suite: str,
-    runs: Mapping[str, Target],
+    runs: Mapping[str, StoredCheckpoint],
     unit: Unit,
     *,
     below: int,
@@ -95,33 +86,37 @@ def read_rule_results(
 
     By the query recommend_candidates, of everything up to the target's size that costs less than it.
     """
-    last: dict[str, Target] = {}
+    last: dict[str, StoredCheckpoint] = {}
     for run in runs.values():
         if run.evaluated and run.order < below and run.step <= step:
             last[run.model] = run
     found = []
     for target in last.values():
         try:
-            rules = read_rules(connection, store, suite, target.checkpoint, unit, blocks=1)
-        except BadInput:
-            # No windows of this suite: asked of each target, said by whoever finds nothing.
+            rules = read_rules(catalog, suite, target.name, unit, blocks=1)
+        except NoWindows:
+            # Asked of each target; whoever finds nothing raises it.
             continue
         found += list(_results_of(target, rules, runs))
     return found
 
 
-def _results_of(target: Target, rules: Iterable[Rule], runs: Mapping[str, Target]) -> Iterable[RuleResult]:
-    lines: dict[tuple[Target, str], dict[float, Rule]] = {}
+def _results_of(
+    target: StoredCheckpoint, rules: Iterable[Rule], runs: Mapping[str, StoredCheckpoint]
+) -> Iterable[RuleResult]:
+    lines: dict[tuple[StoredCheckpoint, str], dict[float, Rule]] = {}
     for rule in rules:
-        its = [runs[name] for name in rule.predictors.split(" + ") if name in runs]
-        if len(its) != rule.predictors.count(" + ") + 1 or any(run.order > target.order for run in its):
+        predictors = [runs[name] for name in rule.predictors.split(" + ") if name in runs]
+        if len(predictors) != rule.predictors.count(" + ") + 1 or any(
+            run.order > target.order for run in predictors
+        ):
             continue
         if rule.tau is not None:
-            lines.setdefault((its[0], rule.signal), {})[rule.tau] = rule
-        elif len(its) == 1:
-            yield _one(target, (its[0],), PAPER_RULE, rule)
-        elif len({run.model for run in its}) == len(its):
-            dear_first = sorted(its, key=lambda run: (-run.training_flops, run.order, run.step))
+            lines.setdefault((predictors[0], rule.signal), {})[rule.tau] = rule
+        elif len(predictors) == 1:
+            yield _one(target, (predictors[0],), PAPER_RULE, rule)
+        elif len({run.model for run in predictors}) == len(predictors):
+            dear_first = sorted(predictors, key=lambda run: (-run.training_flops, run.order, run.step))
             yield _one(target, tuple(dear_first), EITHER, rule)
     for (run, signal), by_tau in lines.items():
         for tau in TAUS[signal]:
@@ -130,7 +125,7 @@ def _results_of(target: Target, rules: Iterable[Rule], runs: Mapping[str, Target
                 yield _one(target, (run,), Line("alone", signal, tau), by_tau[min(above)])
 
 
-def _one(target: Target, runs: tuple[Target, ...], line: Line, rule: Rule) -> RuleResult:
+def _one(target: StoredCheckpoint, runs: tuple[StoredCheckpoint, ...], line: Line, rule: Rule) -> RuleResult:
     return RuleResult(
         target, runs, line, rule.choosing, rule.choosing_effective, rule.choosing_memorized_effective
     )
@@ -140,7 +135,7 @@ def observed(result: RuleResult) -> Observation:
     """A line of one run as an observation of the law."""
     run, target, counts = result.runs[0], result.target, result.counts
     return Observation(
-        target.checkpoint, target.model, target.order, target.training_flops, run.checkpoint, run.model,
+        target.name, target.model, target.order, target.training_flops, run.name, run.model,
         run.training_flops / target.training_flops, run.parameters / target.parameters,
         counts.recall, result.memorized_trials or 0.0, counts.precision, result.flagged_trials or 0.0,
     )  # fmt: skip
@@ -155,7 +150,7 @@ def union_gain(both: RuleResult, alone: Mapping[tuple[str, str], RuleResult]) ->
     names of target and run.
     """
     dear, cheap = both.runs
-    first, second = (alone.get((both.target.checkpoint, run.checkpoint)) for run in (dear, cheap))
+    first, second = (alone.get((both.target.name, run.name)) for run in (dear, cheap))
     if first is None or second is None or first.counts.memorized != both.counts.memorized:
         return None
     missed = first.counts.memorized - first.counts.hits
@@ -168,8 +163,8 @@ def union_gain(both: RuleResult, alone: Mapping[tuple[str, str], RuleResult]) ->
     per_flag = (second.flagged_trials or 0.0) / second.counts.flagged if second.counts.flagged else 0.0
     target = both.target
     return Observation(
-        target.checkpoint, target.model, target.order, target.training_flops,
-        f"{dear.checkpoint} + {cheap.checkpoint}", f"{dear.model} + {cheap.model}",
+        target.name, target.model, target.order, target.training_flops,
+        f"{dear.name} + {cheap.name}", f"{dear.model} + {cheap.model}",
         cheap.training_flops / dear.training_flops, cheap.parameters / dear.parameters,
         hits / missed, missed * per_miss, hits / added if added else None, added * per_flag,
     )  # fmt: skip

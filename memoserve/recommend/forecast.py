@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from memoserve.catalog import StoredCheckpoint
 from memoserve.errors import BadInput
 from memoserve.recommend.backtest_data import (
     EITHER,
@@ -21,7 +22,6 @@ from memoserve.recommend.backtest_data import (
 )
 from memoserve.recommend.law import Law, Observation, fit
 from memoserve.recommend.rules import Bounds, Share
-from memoserve.recommend.target import Target
 
 _GAIN_TERMS = 2
 """What a second run adds is fitted by an intercept and the compute between the two: such pairs are few."""
@@ -56,16 +56,14 @@ class LineLaws:
     Raises BadInput where there is no law for the paper's rule.
     """
 
-    def __init__(self, paper: Sequence[Observation], played: Sequence[RuleResult]) -> None:
+    def __init__(self, paper: Sequence[Observation], results: Sequence[RuleResult]) -> None:
         self.of: dict[Line, tuple[Law, Law]] = {
             PAPER_RULE: (fit(paper, "recall_corpus"), fit(paper, "precision"))
         }
         self.without: dict[str, str] = {}
-        alone = {
-            (one.target.checkpoint, one.runs[0].checkpoint): one for one in played if one.line == PAPER_RULE
-        }
+        alone = {(one.target.name, one.runs[0].name): one for one in results if one.line == PAPER_RULE}
         by_line: dict[Line, list[Observation]] = {}
-        for one in played:
+        for one in results:
             seen = union_gain(one, alone) if one.line == EITHER else observed(one)
             if one.line != PAPER_RULE and seen is not None:
                 by_line.setdefault(one.line, []).append(seen)
@@ -80,17 +78,20 @@ class LineLaws:
                 self.without[str(line)] = str(error)
 
 
-def name_of(runs: Iterable[Target]) -> str:
-    return " + ".join(run.checkpoint for run in sorted(runs, key=lambda run: (run.order, run.step)))
+def name_of(runs: Iterable[StoredCheckpoint]) -> str:
+    return " + ".join(run.name for run in sorted(runs, key=lambda run: (run.order, run.step)))
 
 
 def forecast_lines(
-    target: Target, able: Sequence[Target], laws: LineLaws, counted: Mapping[tuple[str, Line], int]
+    target: StoredCheckpoint,
+    able: Sequence[StoredCheckpoint],
+    laws: LineLaws,
+    counted: Mapping[tuple[str, Line], int],
 ) -> tuple[list[Forecast], dict[str, str]]:
     """Every rule with support, and why runs have none by the paper's rule."""
     rules: list[Forecast] = []
     refused: dict[str, str] = {}
-    papers: dict[str, Forecast] = {}
+    paper_forecasts: dict[str, Forecast] = {}
     for run in sorted(able, key=lambda run: (run.training_flops, run.order)):
         at = (run.training_flops / target.training_flops, run.parameters / target.parameters)
         for line, (recall, precision) in laws.of.items():
@@ -101,34 +102,34 @@ def forecast_lines(
             )
             if why is not None:
                 if line == PAPER_RULE:
-                    refused[run.checkpoint] = why
+                    refused[run.name] = why
                 continue
             one = Forecast(
-                run.checkpoint,
+                run.name,
                 line,
                 run.training_flops,
                 recall.forecast(*at, target.training_flops),
                 precision.forecast(*at, target.training_flops),
                 precision.lower_bound(*at, target.training_flops),
-                counted.get((run.checkpoint, line)),
+                counted.get((run.name, line)),
             )
             rules.append(one)
             if line == PAPER_RULE:
-                papers[run.checkpoint] = one
+                paper_forecasts[run.name] = one
     if EITHER in laws.of:
-        rules += _unions(target, able, laws.of[EITHER], papers, counted)
+        rules += _unions(target, able, laws.of[EITHER], paper_forecasts, counted)
     return rules, refused
 
 
 def _unions(
-    target: Target,
-    able: Sequence[Target],
+    target: StoredCheckpoint,
+    able: Sequence[StoredCheckpoint],
     gains: tuple[Law, Law],
-    papers: Mapping[str, Forecast],
+    paper_forecasts: Mapping[str, Forecast],
     counted: Mapping[tuple[str, Line], int],
 ) -> Iterable[Forecast]:
     """Unions of two evaluated runs of different models: only of those is it known how many they flag."""
-    members = [run for run in able if run.checkpoint in papers and counted.get((run.checkpoint, PAPER_RULE))]
+    members = [run for run in able if run.name in paper_forecasts and counted.get((run.name, PAPER_RULE))]
     if len(members) > _MEMBERS:
         members = list({run.model: run for run in sorted(members, key=lambda run: run.step)}.values())
     for dear in members:
@@ -146,7 +147,7 @@ def _unions(
             at = (cheap.training_flops / dear.training_flops, cheap.parameters / dear.parameters)
             if any(law.refusal(*at, target.training_flops) for law in gains):
                 continue
-            first = papers[dear.checkpoint]
+            first = paper_forecasts[dear.name]
             more, worth = (law.forecast(*at, target.training_flops) for law in gains)
             share = (first.flagged or 0) / flagged
 

@@ -10,19 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memoserve.catalog import run_query
+from memoserve.catalog import Catalog
 from memoserve.errors import BadInput
-from memoserve.queries import find_query
 from memoserve.recommend.rules import Share, Unit
-
-if TYPE_CHECKING:
-    import duckdb
 
 Measure = Literal["recall_corpus", "precision"]
 MEASURES: tuple[Measure, ...] = ("recall_corpus", "precision")
@@ -85,10 +80,10 @@ class Law:
     size_range: tuple[float, float]
     largest_target_flops: float
 
-    def interval(self, place: int) -> tuple[float, float]:
+    def interval(self, index: int) -> tuple[float, float]:
         """The 95% interval of a coefficient."""
-        half = self.t * math.sqrt(self.covariance[place, place])
-        return float(self.coefficients[place]) - half, float(self.coefficients[place]) + half
+        half = self.t * math.sqrt(self.covariance[index, index])
+        return float(self.coefficients[index]) - half, float(self.coefficients[index]) + half
 
     def forecast(self, compute_ratio: float, size_ratio: float, target_flops: float) -> Share:
         """The share to expect of a pair that the fit has not seen, with a 95% prediction interval."""
@@ -150,8 +145,7 @@ class HeldOut:
 
 
 def read_observations(
-    connection: duckdb.DuckDBPyConnection,
-    store: str | Path,
+    catalog: Catalog,
     suite: str,
     unit: Unit,
     *,
@@ -164,9 +158,6 @@ def read_observations(
         values["smaller_than"] = smaller_than
     if step is not None and step > 0:
         values["step"] = step
-    result = run_query(connection, find_query("scaling"), values, store)
-    names = [column[0] for column in result.description]
-    rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
     return [
         Observation(
             row["target"],
@@ -182,7 +173,7 @@ def read_observations(
             row["precision"],
             row["predictor_effective"] or 0.0,
         )
-        for row in rows
+        for row in catalog.records("scaling", **values)
         if row["unit"] == unit and row["compute_ratio"]
     ]
 
@@ -219,9 +210,9 @@ def fit(observations: Sequence[Observation], measure: Measure, terms: int = len(
     without, errors, weights = [], [], []
     for one in range(len(groups)):
         out = group == one
-        its, _ = _least_squares(x[~out], y[~out], noise[~out])
-        without.append(its)
-        errors.append((y[out] - x[out] @ its) ** 2)
+        coefficients, _ = _least_squares(x[~out], y[~out], noise[~out])
+        without.append(coefficients)
+        errors.append((y[out] - x[out] @ coefficients) ** 2)
         weights.append(1 / (noise[out] + between))
     spread = np.array(without) - np.mean(without, axis=0)
     covariance = (len(groups) - 1) / len(groups) * spread.T @ spread

@@ -6,16 +6,13 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from memoserve.catalog import Catalog, StoredCheckpoint
 from memoserve.errors import BadInput
 from memoserve.recommend.advisor import Advisor, Recommended
 from memoserve.recommend.rules import Bounds, Share, Unit
 from memoserve.recommend.sentences import caveats, name_of, reasons, share_text, where_reached
-from memoserve.recommend.target import Target, find_target, parse_budget
-
-if TYPE_CHECKING:
-    import duckdb
+from memoserve.recommend.target import find_target, parse_budget
 
 
 def recommend(
@@ -23,8 +20,8 @@ def recommend(
 ) -> tuple[list[Recommended], list[str]]:
     """The answers, and what to say about them. Raises BadInput if nothing keeps to budget and bounds."""
     answers: list[Recommended] = []
-    said: list[str] = []
-    target = advisor.target.checkpoint
+    sentences: list[str] = []
+    target = advisor.target.name
     if budget is not None:
         best = advisor.best(budget)
         if best is None:
@@ -40,22 +37,22 @@ def recommend(
                 "raise the budget, or lower the bound"
             )
         second = advisor.runner_up(budget)
-        papers = advisor.paper_rule(budget)
+        paper_rule = advisor.paper_rule(budget)
         doubled = advisor.best(2 * budget, "doubled budget")
-        answers += [best, *(a for a in (second, papers, doubled) if a is not None)]
-        said += reasons(advisor, best, second, papers, doubled)
+        answers += [best, *(a for a in (second, paper_rule, doubled) if a is not None)]
+        sentences += reasons(advisor, best, second, paper_rule, doubled)
     if recall is not None:
         cheap = advisor.cheapest(recall)
         if cheap is None:
-            said.append(f"No candidate reaches a recall of {recall:g} with {advisor.bounds}.")
+            sentences.append(f"No candidate reaches a recall of {recall:g} with {advisor.bounds}.")
         else:
             answers.append(cheap)
-            said.append(
+            sentences.append(
                 f"The cheapest that reaches a recall of {recall:g}{where_reached(advisor)} is "
                 f"{name_of(cheap)}, for {cheap.flops_share:.1%} of the target's compute: recall "
                 f"{share_text(cheap.recall)}, precision {share_text(cheap.precision)}."
             )
-    return answers, said + caveats(advisor, answers)
+    return answers, sentences + caveats(advisor, answers)
 
 
 def grid_answers(advisor: Advisor) -> tuple[list[Recommended], list[str]]:
@@ -63,7 +60,7 @@ def grid_answers(advisor: Advisor) -> tuple[list[Recommended], list[str]]:
     rows = advisor.grid()
     answers = [row for _, row in rows if row is not None]
     none = [f"{share:.0%}" for share, row in rows if row is None]
-    said = (
+    sentences = (
         [f"Nothing within {', '.join(none)} of the target's compute keeps to {advisor.bounds}."]
         if none
         else []
@@ -73,19 +70,19 @@ def grid_answers(advisor: Advisor) -> tuple[list[Recommended], list[str]]:
         if row is not None and (not changes or changes[-1][1].predictors != row.predictors):
             changes.append((share, row))
     if changes:
-        said.append(
+        sentences.append(
             "The best predictor by budget: "
             + ", ".join(f"from {share:.0%} {row.predictors}" for share, row in changes)
             + "."
         )
-    return answers, said + caveats(advisor, answers)
+    return answers, sentences + caveats(advisor, answers)
 
 
 @dataclass(frozen=True)
 class Advice:
     """What was recommended for a target, and what to say about it. `budget`: in FLOPs, None without one."""
 
-    target: Target
+    target: StoredCheckpoint
     unit: Unit
     answers: list[Recommended]
     sentences: list[str]
@@ -94,7 +91,7 @@ class Advice:
     @property
     def title(self) -> str:
         """What the answers are about."""
-        return f"What to run to know what {self.target.checkpoint} memorizes"
+        return f"What to run to know what {self.target.name} memorizes"
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
         """(columns, rows) of the answers."""
@@ -102,8 +99,7 @@ class Advice:
 
 
 def advise(
-    connection: duckdb.DuckDBPyConnection,
-    store: str | Path,
+    catalog: Catalog,
     *,
     suite: str | None = None,
     target: str | None = None,
@@ -125,16 +121,16 @@ def advise(
         raise BadInput("specify --budget (such as 10%), --recall (such as 0.9) or --grid")
     if min_precision is None and max_flagged is None:
         min_precision = Bounds().min_precision
-    chosen = find_target(connection, suite, target)
+    chosen = find_target(catalog, suite, target)
     flops = None if budget is None else parse_budget(budget, chosen)
     advisor = Advisor(
-        connection, store, chosen, Bounds(min_precision, max_flagged), unit=unit, forecast=forecast, seed=seed
+        catalog, chosen, Bounds(min_precision, max_flagged), unit=unit, forecast=forecast, seed=seed
     )
-    answers, said = ([], []) if flops is None and recall is None else recommend(advisor, flops, recall)
+    answers, sentences = ([], []) if flops is None and recall is None else recommend(advisor, flops, recall)
     if grid:
         rows, more = grid_answers(advisor)
-        answers, said = [*answers, *rows], list(dict.fromkeys([*said, *more]))
-    return Advice(chosen, unit, answers, said, flops)
+        answers, sentences = [*answers, *rows], list(dict.fromkeys([*sentences, *more]))
+    return Advice(chosen, unit, answers, sentences, flops)
 
 
 def export_hint(advice: Advice, store: str | Path) -> list[str]:
@@ -157,7 +153,7 @@ _SHARES: tuple[tuple[str, Callable[[Recommended], Share]], ...] = (
 
 
 def as_rows(
-    answers: list[Recommended], target: Target, unit: Unit
+    answers: list[Recommended], target: StoredCheckpoint, unit: Unit
 ) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
     """(columns, rows) for printing."""
     columns = (
@@ -170,7 +166,7 @@ def as_rows(
     for a in answers:
         shares = [v for _, of in _SHARES for v in (of(a).value, of(a).low, of(a).high)]
         rows.append((
-            target.checkpoint, unit, a.basis, a.answer, a.budget_flops, a.budget_share, a.predictors, a.rule,
+            target.name, unit, a.basis, a.answer, a.budget_flops, a.budget_share, a.predictors, a.rule,
             a.training_flops, a.flops_share, a.flagged, *shares, a.choosing_precision, a.choosing_recall,
             a.interval,
         ))  # fmt: skip

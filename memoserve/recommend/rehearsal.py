@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
+from memoserve.catalog import Catalog, StoredCheckpoint
 from memoserve.errors import BadInput
 from memoserve.recommend.backtest_data import (
     PAPER_RULE,
@@ -17,11 +16,7 @@ from memoserve.recommend.backtest_data import (
     read_runs,
 )
 from memoserve.recommend.forecast import Forecast, LineLaws, choose_forecast, forecast_lines, name_of
-from memoserve.recommend.rules import Bounds, Counts, Unit
-from memoserve.recommend.target import Target
-
-if TYPE_CHECKING:
-    import duckdb
+from memoserve.recommend.rules import Bounds, RuleCounts, Unit
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,7 @@ class Backtest:
     target: str
     share: float
     chosen: Forecast | None
-    found: Counts | None
+    found: RuleCounts | None
     best: float
 
 
@@ -53,7 +48,7 @@ class LineError:
 class Rehearsal:
     """The largest target with scores, forecast as if it had none, and what its rules then did."""
 
-    target: Target
+    target: StoredCheckpoint
     rules: tuple[Forecast, ...]
     found: Mapping[tuple[str, Line], RuleResult]
 
@@ -72,15 +67,15 @@ class Rehearsal:
             default=0.0,
         )
         counts = None if chosen is None else self.found[chosen.key].counts
-        return Backtest(self.target.checkpoint, share, chosen, counts, best)
+        return Backtest(self.target.name, share, chosen, counts, best)
 
     def errors(self) -> list[LineError]:
         """Line by line."""
         lines: dict[Line, list[tuple[Forecast, RuleResult]]] = {}
         for rule in self.rules:
-            its = self.found[rule.key]
-            if its.counts.recall is not None and its.counts.precision is not None:
-                lines.setdefault(rule.line, []).append((rule, its))
+            actual = self.found[rule.key]
+            if actual.counts.recall is not None and actual.counts.precision is not None:
+                lines.setdefault(rule.line, []).append((rule, actual))
         found = []
         for line, pairs in sorted(lines.items(), key=lambda item: str(item[0])):
             off = [
@@ -94,13 +89,13 @@ class Rehearsal:
         return found
 
 
-def rehearse(played: Sequence[RuleResult], runs: Mapping[str, Target]) -> Rehearsal | None:
+def rehearse(results: Sequence[RuleResult], runs: Mapping[str, StoredCheckpoint]) -> Rehearsal | None:
     """Forecast the largest target of `played` from the smaller ones; None if they are too few for a law."""
-    last = max((one.target for one in played), key=lambda run: run.order, default=None)
+    last = max((one.target for one in results), key=lambda run: run.order, default=None)
     if last is None:
         return None
-    smaller = [one for one in played if one.target.order < last.order]
-    own = {(name_of(one.runs), one.line): one for one in played if one.target == last}
+    smaller = [one for one in results if one.target.order < last.order]
+    own = {(name_of(one.runs), one.line): one for one in results if one.target == last}
     try:
         laws = LineLaws([observed(one) for one in smaller if one.line == PAPER_RULE], smaller)
     except BadInput:
@@ -114,14 +109,12 @@ def rehearse(played: Sequence[RuleResult], runs: Mapping[str, Target]) -> Rehear
     return Rehearsal(last, tuple(rule for rule in rules if rule.key in own), own)
 
 
-def rehearse_largest(
-    connection: duckdb.DuckDBPyConnection, store: str | Path, suite: str, unit: Unit, step: int | None = None
-) -> Rehearsal | None:
+def rehearse_largest(catalog: Catalog, suite: str, unit: Unit, step: int | None = None) -> Rehearsal | None:
     """The rehearsal on the largest evaluated model, at its last evaluated step up to `step`."""
-    runs = read_runs(connection, suite)
+    runs = read_runs(catalog, suite)
     orders, steps = [run.order for run in runs.values()], [run.step for run in runs.values()]
-    played = read_rule_results(
-        connection, store, suite, runs, unit,
+    results = read_rule_results(
+        catalog, suite, runs, unit,
         below=max(orders, default=0) + 1, step=step if step is not None else max(steps, default=0),
     )  # fmt: skip
-    return rehearse(played, runs)
+    return rehearse(results, runs)

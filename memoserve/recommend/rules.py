@@ -5,18 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memoserve.catalog import run_query
+from memoserve.catalog import Catalog
 from memoserve.errors import BadInput
-from memoserve.queries import find_query
-
-if TYPE_CHECKING:
-    import duckdb
 
 Unit = Literal["sequences", "windows"]
 
@@ -26,7 +21,7 @@ _Z90 = 1.2815515655446004
 
 
 @dataclass(frozen=True)
-class Counts:
+class RuleCounts:
     """What a rule did on one half of the training order."""
 
     flagged: int
@@ -65,8 +60,8 @@ class Rule:
     signal: str
     tau: float | None
     training_flops: float
-    choosing: Counts
-    judging: Counts
+    choosing: RuleCounts
+    judging: RuleCounts
     choosing_effective: float | None = None
     choosing_memorized_effective: float | None = None
     flagged_effective: float | None = None
@@ -109,43 +104,40 @@ class Bounds:
     max_flagged: int | None = None
 
     def __str__(self) -> str:
-        said = []
+        bounds = []
         if self.min_precision is not None:
-            said.append(f"a precision of at least {self.min_precision:g}")
+            bounds.append(f"a precision of at least {self.min_precision:g}")
         if self.max_flagged is not None:
-            said.append(f"at most {self.max_flagged:,} flagged")
-        return " and ".join(said)
+            bounds.append(f"at most {self.max_flagged:,} flagged")
+        return " and ".join(bounds)
+
+
+class NoWindows(BadInput):
+    """The store doesn't number the windows of a suite."""
 
 
 def read_rules(
-    connection: duckdb.DuckDBPyConnection,
-    store: str | Path,
-    suite: str,
-    target: str,
-    unit: Unit,
-    *,
-    blocks: int | None = None,
+    catalog: Catalog, suite: str, target: str, unit: Unit, *, blocks: int | None = None
 ) -> list[Rule]:
     """Every candidate rule for an evaluated target, from the query recommend_candidates.
 
-    The training order is cut into `blocks`; with one, the choosing half is all there is. Raises BadInput if
-    the store doesn't number windows and they are asked for.
+    The training order is cut into `blocks`; with one, the choosing half is all there is. Raises NoWindows
+    if the store doesn't number windows and they are asked for.
     """
-    query = find_query("recommend_candidates")
     values: dict[str, object] = {"suite": suite, "target": target}
     if blocks is not None:
         values["blocks"] = blocks
-    result = run_query(connection, query, values, store)
-    names = [column[0] for column in result.description]
-    rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+    rows = catalog.records("recommend_candidates", **values)
     if rows and unit not in {row["unit"] for row in rows}:
-        raise BadInput(f"suite {suite} has no window numbers in this store (imported?): use --unit sequences")
+        raise NoWindows(
+            f"suite {suite} has no window numbers in this store (imported?): use --unit sequences"
+        )
     return [_rule(row) for row in rows if row["unit"] == unit]
 
 
 def _rule(row: dict[str, Any]) -> Rule:
-    def half(name: str) -> Counts:
-        return Counts(row[f"{name}_flagged"], row[f"{name}_target_memorized"], row[f"{name}_hits"])
+    def half(name: str) -> RuleCounts:
+        return RuleCounts(row[f"{name}_flagged"], row[f"{name}_target_memorized"], row[f"{name}_hits"])
 
     blocks = [row["block_flagged"], row["block_target_memorized"], row["block_hits"]]
     return Rule(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
+from memoserve.catalog import Catalog
 from memoserve.recommend.law import (
     MEASURES,
     RULE,
@@ -21,9 +20,6 @@ from memoserve.recommend.rehearsal import Rehearsal, rehearse_largest
 from memoserve.recommend.rules import Bounds, Unit
 from memoserve.recommend.sentences import backtest_sentence
 from memoserve.recommend.target import find_target
-
-if TYPE_CHECKING:
-    import duckdb
 
 REHEARSED = (0.1, 0.2, 0.5)
 """Budgets, as shares of a target's compute, for which a rehearsed recommendation is told."""
@@ -45,8 +41,7 @@ class Scaling:
 
 
 def scaling(
-    connection: duckdb.DuckDBPyConnection,
-    store: str | Path,
+    catalog: Catalog,
     *,
     suite: str | None = None,
     step: int | None = None,
@@ -55,9 +50,9 @@ def scaling(
     """Fit each measure over every model as target, at its last evaluated step up to `step`; then forecast the
     largest targets from smaller models alone. Raises BadInput where too little is evaluated for a law.
     """
-    name = find_target(connection, suite, None).suite
-    observations = read_observations(connection, store, name, unit, step=step)
-    rehearsal = rehearse_largest(connection, store, name, unit, step)
+    name = find_target(catalog, suite, None).suite
+    observations = read_observations(catalog, name, unit, step=step)
+    rehearsal = rehearse_largest(catalog, name, unit, step)
     rows: list[_Row] = []
     sentences: list[str] = []
     for measure in MEASURES:
@@ -112,6 +107,6 @@ def _of_measure(measure: Measure, law: Law, held: Sequence[HeldOut]) -> Iterator
 
 def _rehearsed(rehearsal: Rehearsal) -> Iterator[_Row]:
     for line in rehearsal.errors():
-        part = f"held out {rehearsal.target.checkpoint}: {line.line}"
+        part = f"held out {rehearsal.target.name}: {line.line}"
         for measure, off in zip(MEASURES, (line.recall, line.precision), strict=True):
             yield measure, part, "mean absolute error", off, None, None, line.checked, None, None

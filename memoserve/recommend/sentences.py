@@ -15,50 +15,50 @@ def reasons(
     advisor: Advisor,
     best: Recommended,
     second: Recommended | None,
-    papers: Recommended | None,
+    paper_rule: Recommended | None,
     doubled: Recommended | None,
 ) -> list[str]:
     verb = "is forecast to find" if advisor.basis == "forecast" else "finds"
-    said = [
-        f"Run {name_of(best)}: for {best.flops_share:.1%} of the compute of {advisor.target.checkpoint} "
+    sentences = [
+        f"Run {name_of(best)}: for {best.flops_share:.1%} of the compute of {advisor.target.name} "
         f"it {verb} {share_text(best.recall)} of what that memorizes at a precision of "
         f"{share_text(best.precision)}"
         + (f", where the runner-up, {name_of(second)}, finds {share_text(second.recall)}." if second else
            ", and nothing else within the budget keeps to the bound.")
     ]  # fmt: skip
-    if papers is not None and papers.key != best.key:
-        said.append(
-            f"By the paper's rule alone the best is {papers.predictors}: recall {share_text(papers.recall)}, "
-            f"precision {share_text(papers.precision)}."
+    if paper_rule is not None and paper_rule.key != best.key:
+        sentences.append(
+            f"By the paper's rule alone the best is {paper_rule.predictors}: "
+            f"recall {share_text(paper_rule.recall)}, precision {share_text(paper_rule.precision)}."
         )
     if doubled is not None:
-        said.append(
+        sentences.append(
             "Doubling the budget changes nothing."
             if doubled.key == best.key
             else f"Doubling the budget buys {name_of(doubled)}: recall {share_text(doubled.recall)}, "
             f"precision {share_text(doubled.precision)}."
         )
-    return said
+    return sentences
 
 
 def caveats(advisor: Advisor, answers: list[Recommended]) -> list[str]:
     bound = f"Bound: {advisor.bounds}"
     if advisor.basis == "forecast":
-        said = [
+        sentences = [
             f"{bound}, as forecast.",
             f"This is a forecast: no score of {advisor.target.model} enters, only how smaller models predict "
             f"each other (memoserve scaling shows the law and its error). Extrapolation limits: {RULE}. "
             "A threshold or a union must keep the precision with its forecast's lower limit, one-sided 90%.",
         ]
-        said += _tested(advisor, answers) + _implied(answers, advisor.unit)
+        sentences += _tested(advisor, answers) + _implied(answers, advisor.unit)
         if advisor.forecasts is not None and advisor.forecasts.without_law:
             lines = ", ".join(advisor.forecasts.without_law)
-            said.append(f"Too little is evaluated for a law of its own: {lines}.")
+            sentences.append(f"Too little is evaluated for a law of its own: {lines}.")
         if advisor.refused:
             why = next(iter(advisor.refused.values()))
-            said.append(f"No forecast for {len(advisor.refused)} candidates without support ({why}).")
-        return said
-    said = [
+            sentences.append(f"No forecast for {len(advisor.refused)} candidates without support ({why}).")
+        return sentences
+    sentences = [
         f"{bound}, kept on the even blocks of the training order, which choose (a threshold must keep the "
         "precision with its lower limit, one-sided 90%); figures are of the odd blocks, which share no "
         f"window with them. Flagging all {advisor.unit} would have a precision of {advisor.base_rate:.3f}."
@@ -71,12 +71,12 @@ def caveats(advisor: Advisor, answers: list[Recommended]) -> list[str]:
     ]
     if short:
         names = "; ".join(dict.fromkeys(f"{name_of(a)} ({a.precision.value:.3f})" for a in short))
-        said.append(f"On the judging blocks the precision falls below the bound for {names}.")
-    return said
+        sentences.append(f"On the judging blocks the precision falls below the bound for {names}.")
+    return sentences
 
 
 def _tested(advisor: Advisor, answers: list[Recommended]) -> list[str]:
-    """What the same procedure would have said of the largest target whose scores are known."""
+    """What the same procedure would have recommended for the largest target whose scores are known."""
     shares = list(dict.fromkeys(a.budget_share for a in answers if a.budget_share and a.budget_share <= 1))
     tests = [test for test in map(advisor.backtest, shares[:_TESTS]) if test is not None]
     if not tests:

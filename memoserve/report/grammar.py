@@ -72,7 +72,7 @@ def size_colours(models: Sequence[str]) -> list[str]:
     if len(models) < 2:
         return [_VIRIDIS[2]] * len(models)
     last = len(_VIRIDIS) - 1
-    return [_between(place * last / (len(models) - 1)) for place in range(len(models))]
+    return [_between(index * last / (len(models) - 1)) for index in range(len(models))]
 
 
 def _between(position: float) -> str:

@@ -65,8 +65,8 @@ def drawing(chart: Chart, rows: Sequence[Mapping[str, Any]], look: Look) -> Mark
     bare = Look(look.models, look.panel, look.columns, title=False)
     label = f"{chart.title}. {chart.reading} The table below has the numbers."
     drawn = []
-    for kind, its in (("wide", bare), ("narrow", narrow(bare))):
-        svg = _embedded(to_svg(chart.spec(rows, its)), f"{chart.name}-{kind}", label)
+    for kind, look in (("wide", bare), ("narrow", narrow(bare))):
+        svg = _embedded(to_svg(chart.spec(rows, look)), f"{chart.name}-{kind}", label)
         drawn.append(f'<div class="{kind}">{svg}</div>')
     return Markup(f"<figure>{''.join(drawn)}</figure>")
 

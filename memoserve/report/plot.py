@@ -6,17 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from memoserve.catalog import Catalog
 from memoserve.files.whole import writing
 from memoserve.report.charts.all import find_chart
 from memoserve.report.charts.base import Chart
 from memoserve.report.grammar import Look, Spec
 from memoserve.report.render import write_picture
 from memoserve.report.rows import Table, ask, models_of
-
-if TYPE_CHECKING:
-    import duckdb
 
 _MEDIA_TYPES = ("application/vnd.vegalite.v6+json", "application/vnd.vegalite.v5+json")
 """What notebooks know Vega-Lite as; older ones only as the second, and draw these charts all the same."""
@@ -57,15 +55,13 @@ class Plot:
         return {"text/plain": repr(self), **dict.fromkeys(_MEDIA_TYPES, self.spec)}
 
 
-def draw(
-    connection: duckdb.DuckDBPyConnection, name: str, values: Mapping[str, object], store: str | Path
-) -> Plot:
+def draw(catalog: Catalog, name: str, values: Mapping[str, object]) -> Plot:
     """The chart `name` of its query's answer to the parameters `values`.
 
     Raises BadInput for a chart that there isn't, and as run_query does.
     """
     chart = find_chart(name)
-    table = ask(connection, chart.query, {**chart.values, **values}, store)
+    table = ask(catalog, chart.query, {**chart.values, **values})
     suite = values.get("suite")
-    look = Look(models_of(connection, None if suite is None else str(suite), store))
+    look = Look(models_of(catalog, None if suite is None else str(suite)))
     return Plot(chart, table, look)

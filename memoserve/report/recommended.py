@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memoserve.catalog import Catalog
 from memoserve.errors import BadInput
 from memoserve.report.charts.compute import RECOMMENDED
 from memoserve.report.grammar import Look
 from memoserve.report.page import drawing, percent, render
 
 if TYPE_CHECKING:
-    import duckdb
     from markupsafe import Markup
 
     from memoserve.recommend.advisor import Recommended
@@ -40,9 +39,7 @@ class _ByBudget:
         return self.answers[0].basis
 
 
-def recommendation(
-    connection: duckdb.DuckDBPyConnection, store: str | Path, suite: str, target: str, look: Look | None
-) -> Markup:
+def recommendation(catalog: Catalog, suite: str, target: str, look: Look | None) -> Markup:
     """What memoserve recommend --grid says, with its default bound on precision, and how forecasts fared.
 
     Without a `look` nothing is drawn.
@@ -54,13 +51,13 @@ def recommendation(
     units = []
     for unit in _UNITS:
         try:
-            units.append(_by_budget(connection, store, suite, target, unit))
+            units.append(_by_budget(catalog, suite, target, unit))
         except BadInput as error:
             missing = str(error) if unit == "sequences" else None
             break
     drawn = [point for one in units for point in _points(one)]
     try:
-        rehearsal = rehearse_largest(connection, store, suite, "sequences")
+        rehearsal = rehearse_largest(catalog, suite, "sequences")
     except BadInput:
         rehearsal = None
     return render(
@@ -74,13 +71,11 @@ def recommendation(
     )
 
 
-def _by_budget(
-    connection: duckdb.DuckDBPyConnection, store: str | Path, suite: str, target: str, unit: Unit
-) -> _ByBudget:
+def _by_budget(catalog: Catalog, suite: str, target: str, unit: Unit) -> _ByBudget:
     from memoserve.recommend import Advisor, Bounds, find_target, grid_answers
 
-    chosen = find_target(connection, suite, target)
-    advisor = Advisor(connection, store, chosen, Bounds(0.8, None), unit=unit)
+    chosen = find_target(catalog, suite, target)
+    advisor = Advisor(catalog, chosen, Bounds(0.8, None), unit=unit)
     answers, sentences = grid_answers(advisor)
     budgets = [(one.budget_share or 0.0) * chosen.training_flops for one in answers]
     return _ByBudget(unit, sentences, answers, [advisor.paper_rule(budget) for budget in budgets])

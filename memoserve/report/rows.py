@@ -6,14 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from memoserve.catalog import explained, run_query
+from memoserve.catalog import Catalog, explained
 from memoserve.queries import Query, find_query
-
-if TYPE_CHECKING:
-    import duckdb
+from memoserve.report.coverage import coverage
 
 
 @dataclass(frozen=True)
@@ -25,28 +22,20 @@ class Table:
     rows: list[dict[str, Any]]
 
 
-def ask(
-    connection: duckdb.DuckDBPyConnection, name: str, values: Mapping[str, object], store: str | Path
-) -> Table:
+def ask(catalog: Catalog, name: str, values: Mapping[str, object]) -> Table:
     """Run the query `name`; `values` that it has no parameter for raise BadInput."""
     query = find_query(name)
-    result = run_query(connection, query, values, store)
-    with explained(store):
+    result = catalog.query(query, **values)
+    with explained(catalog.store):
         columns = tuple(column[0] for column in result.description or ())
         rows = [dict(zip(columns, map(_plain, row), strict=True)) for row in result.fetchall()]
     return Table(query, columns, rows)
 
 
-def models_of(connection: duckdb.DuckDBPyConnection, suite: str | None, store: str | Path) -> tuple[str, ...]:
+def models_of(catalog: Catalog, suite: str | None) -> tuple[str, ...]:
     """The evaluated models of the suite (the first evaluated one), in order of size."""
-    with explained(store):
-        rows = connection.execute(
-            "SELECT model FROM checkpoints WHERE evaluated > 0 AND suite = "
-            "coalesce(?, (SELECT min(suite) FROM checkpoints WHERE evaluated > 0)) "
-            "GROUP BY model ORDER BY any_value(model_order)",
-            [suite],
-        ).fetchall()
-    return tuple(row[0] for row in rows)
+    evaluated = [one for one in coverage(catalog, suite) if one.evaluated]
+    return tuple(dict.fromkeys(one.model for one in evaluated))
 
 
 def parameters_for(query: Query, suite: str | None, target: str | None) -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from memoserve.catalog import StoredCheckpoint
 from memoserve.report.page import answer_of, interval, percent, render
 from memoserve.report.rows import Table
 from memoserve.store import Store
@@ -17,12 +18,9 @@ if TYPE_CHECKING:
 
 _RESULTS = ("passed", "warning", "failed", "not checked")
 
-_Cells = Sequence[Mapping[str, Any]]
-"""A suite's checkpoints, see memoserve.report.coverage."""
-
 
 @dataclass(frozen=True)
-class Text:
+class ReportText:
     """A memorized window to show: its context and its continuation."""
 
     sequence_id: int
@@ -32,17 +30,17 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Texts:
+class ReportTexts:
     """Memorized texts for the report, or why there are none."""
 
-    shown: Sequence[Text]
+    shown: Sequence[ReportText]
     redacted: bool
     missing: str | None = None
 
 
-def run(store: Store, suite: str, cells: _Cells, counts: Table) -> Markup:
+def run(store: Store, suite: str, cells: Sequence[StoredCheckpoint], counts: Table) -> Markup:
     """What was run: the checkpoints, the control, the fingerprint."""
-    evaluated = [one for one in cells if one["evaluated"]]
+    evaluated = [one for one in cells if one.evaluated]
     counted = {row["checkpoint"]: row for row in counts.rows}
     names = (
         "sequences",
@@ -54,15 +52,15 @@ def run(store: Store, suite: str, cells: _Cells, counts: Table) -> Markup:
     )
     rows = []
     for one in evaluated:
-        row = counted.get(one["checkpoint"], {})
-        rows.append((one["checkpoint"], one["seen"], *(row.get(name) for name in names)))
+        row = counted.get(one.name, {})
+        rows.append((one.name, one.seen, *(row.get(name) for name in names)))
     return render(
         "run.html",
         suite=suite,
         cells=cells,
         evaluated=evaluated,
-        models=len({one["model"] for one in evaluated}),
-        scores=sum(one["evaluated"] for one in evaluated),
+        models=len({one.model for one in evaluated}),
+        scores=sum(one.evaluated for one in evaluated),
         held_out=sum(row["control"] or 0 for row in counts.rows),
         found=sum(row["control_memorized"] or 0 for row in counts.rows),
         rows=rows,
@@ -70,7 +68,7 @@ def run(store: Store, suite: str, cells: _Cells, counts: Table) -> Markup:
     )
 
 
-def verified(checks: Table, cells: _Cells) -> Markup:
+def verified(checks: Table, cells: Sequence[StoredCheckpoint]) -> Markup:
     """What was held against what: counts by check and result, and each one that did not pass."""
     counted: dict[str, dict[str, int]] = {}
     for row in checks.rows:
@@ -78,7 +76,7 @@ def verified(checks: Table, cells: _Cells) -> Markup:
         results[row["result"]] = results.get(row["result"], 0) + 1
     return render(
         "verified.html",
-        twins=[one for one in cells if one["same_weights_as"] is not None],
+        twins=[one for one in cells if one.same_weights_as is not None],
         results=_RESULTS,
         counted=[(name, *(row[result] for result in _RESULTS)) for name, row in sorted(counted.items())],
         not_passed=[
@@ -112,15 +110,15 @@ def _predictor(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return row["predictor"], percent(row["flops_share"]), *shares, row["both_memorized"]
 
 
-def limits(store: Store, suite: str, cells: _Cells, predictors: Table) -> Markup:
+def limits(store: Store, suite: str, cells: Sequence[StoredCheckpoint], predictors: Table) -> Markup:
     """What the figures don't say, by what was evaluated and how."""
     made_with = store.fingerprint(suite)
-    evaluated = [one for one in cells if one["evaluated"]]
+    evaluated = [one for one in cells if one.evaluated]
     return render(
         "limits.html",
         cells=len(cells),
-        missing=[str(one["checkpoint"]) for one in cells if not one["evaluated"]],
-        partial=[str(one["checkpoint"]) for one in evaluated if one["evaluated"] < one["seen"]],
+        missing=[one.name for one in cells if not one.evaluated],
+        partial=[one.name for one in evaluated if one.evaluated < one.seen],
         unevaluated=sum(row["not_evaluated"] or 0 for row in predictors.rows),
         engine=made_with.get("engine"),
         dtype=made_with.get("dtype"),

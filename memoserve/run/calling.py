@@ -65,9 +65,9 @@ def run(options: Mapping[str, object]) -> Outcome:
     """Make what is missing of a run, and show how far it is: in a notebook, on a terminal, or in lines.
 
     Takes the options of `memoserve run` by name (see Options). A checkpoint that fails is in the outcome's
-    `failures`, and the others go on; `incomplete` has the reasons why this is not all that was asked for.
-    After KeyboardInterrupt whole parts are kept, and the same call goes on from there. Raises what
-    `prepare` and Job.run raise.
+    `failures`, and the others continue; `incomplete` has the reasons why this is not all that was asked for.
+    Raises Interrupted, which is a KeyboardInterrupt, after one: whole parts are kept, and the same call goes
+    on from there. Else raises what `prepare` and Job.run raise.
     """
     job = prepare_options(Options(**options))  # type: ignore[arg-type]
     if job.options.dry_run:
@@ -76,8 +76,15 @@ def run(options: Mapping[str, object]) -> Outcome:
         try:
             return job.run(on_event)
         except KeyboardInterrupt:
-            print("interrupted: whole parts are kept, the same call goes on from here")
-            raise
+            raise Interrupted("whole parts are kept, the same call goes on from here") from None
+
+
+class Interrupted(KeyboardInterrupt):
+    """Somebody stopped a run."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it, which has interrupted itself and needs no traceback to know where."""
+        return [f"interrupted: {self}"]
 
 
 @contextmanager

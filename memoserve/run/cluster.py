@@ -25,7 +25,7 @@ from typing import Any
 from memoserve import __version__
 from memoserve.domain import Checkpoint
 from memoserve.engines import Diagnosis, EngineSettings, LocalWeights, diagnose, fetch_weights
-from memoserve.errors import BadInput, EngineFailed, EngineNotStarted, MemoserveError, StoreConflict
+from memoserve.errors import BadInput, EngineFailed, EngineStartFailed, MemoserveError, StoreConflict
 from memoserve.run.checks.weights import WeightsReport, check_weights
 from memoserve.run.events import OnWorkerEvent, WorkerEvent
 from memoserve.run.plan import Range
@@ -80,11 +80,11 @@ class WorkerActor:
         """Open what is needed and check that it is what the driver has: what is wrong, or nothing."""
         work = self._work
         try:
-            said = diagnose(work.settings.engine)
-            here = (__version__, said.version, said.device)
+            diagnosis = diagnose(work.settings.engine)
+            here = (__version__, diagnosis.version, diagnosis.device)
             there = (work.version, work.engine_version, work.settings.device)
-            if said.problems:
-                return "; ".join(said.problems)
+            if diagnosis.problems:
+                return "; ".join(diagnosis.problems)
             if here != there:
                 return f"it has memoserve, engine and device {here}, the driver runs with {there}"
             source = open_sequences(work.data, work.tokenizer, work.column)
@@ -115,10 +115,10 @@ class WorkerActor:
 
         try:
             weights = fetch_weights(checkpoint, self._work.settings.allow_pickle)
-        except EngineNotStarted:
+        except EngineStartFailed:
             raise
         except EngineFailed as error:  # another node may have them
-            raise EngineNotStarted(str(error)) from error
+            raise EngineStartFailed(str(error)) from error
         agreed = ray.get(self._relay.agree.remote(checkpoint, weights.identity))
         if agreed != weights.identity:
             raise StoreConflict(
@@ -200,9 +200,9 @@ class Cluster:
             ray.init(address, log_to_driver=False, logging_level="ERROR")
             signal.signal(signal.SIGTERM, told_to_stop)  # Ray puts a handler of its own there
         except (OSError, ValueError, RuntimeError) as error:
-            said = str(error).strip().splitlines()[0]
+            message = str(error).strip().splitlines()[0]
             raise BadInput(
-                f"there is no Ray cluster at {address}: {said}. `ray start --head` starts one;"
+                f"there is no Ray cluster at {address}: {message}. `ray start --head` starts one;"
                 " --address names one that runs elsewhere"
             ) from None
         host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")

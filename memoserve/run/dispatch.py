@@ -16,7 +16,7 @@ from memoserve.domain import CONTINUATION, Checkpoint
 from memoserve.errors import (
     BadInput,
     EngineFailed,
-    EngineNotStarted,
+    EngineStartFailed,
     EngineStorageFailed,
     MemoserveError,
     StorageFailed,
@@ -99,7 +99,7 @@ class Dispatcher:
         self.scored = Scored()
         self._store = store
         self._losses: Counter[Assignment] = Counter()
-        self._refusals: dict[CheckpointPlan, EngineNotStarted] = {}
+        self._refusals: dict[CheckpointPlan, EngineStartFailed] = {}
         self._schedule = Schedule(plan.todo)
         self._plans = {item.checkpoint: item for item in plan.todo}
         self._on_event = on_event
@@ -143,7 +143,7 @@ class Dispatcher:
                     worker, (item, span) = flying.pop(future)
                     try:
                         self._collect(future, item, span)
-                    except EngineNotStarted as error:
+                    except EngineStartFailed as error:
                         coming = cluster is not None and cluster.expecting
                         self._refuse(worker, workers, coming, item, span, error)
                     except lost:
@@ -173,7 +173,7 @@ class Dispatcher:
     def _collect(self, future: Future[Done], item: CheckpointPlan, span: Range) -> None:
         try:
             done = _result(future)
-        except EngineNotStarted:
+        except EngineStartFailed:
             raise
         except (EngineFailed, BadInput, StoreConflict) as error:
             self._fail(item, str(error))
@@ -211,7 +211,7 @@ class Dispatcher:
         coming: bool,
         item: CheckpointPlan,
         span: Range,
-        error: EngineNotStarted,
+        error: EngineStartFailed,
     ) -> None:
         """A worker can't have an engine for a checkpoint: others make its parts, if any of them can."""
         known = self._schedule.refused(worker.name, item)

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 from memoserve.checks import Check
 from memoserve.domain import Checkpoint
@@ -214,9 +214,13 @@ OnEvent = Callable[[Event], None]
 OnWorkerEvent = Callable[[WorkerEvent], None]
 
 
-def name_of(event: Event | WorkerEvent) -> str:
-    """The name of an event in JSON."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(event).__name__.removesuffix("Event")).lower()
+def name_of(kind: type[Event]) -> str:
+    """The name of a class of events in JSON."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__.removesuffix("Event")).lower()
+
+
+BY_NAME: dict[str, type[Event]] = {name_of(kind): kind for kind in get_args(Event)}
+"""The classes of events by their names in JSON."""
 
 
 def as_json(event: Event) -> dict[str, Any]:
@@ -239,7 +243,7 @@ def as_json(event: Event) -> dict[str, Any]:
                 values |= {"first": value[0], "stop": value[1]}
             else:
                 values[field.name] = round(value, 3) if isinstance(value, float) else value
-    return {"event": name_of(event), "time": round(time.time(), 3), **values}
+    return {"event": name_of(type(event)), "time": round(time.time(), 3), **values}
 
 
 def _of_plan(event: PlanEvent) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def execute(
     """Do what `plan` says with one engine on each of `devices` (see EngineProcess).
 
     The caller holds the store's lock and has claimed the suite. A checkpoint that fails is reported and the
-    others go on; those `refused`, with reasons, fail at once. `verbose` shows what the engines print.
+    others continue; those `refused`, with reasons, fail at once. `verbose` shows what the engines print.
 
     Raises BadInput for sequences that are too short or have token ids beyond the vocabulary, before an
     engine starts.

@@ -161,7 +161,7 @@ class Job:
         """Make what is missing. Each event is told as it happens, one at a time, from several threads.
 
         What is there already is kept, and so is every whole part, whatever ends a run: KeyboardInterrupt too.
-        The store is held meanwhile. A checkpoint that fails is in the outcome, and the others go on. Raises
+        The store is held meanwhile. A checkpoint that fails is in the outcome, and others continue. Raises
         StoreConflict if the store is held or of an unlike run, StorageFailed if it can't be written,
         EngineFailed if no engine can run at all, BadInput for sequences or weights that stop a run.
         """

@@ -67,7 +67,7 @@ def refuse_wrong(options: Options) -> None:
             fits = isinstance(value, (*types, int) if float in types else types)
             fits = fits and (bool in types or not isinstance(value, bool))
         if not fits:
-            wanted = " or ".join(choices) or " or ".join(_IN_WORDS[one] for one in types)
+            wanted = " or ".join(choices) or " or ".join(_TYPE_NAMES[one] for one in types)
             raise BadInput(f"--{field.name.replace('_', '-')} takes {wanted}, not {value!r}"
                            + did_you_mean(str(value), choices))  # fmt: skip
         if field.name in _FROM_ONE and value is not None and value < 1:
@@ -75,7 +75,7 @@ def refuse_wrong(options: Options) -> None:
 
 
 _FROM_ONE = ("context", "tensor_parallel", "part_size")
-_IN_WORDS: dict[object, str] = {
+_TYPE_NAMES: dict[object, str] = {
     str: "text", bool: "True or False", int: "a whole number", float: "a number", NoneType: "None",
 }  # fmt: skip
 

@@ -62,7 +62,7 @@ def why_incomplete(
         reasons.append(
             f"{len(failures)} of the checkpoints failed and are not whole: {names}.\n"
             + ("The others are. " if whole else "")
-            + f"What the engines said is in {logs}; run again to try these again."
+            + f"The engines' output is in {logs}; run again to retry."
         )
     elif not inputs.chosen:
         reasons.append(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from memoserve.checks import failures
 from memoserve.domain import CONTINUATION, Checkpoint, Matches
 from memoserve.engines import EngineProcess, EngineSettings, LocalWeights, concatenate, fetch_weights
-from memoserve.errors import BadInput, EngineFailed, EngineNotStarted, StorageFailed, StoreConflict
+from memoserve.errors import BadInput, EngineFailed, EngineStartFailed, StorageFailed, StoreConflict
 from memoserve.run.checks import proof
 from memoserve.run.checks.described_weights import Use
 from memoserve.run.checks.inputs import other_weights
@@ -128,7 +128,7 @@ class Worker:
     def score(self, number: int, checkpoint: Checkpoint, span: Range) -> Done:
         """Make one part. Calls are numbered from 0; every number must come.
 
-        Raises EngineNotStarted if this worker can't have an engine for the checkpoint (EngineStorageFailed,
+        Raises EngineStartFailed if this worker can't have an engine for the checkpoint (EngineStorageFailed,
         if no disk for it), EngineFailed, BadInput or StoreConflict if the checkpoint can't be gone on with,
         StorageFailed if the store can't.
         """
@@ -327,10 +327,10 @@ class Worker:
             )
             self._second.begin(folder)
             self._engine.wait_until_up()
-        except EngineNotStarted:
+        except EngineStartFailed:
             raise
         except EngineFailed as error:
-            raise EngineNotStarted(str(error)) from error
+            raise EngineStartFailed(str(error)) from error
         self._on_event(EngineUp(model, self.name, time.monotonic() - began))
 
     def _log_file(self, *about: str) -> Path:

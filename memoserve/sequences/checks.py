@@ -130,7 +130,7 @@ class _Seen:
 
     @property
     def scope(self) -> str:
-        """Of which sequences lengths are said."""
+        """Which sequences were measured."""
         whole = len(self.ids) == self.source.count
         return "all sequences" if whole else f"{len(self.ids):,} sequences in {PLACES} places"
 
@@ -160,10 +160,10 @@ def _count(
     if trained is None:
         return name, "not checked", "no suite says how many sequences there should be", figure
     expected = control[1] if control is not None else trained
-    said = f"the suite trained on {trained:,}" + (
+    expectation = f"the suite trained on {trained:,}" + (
         f" and keeps {control[0]:,} to {control[1]:,} as control" if control is not None else ""
     )
-    found = f"{source.count:,} sequences; {said}"
+    found = f"{source.count:,} sequences; {expectation}"
     if source.count == expected:
         return name, "passed", found, figure
     if source.count > expected and control is not None:

@@ -38,7 +38,7 @@ def foreign_kind(name: str, beside: tuple[str, ...] = ()) -> str | None:
     lowered = name.lower()
     if re.search(r"(^|[-_])chunk-\d+-\d+(\.\w+)?\.bin$", lowered) and "index.json" in beside:
         return f"is a chunk of litdata: {_WRITE}"
-    return next((said for pattern, said in _BY_NAME if re.search(pattern, lowered)), None)
+    return next((description for pattern, description in _BY_NAME if re.search(pattern, lowered)), None)
 
 
 def foreign_folder(names: list[str]) -> str | None:
@@ -47,5 +47,9 @@ def foreign_folder(names: list[str]) -> str | None:
         return f"is a data set of MosaicML streaming (MDS): {_WRITE}"
     if "index.json" in names and any(name.startswith("chunk-") for name in names):
         return f"is a data set of litdata: {_WRITE}"
-    known = [(name, said) for name in names if (said := foreign_kind(name)) and not name.endswith(".json")]
+    known = [
+        (name, description)
+        for name in names
+        if (description := foreign_kind(name)) and not name.endswith(".json")
+    ]
     return f"holds {known[0][0]}, which {known[0][1]}" if known else None

@@ -30,7 +30,7 @@ from memoserve.sequences.tokenizer import read_tokenizer_file, tokenizer_from_by
 
 MARK_LINES = 4096
 MARK_BYTES = 1 << 20
-"""The place of a line is kept every so many lines or bytes: 16 bytes for a MiB of file at most."""
+"""The offset of a line is kept every so many lines or bytes: 16 bytes for a MiB of file at most."""
 
 LONGEST_LINE = 64 << 20
 BLOCK = 1 << 20

@@ -6,7 +6,6 @@ import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,20 +15,12 @@ from memoserve.errors import BadInput, StorageFailed
 from memoserve.files.byte_ranges import ByteRanges
 from memoserve.files.place import Place
 from memoserve.sequences.identity import sampled_sha256, sha256
-from memoserve.sequences.order import MAYBE_NUMBERS, Numbering, OrderEvidence, evidence_of
+from memoserve.sequences.order import Numbering, OrderEvidence, evidence_of
+from memoserve.sequences.parquet_columns import COLUMNS, Columns, columns_in, columns_shown, same_columns
 from memoserve.sequences.source import as_token_ids, check_ids, check_length, check_long_enough, check_span
 
 if TYPE_CHECKING:
     import pyarrow
-
-COLUMNS = ("tokens", "input_ids")
-"""Columns of token ids. Any other list may be a mask, labels or positions: it must be named."""
-
-PANDAS_INDEX = "__index_level_0__"
-"""What pandas writes of a table that was shuffled or filtered: which row each one was."""
-
-ID_COLUMNS = ("sequence_id", "index", PANDAS_INDEX)
-"""Columns that number the rows, if they are there: ids are row numbers, so they must be 0, 1, 2 …"""
 
 WHOLE_IDS = 1 << 20
 """Remote files of so many rows have these columns read through beforehand; local ones always."""
@@ -38,7 +29,7 @@ BATCH = 1024
 """Rows decoded at a time."""
 
 IDLE_CURSORS = 4
-"""So many places where a read stopped are kept, for as many threads that read on from there."""
+"""So many positions where a read stopped are kept, for as many threads that read on from there."""
 
 
 class ParquetSequences:
@@ -70,13 +61,13 @@ class ParquetSequences:
                 opened = _open(place)
                 if schema is None:
                     schema = opened.schema_arrow
-                    self._columns, self.token_dtype = _columns(schema, place, column)
+                    self._columns, self.token_dtype = columns_in(schema, place, column)
                     usual = [field.name for field in schema if field.name in COLUMNS]
                     self._named = column if column is not None and usual != [column] else None
-                elif not _same_columns(schema, opened.schema_arrow):
+                elif not same_columns(schema, opened.schema_arrow):
                     raise BadInput(
-                        f"{place} has other columns than {places[0]} ({_shown(opened.schema_arrow)}; "
-                        f"{_shown(schema)}): they are not of one set"
+                        f"{place} has other columns than {places[0]} ({columns_shown(opened.schema_arrow)}; "
+                        f"{columns_shown(schema)}): they are not of one set"
                     )
                 for group in range(opened.metadata.num_row_groups):
                     self._groups.append((file, group))
@@ -199,20 +190,11 @@ class ParquetSequences:
             del self._idle[:-IDLE_CURSORS]
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """Which columns hold the token ids (more than one: they must agree), which number the rows, which may."""
-
-    tokens: tuple[str, ...]
-    ids: tuple[str, ...]
-    maybe: tuple[str, ...]
-
-
 class _Cursor:
-    """A place in a row group; it only moves on."""
+    """A position in a row group; it only moves on."""
 
     def __init__(
-        self, place: Place, columns: _Columns, group: int, number: int, first: int, stop: int
+        self, place: Place, columns: Columns, group: int, number: int, first: int, stop: int
     ) -> None:
         self.group = group
         self._place = place
@@ -332,65 +314,6 @@ class _RangeFile(io.RawIOBase):
         content = self._data.read(self._at, left if size is None or size < 0 else min(size, left))
         self._at += len(content)
         return content
-
-
-def _shown(schema: Any) -> str:
-    return ", ".join(f"{field.name} {field.type}" for field in schema)
-
-
-def _same_columns(one: Any, other: Any) -> bool:
-    """Whether two files have the same columns; a file without rows may not know the type of one (null)."""
-    return bool(
-        one.names == other.names
-        and all(
-            first == second or "null" in (str(first), str(second))
-            for first, second in zip(one.types, other.types, strict=True)
-        )
-    )
-
-
-def _columns(schema: Any, place: Place, column: str | None) -> tuple[_Columns, str]:
-    """The columns to read, and the integer type of the token ids. Raises BadInput."""
-    import pyarrow
-
-    types = pyarrow.types
-    names = schema.names
-    fields = {field.name: field for field in schema}
-
-    def is_list(type_: Any) -> bool:
-        return bool(types.is_list(type_) or types.is_large_list(type_) or types.is_fixed_size_list(type_))
-
-    wanted = COLUMNS if column is None else (column,)
-    there = [fields[name] for name in wanted if name in fields and is_list(fields[name].type)]
-    if not there:
-        what = " or ".join(f"`{name}`" for name in wanted)
-        advice = (
-            "; if another column holds the token ids, name it (--tokens-column)" if column is None else ""
-        )
-        raise BadInput(
-            f"{place}: a column {what} of integer lists is needed{advice}; found: {_shown(schema)}"
-        )
-    tokens = [field for field in there if types.is_integer(field.type.value_type)]
-    if not tokens:
-        raise BadInput(
-            f"{place}: column {there[0].name} holds lists of {there[0].type.value_type}, not of integers"
-        )
-    ids = [fields[name] for name in ID_COLUMNS if name in fields and name != column]
-    ids = [f for f in ids if f.name != PANDAS_INDEX or types.is_integer(f.type)]  # pandas takes names, too
-    for field in ids:
-        if not types.is_integer(field.type):
-            raise BadInput(
-                f"{place}: its column {field.name} is {field.type}: it must number the rows 0, 1, 2 …, or be "
-                "left out"
-            )
-    used = [field.name for field in (*tokens, *ids)]
-    twice = [name for name in used if names.count(name) > 1]
-    if twice:
-        raise BadInput(f"{place} has more than one column {twice[0]}")
-    kinds = "/".join(sorted({str(field.type.value_type) for field in tokens}))
-    maybe = [f.name for f in schema if f.name.lower() in MAYBE_NUMBERS and types.is_integer(f.type)]
-    maybe = [name for name in maybe if names.count(name) == 1]
-    return _Columns(tuple(f.name for f in tokens), tuple(f.name for f in ids), tuple(maybe)), kinds
 
 
 class _reading:  # noqa: N801 - reads as a statement: with _reading(place):

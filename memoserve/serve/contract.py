@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from memoserve.engines import engine_names, known_engine
+from memoserve.errors import BadInput
+from memoserve.run.events import BY_NAME
+from memoserve.run.options import Mode, Options
+from memoserve.serve.jobs.progress import Progress
+from memoserve.serve.jobs.queue import State
 
 FormatName = Literal["json", "csv", "parquet", "arrow"]
-State = Literal["queued", "running", "done", "failed", "cancelled"]
 
 # Control characters can stand in no argument of a command.
 _PRINTABLE = r"^[^\x00-\x1f\x7f]+$"
@@ -61,7 +68,7 @@ class SuiteModel(BaseModel):
     parameters_without_embeddings: int
 
 
-class SuiteSequences(BaseModel):
+class SuiteSequenceCounts(BaseModel):
     trained: int
     control: list[int] | None
     tokens: int | None
@@ -75,10 +82,10 @@ class SuiteDetail(BaseModel):
     models: list[SuiteModel]
     steps: list[int]
     default_steps: list[int]
-    sequences: SuiteSequences
+    sequences: SuiteSequenceCounts
 
 
-class Column(BaseModel):
+class AnswerColumn(BaseModel):
     name: str
     type: str
 
@@ -86,7 +93,7 @@ class Column(BaseModel):
 class AnswerRows(BaseModel):
     """A table. Whole numbers beyond 2^53 are text, since a browser would round them."""
 
-    columns: list[Column]
+    columns: list[AnswerColumn]
     rows: list[list[Any]]
     truncated: bool
 
@@ -119,7 +126,7 @@ class QueryFile(BaseModel):
     sql: str
 
 
-class Plot(BaseModel):
+class PlotEntry(BaseModel):
     name: str
     title: str
     query: str
@@ -127,12 +134,12 @@ class Plot(BaseModel):
 
 
 class Recommendation(BaseModel):
-    columns: list[Column]
+    columns: list[AnswerColumn]
     rows: list[list[Any]]
-    said: list[str]
+    sentences: list[str]
 
 
-class Piece(BaseModel):
+class TextPiece(BaseModel):
     text: str
     match: bool
 
@@ -142,14 +149,14 @@ class TextRow(BaseModel):
     window_id: str | None
     cell: str
     context: str
-    pieces: list[Piece]
+    pieces: list[TextPiece]
     occurrences: int
     compared: str | None
     matches: int | None
     matched_prefix: int | None
 
 
-class Texts(BaseModel):
+class TextPage(BaseModel):
     """`total`: windows of the cell, or of it those that hold the searched text. `searched`: how many were
     looked through, null without a search.
     """
@@ -177,8 +184,24 @@ class Statement(BaseModel):
     limit: Annotated[int | None, Field(ge=1, le=2**31 - 1)] = None
 
 
-class Submission(BaseModel):
-    """A run to submit, in the words of `memoserve run`."""
+def _known_engine(name: str) -> str:
+    try:
+        return known_engine(name)
+    except BadInput as error:
+        raise ValueError(str(error)) from None
+
+
+def _list_engines(schema: dict[str, Any]) -> None:
+    schema["enum"] = list(engine_names())
+
+
+def _list_events(schema: dict[str, Any]) -> None:
+    """Into the one of the two that is not null."""
+    schema["anyOf"][0]["enum"] = list(BY_NAME)
+
+
+class SubmittedRequest(BaseModel):
+    """A run as it was submitted, in the words of `memoserve run`. Its engine may be gone since."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -189,7 +212,9 @@ class Submission(BaseModel):
         },
     )
 
-    suite: Annotated[str, Field(pattern=_NAME, max_length=200, description="As /api/suites has it.")] = "mini"
+    suite: Annotated[str, Field(pattern=_NAME, max_length=200, description="As /api/suites has it.")] = (
+        Options.suite
+    )
     checkpoints: Annotated[
         str | None,
         Field(
@@ -197,15 +222,17 @@ class Submission(BaseModel):
             max_length=2000,
             description="all, final, or a list such as 70m@143000,12b@*. Default: the suite's own choice.",
         ),
-    ] = None
+    ] = Options.checkpoints
     sequences: Annotated[
         str | None, Field(pattern=r"^[0-9]{0,18}:[0-9]{0,18}$", description="Range of ids, such as 0:1000.")
-    ] = None
-    sample: Annotated[float | None, Field(gt=0, le=1, description="Random fraction of sequences.")] = None
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1, description="Seed of the sample.")] = 0
-    mode: Literal["score", "extract"] = "score"
-    loglik: Annotated[bool, Field(description="With extract: also log-likelihoods.")] = False
-    engine: Literal["vllm", "transformers"] = "vllm"
+    ] = Options.sequences
+    sample: Annotated[float | None, Field(gt=0, le=1, description="Random fraction of sequences.")] = (
+        Options.sample
+    )
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1, description="Seed of the sample.")] = Options.seed
+    mode: Mode = Options.mode
+    loglik: Annotated[bool, Field(description="With extract: also log-likelihoods.")] = Options.loglik
+    engine: Annotated[str, Field(description="As /api/engines has it.")] = Options.engine
     data: Annotated[
         str | None,
         Field(pattern=_PRINTABLE, max_length=1000, description="A file in the operator's folder of data."),
@@ -219,33 +246,31 @@ class Submission(BaseModel):
     )
 
 
-class CheckpointFailure(BaseModel):
-    checkpoint: str
-    reason: str
+class Submission(SubmittedRequest):
+    """A run to submit, in the words of `memoserve run`."""
+
+    engine: Annotated[
+        str,
+        AfterValidator(_known_engine),
+        Field(description="As /api/engines has it.", json_schema_extra=_list_engines),
+    ] = Options.engine
 
 
-class RunProgress(BaseModel):
-    """Where a run is. `done` of `total` sequences of the checkpoint, `all_done` of `all_total` of all;
-    `seconds_left`: what the rest takes if it goes on as it went, null before it has gone on.
+@dataclass(frozen=True)
+class RunProgress(Progress):
+    """Where a run is. `event`: the name of the last event of `memoserve run --progress json` that says what
+    it does, null before the first and of a run that isn't running; `model`: of that engine; `done` of `total`
+    sequences of the checkpoint, or of those that are read; `all_done` of `all_total` of all; `seconds_left`:
+    what the rest takes if it goes on as it went, null before it has gone on.
     """
 
+    event: Annotated[str | None, Field(json_schema_extra=_list_events)]
     state: State
-    phase: str
-    checkpoint: str | None
-    done: int
-    total: int
-    all_done: int
-    all_total: int
-    windows_per_second: float | None
-    seconds_left: float | None
-    checkpoints_done: int
-    checkpoints_total: int
-    failures: list[CheckpointFailure]
     message: str
 
 
-class Estimate(BaseModel):
-    """What the dry run said: scores to make, and their cost; seconds are null where unknown."""
+class RunEstimate(BaseModel):
+    """What the dry run found: scores to make, and their cost; seconds are null where unknown."""
 
     sequences: int
     checkpoints: int
@@ -259,8 +284,8 @@ class SubmittedRun(BaseModel):
 
     id: int
     state: State
-    request: Submission
-    estimate: Estimate
+    request: SubmittedRequest
+    estimate: RunEstimate
     ahead: int | None
     created: float
     started: float | None

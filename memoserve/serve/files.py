@@ -29,7 +29,7 @@ def file_of_suite(folder: Path | None, name: str) -> str | None:
             if load_suite(file).name == name:
                 return str(file)
         except BadInput:
-            continue  # another file of the folder, which is said where it is used
+            continue  # another file of the folder, which is reported where it is used
     return None
 
 

@@ -18,7 +18,7 @@ def settings_of(request: Request) -> Settings:
 
 def errors(*codes: int) -> dict[int | str, dict[str, Any]]:
     """Documented failures: those that every endpoint has, and these."""
-    said = {
+    descriptions = {
         400: "what was asked can't be answered; the error says why",
         401: "no token, or a wrong one",
         403: "not from this site, or not allowed",
@@ -31,4 +31,4 @@ def errors(*codes: int) -> dict[int | str, dict[str, Any]]:
         503: "too busy, too long, or the machine can't do it",
     }
     chosen = {400, 401, 403, 409, 413, 422, 503, *codes}
-    return {code: {"model": contract.Error, "description": said[code]} for code in sorted(chosen)}
+    return {code: {"model": contract.Error, "description": descriptions[code]} for code in sorted(chosen)}

@@ -33,10 +33,10 @@ def seal(content: bytes) -> bytes:
     """The content of a Parquet file with its checksum filled in. Its metadata has KEY: PLACEHOLDER."""
     start = len(content) - footer_length(content, len(content))
     footer = content[start:]
-    place = _field(footer)
+    field = _field(footer)
     head = f"{start:016x}{_digest(content[:start])}"
-    own = _own_digest(footer[: place.start(1)] + head.encode() + footer[place.start(1) + len(head) :], place)
-    return b"".join((content[: start + place.start(1)], head.encode(), own.encode(), footer[place.end(1) :]))
+    own = _own_digest(footer[: field.start(1)] + head.encode() + footer[field.start(1) + len(head) :], field)
+    return b"".join((content[: start + field.start(1)], head.encode(), own.encode(), footer[field.end(1) :]))
 
 
 def footer_length(tail: bytes, size: int) -> int:
@@ -57,9 +57,9 @@ def check_footer(footer: bytes, size: int) -> str:
 
     Raises ValueError, saying what is wrong, NoChecksum if there is none.
     """
-    place = _field(footer)
-    written = place[1].decode()
-    if _own_digest(footer, place) != written[_HEAD:]:
+    field = _field(footer)
+    written = field[1].decode()
+    if _own_digest(footer, field) != written[_HEAD:]:
         raise ValueError("its footer does not match its checksum")
     if int(written[:16], 16) != size - len(footer):
         raise ValueError(f"it should be {int(written[:16], 16) + len(footer):,} bytes long and is {size:,}")
@@ -81,9 +81,9 @@ def _field(footer: bytes) -> re.Match[bytes]:
     return found
 
 
-def _own_digest(footer: bytes, place: re.Match[bytes]) -> str:
+def _own_digest(footer: bytes, field: re.Match[bytes]) -> str:
     """The digest of a footer without its own digits, which stand last."""
-    return _digest(footer[: place.start(1) + _HEAD] + b"0" * 32 + footer[place.end(1) :])
+    return _digest(footer[: field.start(1) + _HEAD] + b"0" * 32 + footer[field.end(1) :])
 
 
 def _digest(content: bytes) -> str:

@@ -34,6 +34,11 @@ class Column:
     compression: str = "zstd"
     level: int = 1
 
+    @property
+    def leaf(self) -> str:
+        """What Parquet calls its values."""
+        return f"{self.name}.list.element" if self.arrow.startswith("list<") else self.name
+
 
 # Match masks are most of a score store's bytes and no query reads them: brotli's first level that weighs what
 # follows what (10) keeps them within a tenth of their entropy, at 4 microseconds a row written and 0.04 read;
@@ -96,7 +101,14 @@ def schema_of(columns: Iterable[Column]) -> pa.Schema:
     """The Arrow schema of a list of columns."""
     import pyarrow as pa
 
-    return pa.schema([(column.name, pa.type_for_alias(column.arrow)) for column in columns])
+    return pa.schema([(column.name, _arrow_type(column.arrow)) for column in columns])
+
+
+def _arrow_type(name: str) -> pa.DataType:
+    import pyarrow as pa
+
+    item = name.removeprefix("list<").removesuffix(">")
+    return pa.type_for_alias(name) if item == name else pa.list_(pa.type_for_alias(item))
 
 
 def with_all(table: pa.Table, columns: Iterable[Column]) -> pa.Table:

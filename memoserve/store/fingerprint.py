@@ -81,7 +81,7 @@ def fingerprint_in(content: bytes) -> dict[str, str | int | None]:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if isinstance(found, dict) and found and _CHECKSUM not in found:
-        raise ValueError("it carries no checksum: damaged, or written by a memoserve that knew none")
+        raise ValueError("it carries no checksum: damaged, or written by a version without checksums")
     if not isinstance(found, dict) or found.pop(_CHECKSUM, None) != _digest(found):
         raise ValueError("it does not match its checksum")
     return found

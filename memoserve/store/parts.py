@@ -131,13 +131,13 @@ def write_part(
         table.schema,
         version="2.6",
         data_page_version="2.0",
-        compression={kind.name: kind.compression for kind in kinds},
-        compression_level={kind.name: kind.level for kind in kinds},
+        compression={kind.leaf: kind.compression for kind in kinds},
+        compression_level={kind.leaf: kind.level for kind in kinds},
         data_page_size=4 * PAGE_ROWS,
         max_rows_per_page=PAGE_ROWS,
         write_statistics=True,
-        use_dictionary=[kind.name for kind in kinds if kind.dictionary],
-        column_encoding={kind.name: kind.encoding for kind in kinds if kind.encoding is not None},
+        use_dictionary=[kind.leaf for kind in kinds if kind.dictionary],
+        column_encoding={kind.leaf: kind.encoding for kind in kinds if kind.encoding is not None},
         store_schema=False,
     ) as writer:
         writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
@@ -177,6 +177,15 @@ def part_metadata(files: Files, part: Part) -> dict[str, Any]:
         return metadata_in(read_footer(files, part))
     except (pa.ArrowException, ValueError) as error:
         raise damaged(part.path, error) from None
+
+
+def foreign_parts(files: Files, parts: Iterable[Part], fingerprint: Mapping[str, Any]) -> list[Part]:
+    """Those of the parts that name another run than this fingerprint. Raises BadInput for a damaged one."""
+    return [
+        part
+        for part in parts
+        if differences(fingerprint, part_metadata(files, part).get("fingerprint") or {})
+    ]
 
 
 def read_footer(files: Files, part: Part) -> pa.FileMetaData:
@@ -296,7 +305,8 @@ def rows_of(content: bytes, names: list[str] | None = None) -> pa.Table:
 def damaged(path: str, error: BaseException) -> BadInput:
     """The error for a part that can't be read."""
     cause = str(error).splitlines()[0] if str(error) else repr(error)
+    maker = "features" if "/features/suite=" in path else "run"
     return BadInput(
         f"{path} is damaged or not a part of a store ({cause}).\n`memoserve verify --repair` moves it away, "
-        "`memoserve run` makes it again."
+        f"`memoserve {maker}` makes it again."
     )

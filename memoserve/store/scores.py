@@ -62,8 +62,11 @@ def columns_of(ids: NDArray[np.int64], matches: object) -> dict[str, NDArray[Any
 
     Raises ValueError for arrays that contradict each other or can't be.
     """
+    given = [column.name for column in SCORES if not column.required]
+    # Of an engine's answer every column is asked for: a misspelt one must not become NULL without a word.
     found: dict[str, Any] = {
-        column.name: getattr(matches, column.name, None) for column in SCORES if not column.required
+        name: getattr(matches, name) if isinstance(matches, Matches) else getattr(matches, name, None)
+        for name in given
     }
     for name, array in found.items():
         if array is not None and np.shape(array) != ids.shape:

@@ -109,8 +109,8 @@ class Store:
         """Where engines on this machine write what they say: always a local folder."""
         if isinstance(self.files, LocalFiles):
             return self.files.path / "logs"
-        place = re.sub(r"[^A-Za-z0-9.-]+", "-", self.path)
-        return Path(tempfile.gettempdir()) / f"memoserve-logs-{os.getuid()}" / place
+        folder = re.sub(r"[^A-Za-z0-9.-]+", "-", self.path)
+        return Path(tempfile.gettempdir()) / f"memoserve-logs-{os.getuid()}" / folder
 
     # Suites and fingerprints
 

@@ -19,8 +19,9 @@ from memoserve.files.opening import open_files
 from memoserve.files.whole import temporary_owner
 from memoserve.store import checksum
 from memoserve.store.check_files import physical_types, refuse_damaged_checks, suite_of_checks
-from memoserve.store.columns import CHECKPOINTS, MEMORIZED_BY, SCORES, SEQUENCES, misfit
-from memoserve.store.fingerprint import differences, fingerprint_file, fingerprint_in
+from memoserve.store.columns import CHECKPOINTS, MEMORIZED_BY, SCORES, SEQUENCES, Column, misfit
+from memoserve.store.features import ADDED, FEATURES
+from memoserve.store.fingerprint import SEQUENCES_PREFIX, differences, fingerprint_file, fingerprint_in
 from memoserve.store.layout import (
     FINGERPRINT,
     MARK,
@@ -46,10 +47,10 @@ Depth = Literal["footer", "bytes", "rows"]
 
 # What DuckDB's views read, whatever the end of its name says.
 _READ_BY_QUERIES = re.compile(
-    r"^(?:scores/suite=([^/]*)/[^/]*/[^/]*|sequences/suite=([^/]*))/part-[^/]*\.parquet$"
+    r"^(?:scores/suite=([^/]*)/[^/]*/[^/]*|(?:sequences|features)/suite=([^/]*))/part-[^/]*\.parquet$"
 )
 
-_COLUMNS = {"scores": SCORES, "sequences": SEQUENCES}
+_COLUMNS: dict[str, tuple[Column, ...]] = {"scores": SCORES, "sequences": SEQUENCES, "features": FEATURES}
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def verify(path: str) -> Verified:
     damages = list(_mark(files, found))
     parts: dict[str, list[Part]] = {}
     checks: list[str] = []
+    added: list[str] = []
     for name, entry in found.items():
         owner = temporary_owner(name)
         if owner is not None and not _alive(owner):
@@ -90,6 +92,9 @@ def verify(path: str) -> Verified:
         if suite_of_checks(name) is not None:
             checks.append(name)
             damages += _checks(files, name)
+        if ADDED.match(name):
+            added.append(name)
+            damages += _added(files, name)
         if match := _READ_BY_QUERIES.match(name):
             part = part_named(files, name, entry.size)
             if part is None:
@@ -100,7 +105,7 @@ def verify(path: str) -> Verified:
     suites = {name.split("/")[1].removeprefix("suite=") for name in described} | set(parts)
     for suite in sorted(suites):
         damages += _suite(files, suite, parts.get(suite, []), "rows")
-    checked = [*described, *checks, *(part.name for its in parts.values() for part in its)]
+    checked = [*described, *checks, *added, *(part.name for of_suite in parts.values() for part in of_suite)]
     return Verified(len(checked), sum(found[name].size for name in checked), tuple(damages))
 
 
@@ -180,16 +185,17 @@ def _suite(files: Files, suite: str, parts: list[Part], depth: Depth) -> list[Da
     """What is wrong with the description of a suite and with the given parts of it."""
     damages = []
     fingerprint: dict[str, Any] | None = None
+    of_runs = any(not _is_of_features(part) for part in parts)
     try:
         fingerprint = fingerprint_in(files.read(fingerprint_name(suite)))
     except FileNotFoundError:
         fingerprint = _fingerprint_of_parts(files, suite)
-        if parts or fingerprint is not None:
+        if of_runs or fingerprint is not None:
             damages.append(Damage(fingerprint_name(suite), "it is missing"))
     except ValueError as error:
         fingerprint = _fingerprint_of_parts(files, suite)
         damages.append(Damage(fingerprint_name(suite), str(error)))
-    damages += _checkpoints(files, suite, bool(parts))
+    damages += _checkpoints(files, suite, of_runs)
 
     with _pool(files) as pool:
         looked = list(pool.map(lambda part: _look(files, part, depth), sorted(parts, key=_order)))
@@ -202,6 +208,10 @@ def _suite(files: Files, suite: str, parts: list[Part], depth: Depth) -> list[Da
             else:
                 damages.append(Damage(one.part.name, problem))
     return damages
+
+
+def _is_of_features(part: Part) -> bool:
+    return part.name.startswith("features/")
 
 
 def _checkpoints(files: Files, suite: str, needed: bool) -> Iterator[Damage]:
@@ -231,6 +241,27 @@ def _checks(files: Files, name: str) -> Iterator[Damage]:
     except FileNotFoundError:
         return
     except (pa.ArrowException, OSError, TypeError, ValueError) as error:
+        yield Damage(name, (str(error).splitlines() or [repr(error)])[0])
+
+
+def _added(files: Files, name: str) -> Iterator[Damage]:
+    """What is wrong with a table that was added to features."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        content = files.read(name)
+        checksum.check(content)
+        written = metadata_in(pq.read_metadata(pa.BufferReader(content)))
+        ids = rows_of(content, ["sequence_id"]).column("sequence_id").to_numpy()
+        if written.get("name") != name:
+            raise ValueError(f"its metadata names a different table: {written.get('name')}")
+        if np.any(np.diff(ids) <= 0) or len(ids) != written.get("rows"):
+            raise ValueError("its sequences don't ascend, or are not all there")
+    except FileNotFoundError:
+        return
+    except (pa.ArrowException, KeyError, OSError, TypeError, ValueError) as error:
         yield Damage(name, (str(error).splitlines() or [repr(error)])[0])
 
 
@@ -274,7 +305,7 @@ def _look(files: Files, part: Part, depth: Depth) -> _Looked:
 
 
 def _contradiction(part: Part, footer: Any, metadata: dict[str, Any]) -> str | None:
-    """Where the footer of a part contradicts itself or the part's place."""
+    """Where the footer of a part contradicts itself or the part's path."""
     if metadata.get("name") != part.name:
         return f"its metadata names a different part: {metadata.get('name')}"
     kind = part.name.split("/")[0]
@@ -322,6 +353,11 @@ def _disorder(part: Part, content: bytes) -> str | None:
 def _misfit(one: _Looked, before: _Looked | None, fingerprint: dict[str, Any] | None) -> str | None:
     """Why a part that is whole doesn't belong beside the others."""
     made_by = one.metadata.get("fingerprint") or {}
+    if _is_of_features(one.part):
+        # They have one of their own, which names the same sequences.
+        of_data = {k: v for k, v in (fingerprint or {}).items() if k.startswith(SEQUENCES_PREFIX)}
+        others = before.metadata.get("fingerprint") or {} if before is not None else made_by
+        fingerprint = {**others, **of_data}
     if fingerprint is not None and (differing := differences(fingerprint, made_by)):
         return "made by another run (store vs part): " + "; ".join(line.strip() for line in differing)
     if before is None:

@@ -53,7 +53,7 @@ def look(event: str, arguments: tuple[Any, ...]) -> None:
     order = json.loads(Path(ORDER).read_text())
     if order["kind"] == "switch":
         started = sys.modules.get("multiprocessing.process")  # not while that is being imported
-        name = started.current_process().name if hasattr(started, "current_process") else ""
+        name = started.current_process().name if started and hasattr(started, "current_process") else ""
         if name.startswith("memoserve") and re.search(order["file"], path):
             count(order, given)
         return

@@ -23,7 +23,7 @@ import pytest
 from command_line import Cli
 from random_stores import random_world, toy_suite
 
-from memoserve.catalog import connect
+from memoserve.catalog import Catalog
 from memoserve.errors import BadInput
 from memoserve.memorized import Piece
 from memoserve.report import CHARTS, Look, find_chart
@@ -32,7 +32,7 @@ from memoserve.report.grammar import narrow
 from memoserve.report.page import page, table
 from memoserve.report.render import to_svg
 from memoserve.report.rows import ask, models_of
-from memoserve.report.sections import Text, Texts
+from memoserve.report.sections import ReportText, ReportTexts
 from memoserve.store import Store
 
 pytestmark = pytest.mark.thorough
@@ -60,7 +60,7 @@ def plain_store(folder: Path, *, models: int, steps: tuple[int, ...], prefix: in
             continuation_ll=-prefixes.astype(np.float32) if mode == "score" else None,
         )
         store.write_scores(checkpoint, 0, len(ids), ids, matches, "weights")
-    return store.path
+    return Path(store.path)
 
 
 @pytest.fixture(
@@ -83,10 +83,10 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def drawn(store: Path) -> Iterator[tuple[Any, Any, Look]]:
-    with connect(store) as db:
-        look = Look(models_of(db, None, store))
+    with Catalog.open(store) as catalog:
+        look = Look(models_of(catalog, None))
         for chart in CHARTS:
-            yield chart, ask(db, chart.query, {}, store), look
+            yield chart, ask(catalog, chart.query, {}), look
 
 
 def test_every_chart_is_drawn_or_says_that_there_is_nothing_to_draw(store: Path) -> None:
@@ -114,17 +114,43 @@ def test_every_chart_is_valid_vega_lite(small: Path) -> None:
     for chart, answer, look in drawn(small):
         assert set(chart.needs) | set(chart.positive) <= set(answer.columns), chart.name
         if chart.drawable(answer.rows):
-            altair.Chart.from_dict(chart.spec(answer.rows, look, "subtitle"), validate=True)
+            spec = chart.spec(answer.rows, look, "subtitle")
+            altair.Chart.from_dict(spec, validate=True)
+            assert fields_of(spec) <= names_in(spec), chart.name
         else:
             assert chart.name == "versus_paper"
+
+
+def fields_of(spec: Any) -> set[str]:
+    """The columns that a specification draws: Vega-Lite draws nothing for one that isn't there."""
+    if isinstance(spec, list):
+        return set().union(*map(fields_of, spec))
+    if not isinstance(spec, dict):
+        return set()
+    own = {spec["field"]} if isinstance(spec.get("field"), str) else set()
+    return own.union(*(fields_of(value) for key, value in spec.items() if key not in ("values", "datasets")))
+
+
+def names_in(spec: Any) -> set[str]:
+    """The columns of its data, and those that its transforms make."""
+    if isinstance(spec, list):
+        return set().union(*map(names_in, spec))
+    if not isinstance(spec, dict):
+        return set()
+    own: set[str] = set()
+    if isinstance(rows := spec.get("values"), list):
+        own |= {name for row in rows if isinstance(row, dict) for name in row}
+    made = spec.get("as")
+    own |= {made} if isinstance(made, str) else set(made or [])
+    return own.union(*(names_in(value) for key, value in spec.items() if key != "values"))
 
 
 def test_a_picture_shows_its_rows(tmp_path: Path) -> None:
     """A point for each predictor and measure, at the height of its share."""
     path = plain_store(tmp_path, models=3, steps=(2, 4), prefix=None, mode="score")
     chart = find_chart("predictors")
-    with connect(path) as db:
-        answer = ask(db, chart.query, {}, path)
+    with Catalog.open(path) as catalog:
+        answer = ask(catalog, chart.query, {})
     svg = to_svg(chart.spec(answer.rows, Look(("s", "m", "l"))))
     rows = [row for row in answer.rows if row["training_flops"] > 0]
     points = re.findall(r'<g class="mark-symbol role-mark[^>]*>(.*?)</g>', svg, re.S)
@@ -210,9 +236,9 @@ main()
 
 @pytest.fixture(scope="module")
 def written(small: Path) -> str:
-    hostile = Text(7, 3, [Piece(HOSTILE)], [Piece(HOSTILE)])
-    with connect(small) as db:
-        return report(db, Store.open(small), texts=Texts([hostile], redacted=True))
+    hostile = ReportText(7, 3, [Piece(HOSTILE)], [Piece(HOSTILE)])
+    with Catalog.open(small) as catalog:
+        return report(catalog, Store.open(small), texts=ReportTexts([hostile], redacted=True))
 
 
 class Checker(HTMLParser):
@@ -283,8 +309,8 @@ def test_the_links_hold_the_rows_and_the_specification(written: str, small: Path
     names = re.findall(r'<a download="([^"]+)" href="data:[^;]+;base64,([^"]+)"', written)
     held = {name: base64.b64decode(data).decode() for name, data in names}
     assert json.loads(held["predictors.vl.json"])["$schema"].endswith("/v6.json")
-    with connect(small) as db:
-        answer = ask(db, "predictors", {}, small)
+    with Catalog.open(small) as catalog:
+        answer = ask(catalog, "predictors", {})
     assert held["predictors.csv"].splitlines()[0] == ",".join(answer.columns)
     assert len(held["predictors.csv"].splitlines()) == len(answer.rows) + 1
     assert "<pre" in written
@@ -303,8 +329,8 @@ def test_the_report_of_the_shipped_suite_masks_its_texts(tmp_path: Path, cli: Cl
 @pytest.mark.parametrize("kind", [{"prefix": 0}, {"prefix": 32}, {"models": 1, "steps": (4,)}])
 def test_a_report_of_next_to_nothing(tmp_path: Path, kind: dict[str, Any]) -> None:
     path = plain_store(tmp_path, **{"models": 2, "steps": (2, 4), "prefix": None, "mode": "score", **kind})
-    with connect(path) as db:
-        text = report(db, Store.open(path), only=["predictors", "counts"])
+    with Catalog.open(path) as catalog:
+        text = report(catalog, Store.open(path), only=["predictors", "counts"])
     found = Checker()
     found.feed(text)
     assert "nan" not in text.casefold().replace("mananan", "").split()
@@ -314,8 +340,8 @@ def test_an_empty_store_has_no_report(tmp_path: Path) -> None:
     suite = toy_suite(tmp_path)
     store = Store.create(tmp_path / "store")
     store.claim(suite, {"suite": "toy"})
-    with connect(store.path) as db, pytest.raises(BadInput, match="no scores"):
-        report(db, store)
+    with Catalog.open(store.path) as catalog, pytest.raises(BadInput, match="no scores"):
+        report(catalog, store)
 
 
 # In a browser

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.thorough
 RUN = ("run", "--suite", "suite.toml", "--engine", "transformers", "--mode", "extract", "--out", "out")
 
 
-def rows(store: Path, columns: str = "model, step, count(*)") -> list[tuple[object, ...]]:
+def rows(store: Path, columns: str = "model, step, count(*)") -> list[tuple[Any, ...]]:
     """What a store holds of each checkpoint, read without memoserve."""
     path = f"{store}/scores/*/*/*/part-*.parquet"
     with duckdb.connect() as connection:
@@ -207,7 +208,7 @@ def test_each_checkpoint_is_evaluated_with_its_own_configuration(
 ) -> None:
     """In one run with vLLM, which replaces weights in place where it can: against Transformers."""
     suite_of(mini, tmp_path, "281k", steps=(581, 721, 861, 1001))
-    changes = {
+    changes: dict[int, dict[str, Any]] = {
         721: {
             "rope_parameters": {"partial_rotary_factor": 0.25, "rope_theta": 300.0, "rope_type": "default"}
         },

@@ -10,6 +10,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -31,7 +32,8 @@ DYING = Path(__file__).parents[2] / "scripts" / "dying"
 @pytest.fixture
 def job(mini: Suite, mini_windows: NDArray[np.uint32], tmp_path: Path) -> list[str | Path]:
     """A run of two checkpoints over windows of mini, few of a long file of sequences."""
-    rows = np.lib.format.open_memmap(tmp_path / "spread.npy", "w+", np.uint16, (IDS, 64))
+    open_memmap: Any = np.lib.format.open_memmap
+    rows = open_memmap(tmp_path / "spread.npy", "w+", np.uint16, (IDS, 64))
     rows[:] = mini_windows.astype(np.uint16)[np.arange(IDS) % len(mini_windows)]
     ids = Selection(0, IDS, SHARE, 5).ids(0, IDS)
     rows[ids] = mini_windows[np.arange(len(ids)) % 300]  # some of them several times

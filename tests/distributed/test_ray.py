@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 from command_line import Cli
-from ray_cluster import Nodes, events_until, files, rows, start
+from ray_cluster import RUN, Nodes, events_until, files, rows, start
 
 pytestmark = pytest.mark.thorough
 
 ray = pytest.importorskip("ray", reason="Ray is an extra")
 
-SMALL = ("run", "--engine", "transformers", "--checkpoints", "116k@161,116k@301", "--sequences", "0:600")
+SMALL = (*RUN, "--sequences", "0:600")
 PARTS = ("--part-size", "50")
 
 
@@ -29,13 +29,6 @@ def cluster() -> Iterator[Nodes]:
         cluster = Nodes()
         yield cluster
         cluster.close()
-
-
-@pytest.fixture
-def nodes(cluster: Nodes) -> Nodes:
-    """The cluster with two nodes at least."""
-    cluster.have(2)
-    return cluster
 
 
 @pytest.mark.engine
@@ -75,8 +68,10 @@ def test_a_cluster_makes_the_same_parts_and_loses_nothing_with_a_node(
 @pytest.mark.engine
 @pytest.mark.exhaustive
 def test_deterministic_parts_are_equal_byte_by_byte(nodes: Nodes, cli: Cli, tmp_path: Path) -> None:
-    same = ("run", "--deterministic", "--checkpoints", "116k@*,281k@1001", "--sequences", "0:4000")
-    same += ("--part-size", "250")
+    same = (
+        *("run", "--deterministic", "--checkpoints", "116k@*,281k@1001", "--sequences", "0:4000"),
+        *("--part-size", "250"),
+    )
     process = start(*same, "--executor", "ray", "--address", nodes.address, "--out", "over-ray", cwd=tmp_path)
     events_until(process, "part_done", 10)
     nodes.kill(nodes.nodes[1])

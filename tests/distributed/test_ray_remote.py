@@ -12,7 +12,7 @@ import fsspec
 import pytest
 from command_line import Cli
 from moto.server import ThreadedMotoServer
-from ray_cluster import Nodes, events_until, files, rows, start
+from ray_cluster import RUN, Nodes, events_until, files, rows, start
 
 from memoserve.suites import Suite
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.thorough
 
 ray = pytest.importorskip("ray", reason="Ray is an extra")
 
-SMALL = ("run", "--engine", "transformers", "--checkpoints", "116k@161,116k@301", "--sequences", "0:240")
+SMALL = (*RUN, "--sequences", "0:240")
 PARTS = ("--part-size", "20")
 
 
@@ -50,13 +50,6 @@ def cluster(bucket: str) -> Iterator[Nodes]:
     cluster.close()
 
 
-@pytest.fixture
-def nodes(cluster: Nodes) -> Nodes:
-    """The cluster with two nodes at least."""
-    cluster.have(2)
-    return cluster
-
-
 def fetched(url: str, folder: Path) -> Path:
     """A copy of a remote store."""
     fsspec.filesystem("s3").get(url, str(folder), recursive=True)
@@ -73,8 +66,10 @@ def test_a_cluster_makes_the_same_parts_and_loses_nothing_with_a_node(
     """
     here = f"{bucket}/{uuid.uuid4().hex[:8]}"
     fsspec.filesystem("s3").put(f"{mini.file.parent}/data", f"{here}/data", recursive=True)
-    arguments = (*SMALL, *PARTS, "--executor", "ray", "--address", nodes.address)
-    arguments += ("--data", f"{here}/data/train.idx", "--out", f"{here}/store")
+    arguments = (
+        *(*SMALL, *PARTS, "--executor", "ray", "--address", nodes.address),
+        *("--data", f"{here}/data/train.idx", "--out", f"{here}/store"),
+    )
     process = start(*arguments, cwd=tmp_path)
     before = events_until(process, "part_done", 3)
     workers = {event["worker"] for event in before if event["event"] == "engine_starting"}

@@ -7,19 +7,13 @@ redirects to another address for, as the hub does for large ones.
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from urllib.parse import unquote, urlparse
 
 import pytest
-from command_line import command
+from hub import HubAnswer, ask_with_hub, listening_hub
 from ray_cluster import rows
-from web_server import listening
 
 from memoserve.suites import Suite
 
@@ -38,8 +32,7 @@ class Hub:
         self.busy = 0
         self.ranges: list[tuple[str, int, int]] = []
 
-    def answer(self, path: str, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body."""
+    def answer(self, method: str, path: str, query: str, headers: dict[str, str]) -> HubAnswer:
         if path.startswith("/cdn/"):
             return self.file(path.removeprefix("/cdn/"), headers.get("range", ""))
         if headers.get("authorization") != f"Bearer {TOKEN}":
@@ -57,7 +50,7 @@ class Hub:
             return 302, {"Location": f"{self.address}/cdn/{match[2]}?signed=yes"}, b""
         return 404, {"X-Error-Code": "EntryNotFound"}, b'{"error": "Entry not found"}'
 
-    def file(self, name: str, asked: str) -> tuple[int, dict[str, str], bytes]:
+    def file(self, name: str, asked: str) -> HubAnswer:
         """A file, or a range of it."""
         if self.busy:
             self.busy -= 1
@@ -72,51 +65,16 @@ class Hub:
         return 200, {}, content
 
 
-@contextmanager
-def serving(hub: Hub) -> Iterator[Hub]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: object) -> None:
-            """Silence."""
-
-        def do_GET(self) -> None:
-            said = {key.lower(): value for key, value in self.headers.items()}
-            status, headers, body = hub.answer(unquote(urlparse(self.path).path), said)
-            self.send_response(status)
-            for key, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(key, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        do_HEAD = do_GET  # noqa: N815
-
-    with listening(Handler) as hub.address:
-        yield hub
-
-
 @pytest.fixture
 def hub(mini: Suite) -> Iterator[Hub]:
-    with serving(Hub(mini.file.parent / "data")) as hub:
+    hub = Hub(mini.file.parent / "data")
+    with listening_hub(hub):
         yield hub
 
 
 def ask(hub: Hub, tmp_path: Path, *arguments: str | Path, code: int = 0, token: str = TOKEN) -> str:
     """Call memoserve as somebody with an account of this hub; what it says."""
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": hub.address,
-        "HF_TOKEN": token,
-        "HF_HOME": str(tmp_path / "hf"),
-        "HF_HUB_OFFLINE": "0",
-        "COLUMNS": "160",
-    }
-    result = subprocess.run(
-        command(*arguments), cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == code, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
+    result = ask_with_hub(hub, tmp_path, *arguments, code=code, HF_TOKEN=token)
     return result.stdout if code == 0 else result.stderr
 
 
@@ -157,8 +115,10 @@ def test_what_is_not_there_or_not_allowed_is_said(hub: Hub, tmp_path: Path) -> N
 
 @pytest.mark.engine
 def test_a_run(hub: Hub, tmp_path: Path) -> None:
-    run = ("run", "--engine", "transformers", "--mode", "extract", "--checkpoints", "116k@161")
-    run = (*run, "--sample", "0.01")
+    run = (
+        *("run", "--engine", "transformers", "--mode", "extract", "--checkpoints", "116k@161"),
+        *("--sample", "0.01"),
+    )
     ask(hub, tmp_path, *run, "--data", "hf://datasets/owner/texts/data/train.idx", "--out", "there")
     read = sum(last - first for name, first, last in hub.ranges if name == "train.bin")
     ask(hub, tmp_path, *run, "--out", "here")

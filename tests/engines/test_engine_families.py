@@ -46,9 +46,7 @@ class Case:
 
 VALUES = ((False, True), ("extract", "score"), ("float32", "bfloat16"), ("packed", "torch"))
 
-EVERY = [
-    Case(family, *rest) for family, *rest in product(FAMILIES, VALUES[0], VALUES[1], VALUES[2], VALUES[3])
-]
+EVERY = [Case(*values) for values in product(FAMILIES, VALUES[0], VALUES[1], VALUES[2], VALUES[3])]
 
 COMMON = ("gpt_neox", "llama", "qwen3", "gemma2", "opt", "smollm3")
 """The families of every run of the tests; the others are in the complete matrix."""
@@ -146,7 +144,8 @@ def test_every_switch_is_complete_and_as_in_a_fresh_engine(
             found.append(engine.logliks(rows))
         finally:
             engine.close()
-    np.testing.assert_array_equal(*found, err_msg=str(case))
+    at_once, switched = found
+    np.testing.assert_array_equal(at_once, switched, err_msg=str(case))
 
 
 MUTATIONS = [(family.name, name) for family in FAMILIES.values() for name in family.mutations]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def settings(engine: str, **changes: object) -> EngineSettings:
     )
 
 
-def changed(folder: Path, place: Path, change: dict[str, NDArray[np.float32] | None]) -> Path:
+def changed(folder: Path, place: Path, change: Mapping[str, NDArray[np.float32] | None]) -> Path:
     """A copy of a model with some tensors replaced, or left out."""
     shutil.copytree(folder, place)
     tensors = {**load_file(place / "model.safetensors"), **change}
@@ -193,7 +194,7 @@ def test_missing_and_misshapen_tensors_fail_by_name(engine: str, neox: Path, tmp
         assert names[0] in str(caught.value)
         # Buffers of older exports and what nobody wants don't stand in the way; the latter is said.
         extra = {
-            "gpt_neox.layers.0.attention.masked_bias": np.float32([-1e9]),
+            "gpt_neox.layers.0.attention.masked_bias": np.array([-1e9], np.float32),
             "gpt_neox.layers.0.attention.rotary_emb.inv_freq": np.ones(4, np.float32),
         }
         process.load(changed(neox, tmp_path / "older", extra))

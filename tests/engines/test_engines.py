@@ -454,7 +454,9 @@ def test_the_log_likelihood_is_that_of_a_float64_model(
         finally:
             process.close()
     truth = found.pop(("transformers", "float64"))
+    assert truth is not None
     for key, values in found.items():
+        assert values is not None
         # 32 logits of magnitude 10, each with a few fp32 rounding errors of 1e-6 per layer.
         np.testing.assert_allclose(values, truth, rtol=2e-6, atol=2e-4, err_msg=str(key))
 
@@ -494,20 +496,20 @@ def test_stages_are_the_cheapest_of_all(prefixes: list[int], block: int) -> None
     """Against trying every ladder of up to three stages."""
     from itertools import combinations
 
-    from memoserve.engines.vllm.ladder import choose_stages, survival
+    from memoserve.engines.vllm.ladder import choose_stages, remaining_shares
 
-    surviving = survival(np.array(prefixes, dtype=np.uint8))
-    np.testing.assert_allclose(surviving, [np.mean([p >= i for p in prefixes]) for i in range(33)])
+    remaining = remaining_shares(np.array(prefixes, dtype=np.uint8))
+    np.testing.assert_allclose(remaining, [np.mean([p >= i for p in prefixes]) for i in range(33)])
 
     def cost(stages: tuple[int, ...]) -> float:
         total, done = 0.0, 0
         for stage in stages:
             cached = min((32 + done) // block * block, 31 + stage) if done else 0
-            total += surviving[done] * (2.0 + 32 + stage - cached)
+            total += remaining[done] * (2.0 + 32 + stage - cached)
             done = stage
         return total
 
-    chosen = choose_stages(surviving, 32, block, 2.0)
+    chosen = choose_stages(remaining, 32, block, 2.0)
     assert chosen[-1] == 32
     assert list(chosen) == sorted(set(chosen))
     for others in (ladder for size in range(3) for ladder in combinations(range(1, 32), size)):

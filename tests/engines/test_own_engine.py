@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import Cli
+from serving import serving, until
 
 from memoserve.store import Store
 
@@ -103,6 +104,26 @@ def test_its_scores_are_those_of_the_reference(cli: Cli, tmp_path: Path) -> None
     assert store.fingerprint("mini")["engine_version"] == "1.0"
     refused = cli(*run, "--engine", "transformers", "--out", "plain", code=4).stderr
     assert "engine: plain" in refused
+
+
+@pytest.mark.engine
+@pytest.mark.usefixtures("installed")
+def test_the_service_offers_and_runs_it(tmp_path: Path) -> None:
+    run = {"checkpoints": "116k@161", "sequences": "0:64", "mode": "extract"}
+    with serving(tmp_path / "store") as server:
+        names = server.get("engines")
+        assert names == ["vllm", "transformers", "missing", "plain", "unfinished", "wrong"]
+        schemas = server.get("openapi.json")["components"]["schemas"]
+        assert schemas["Submission"]["properties"]["engine"]["enum"] == names
+        error = server.post("runs", {**run, "engine": "plan"}, 422)["error"]
+        assert error.startswith("body.engine: ")
+        assert "there is no engine 'plan' (did you mean plain?); installed here: vllm, transf" in error
+        error = server.post("runs", {**run, "engine": "unfinished"}, 503)["error"]
+        assert "the unfinished engine can't run here" in error
+        id_ = server.post("runs", {**run, "engine": "plain"}, 201)["id"]
+        until(lambda: server.get(f"runs/{id_}")["state"] not in {"queued", "running"})
+        assert server.get(f"runs/{id_}")["state"] == "done"
+        assert server.get("store")["suites"][0]["fingerprint"]["engine"] == "plain"
 
 
 @pytest.mark.engine

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from memoserve.cli import app
 from memoserve.domain import Checkpoint
 from memoserve.engines import EngineProcess, EngineSettings, Forward, agreement, fetch_weights
+from memoserve.engines.settings import Mode
 from memoserve.errors import RunIncomplete
 from memoserve.run.checks import proof
 from memoserve.suites import Suite, select
@@ -67,7 +68,7 @@ def changed(folder: Path, to: Path, **config: object) -> Path:
 @pytest.mark.engine
 @pytest.mark.parametrize("mode", ["score", "extract"])
 def test_an_engine_agrees_with_the_second_way(
-    mini: Suite, mini_windows: NDArray[np.uint32], tmp_path: Path, mode: str
+    mini: Suite, mini_windows: NDArray[np.uint32], tmp_path: Path, mode: Mode
 ) -> None:
     checkpoint = one(mini, "281k@1001")
     weights = fetch_weights(checkpoint)

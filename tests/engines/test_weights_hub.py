@@ -12,15 +12,14 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlparse
+from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
 from command_line import command
-from web_server import listening
+from hub import HubAnswer, ask_with_hub, listening_hub
 from weight_folders import own_suite, reshard, save
 
 from memoserve.suites import Suite
@@ -59,8 +58,9 @@ class Hub:
                 entry["lfs"] = {"size": len(content), "sha256": digest, "pointerSize": 130}
         return entry
 
-    def answer(self, path: str, query: str) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body."""
+    def answer(self, method: str, path: str, query: str, headers: dict[str, str]) -> HubAnswer:
+        if "/small" in path:
+            self.asked.append(f"{method} {path}")
         if self.silent:
             return 503, {}, b"busy"
         if path == "/api/models/owner/small/refs" and not self.plain:
@@ -131,52 +131,13 @@ def file(mini: Suite, tmp_path: Path) -> Path:
 @pytest.fixture
 def hub(file: Path) -> Iterator[Hub]:
     hub = Hub(file.parent / "hub")
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: object) -> None:
-            """Silence."""
-
-        def do_GET(self) -> None:
-            address = urlparse(self.path)
-            if "/small" in address.path:
-                hub.asked.append(f"{self.command} {unquote(address.path)}")
-            status, headers, body = hub.answer(unquote(address.path), address.query)
-            self.send_response(status)
-            for key, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(key, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        do_HEAD = do_GET  # noqa: N815
-
-    with listening(Handler) as hub.address:
+    with listening_hub(hub):
         yield hub
 
 
 def ask(hub: Hub, file: Path, *arguments: str | Path, code: int = 0, **environment: str) -> str:
     """Call memoserve as somebody for whom `hub` is the hub; what it says."""
-    result = subprocess.run(
-        command(*arguments),
-        cwd=file.parent,
-        env={
-            **os.environ,
-            "HF_ENDPOINT": hub.address,
-            "HF_HOME": str(file.parent / "hf"),
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
-            "COLUMNS": "160",
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == code, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
-    return result.stdout
+    return ask_with_hub(hub, file.parent, *arguments, code=code, **environment).stdout
 
 
 def checks(

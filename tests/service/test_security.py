@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -21,7 +22,7 @@ from pyarrow import parquet
 from random_stores import World, random_world
 from store_parts import rewrite
 
-from memoserve.catalog import connect, connection, execute, run_query
+from memoserve.catalog import Catalog, connect, execute, run_query
 from memoserve.errors import BadInput
 from memoserve.queries import find_query
 from memoserve.suites import Suite
@@ -36,18 +37,30 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return random_world(tmp_path_factory.mktemp("security"), 4, "score")
 
 
+def with_secrets(folder: Path, world: World) -> Path:
+    """A store, with secrets beside it, behind links in it, and in files of its own."""
+    shutil.copytree(world.path, folder / "store")
+    duckdb.sql(f"COPY (SELECT 42 AS secret) TO '{folder}/secret.parquet'")
+    (folder / "secret.csv").write_text("secret\n42\n")
+    (folder / "store" / "link.parquet").symlink_to(folder / "secret.parquet")
+    (folder / "store" / "link.csv").symlink_to(folder / "secret.csv")
+    (folder / "store" / "linked").symlink_to(folder)
+    (folder / "store" / "logs").mkdir(exist_ok=True)
+    (folder / "store" / "logs" / "run.log").write_text("secret 42\n")
+    return folder / "store"
+
+
 @pytest.fixture
 def store(tmp_path: Path, world: World) -> Path:
-    """A store, with secrets beside it, behind links in it, and in files of its own."""
-    shutil.copytree(world.path, tmp_path / "store")
-    duckdb.sql(f"COPY (SELECT 42 AS secret) TO '{tmp_path}/secret.parquet'")
-    (tmp_path / "secret.csv").write_text("secret\n42\n")
-    (tmp_path / "store" / "link.parquet").symlink_to(tmp_path / "secret.parquet")
-    (tmp_path / "store" / "link.csv").symlink_to(tmp_path / "secret.csv")
-    (tmp_path / "store" / "linked").symlink_to(tmp_path)
-    (tmp_path / "store" / "logs").mkdir(exist_ok=True)
-    (tmp_path / "store" / "logs" / "run.log").write_text("secret 42\n")
-    return tmp_path / "store"
+    return with_secrets(tmp_path, world)
+
+
+@pytest.fixture(scope="module")
+def attacked(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
+    """A store of which all is asked on one connection: what one leaves behind, the next one meets."""
+    store = with_secrets(tmp_path_factory.mktemp("attacked"), world)
+    with Catalog.open(store, memory_limit="200MB") as catalog:
+        yield catalog
 
 
 def everything(folder: Path) -> dict[str, str]:
@@ -248,18 +261,18 @@ class TestHostileStatements:
 
     @pytest.mark.parametrize("statement", FILES + DYNAMIC + SETTINGS + WRITES + ODD)
     def test_refused_in_words_and_nothing_changes(
-        self, store: Path, statement: str, monkeypatch: pytest.MonkeyPatch
+        self, attacked: Catalog, statement: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.chdir(store.parent)
-        before = everything(store.parent)
-        text = statement.replace("{store}", str(store)).replace("{outside}", str(store.parent))
-        with connect(store, memory_limit="200MB") as db:
-            with pytest.raises(BadInput) as refusal:
-                execute(db, text.replace("{{", "{").replace("}}", "}"), store).fetchall()
-            assert "42" not in re.sub(r"/\S*", "", str(refusal.value)).replace(text, "")
-            # The connection is what it was: the views are there, and say the same.
-            assert execute(db, "SELECT count(*) FROM scores", store).fetchall()[0][0] > 0
-        assert everything(store.parent) == before
+        outside = Path(attacked.store).parent
+        monkeypatch.chdir(outside)
+        before = everything(outside)
+        text = statement.replace("{store}", str(attacked.store)).replace("{outside}", str(outside))
+        with pytest.raises(BadInput) as refusal:
+            attacked.sql(text.replace("{{", "{").replace("}}", "}")).fetchall()
+        assert "42" not in re.sub(r"/\S*", "", str(refusal.value)).replace(text, "")
+        # The connection is what it was: the views are there, and say the same.
+        assert attacked.sql("SELECT count(*) FROM scores").fetchall()[0][0] > 0
+        assert everything(outside) == before
 
     @pytest.mark.parametrize(
         "statement",
@@ -283,9 +296,8 @@ class TestHostileStatements:
             "SET VARIABLE target = 'l-x@3'; SELECT getvariable('target')",
         ],
     )
-    def test_what_is_harmless_is_answered(self, store: Path, statement: str) -> None:
-        with connect(store) as db:
-            assert execute(db, statement, store).fetchall()
+    def test_what_is_harmless_is_answered(self, attacked: Catalog, statement: str) -> None:
+        assert attacked.sql(statement).fetchall()
 
     def test_no_path_is_told(self, store: Path) -> None:
         with connect(store) as db:
@@ -298,7 +310,7 @@ class TestHostileStatements:
         class Usage:
             free = 20_000_000
 
-        monkeypatch.setattr(connection.shutil, "disk_usage", lambda _: Usage)
+        monkeypatch.setattr("memoserve.catalog.connection.shutil.disk_usage", lambda _: Usage)
         with (
             connect(store, memory_limit="40MB", threads=1) as db,
             pytest.raises(BadInput, match="temporary disk"),

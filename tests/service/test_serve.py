@@ -10,10 +10,11 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import anyio
 import duckdb
@@ -117,7 +118,7 @@ def test_every_query_gives_what_the_command_line_gives(server: Server, name: str
 
 
 def test_a_query_with_parameters_in_every_format(server: Server) -> None:
-    asked = {"target": TARGET}
+    asked: dict[str, Any] = {"target": TARGET}
     table = server.get("queries/predictors", **asked)
     assert table["values"] == asked
     columns = [column["name"] for column in table["columns"]]
@@ -200,7 +201,7 @@ def test_recommendations_are_those_of_the_command_line(server: Server, cli: Cli)
     said = json.loads(cli("recommend", server.store, "--budget", "50%", "--format", "json").stdout)
     names = [column["name"] for column in got["columns"]]
     assert [dict(zip(names, row, strict=True)) for row in got["rows"]] == said
-    assert got["said"]
+    assert got["sentences"]
     grid = server.get("recommend/grid", target=TARGET)
     assert [column["name"] for column in grid["columns"]] == names
     assert "budget (such as 10%)" in server.get("recommend", 400)["error"]
@@ -249,11 +250,16 @@ def test_answers_are_those_of_the_store_as_it_is(tmp_path: Path) -> None:
         assert "ours" in {one["name"] for one in server.get("suites")}
 
 
-DAMAGES = {
+def _put_a_file_for_the_scores(store: Path) -> None:
+    shutil.rmtree(store / "scores")
+    (store / "scores").write_text("")
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
     "a part": lambda store: next(store.glob("scores/*/*/*/part-*.parquet")).write_bytes(b"PAR1"),
     "its mark": lambda store: (store / "memoserve.json").write_text("{"),
     "its fingerprint": lambda store: next(store.glob("suites/*/fingerprint.json")).write_text("{}"),
-    "a file for a folder": lambda store: (shutil.rmtree(store / "scores"), (store / "scores").write_text("")),
+    "a file for a folder": _put_a_file_for_the_scores,
     "the queue": lambda store: (store / "serve" / "runs.sqlite").write_bytes(b"not a database" * 500),
     "everything": shutil.rmtree,
 }
@@ -585,7 +591,8 @@ def test_a_store_behind_a_url_is_served_for_reading(tmp_path: Path, server: Serv
             assert remote.get("store") == server.get("store") | {"read_only": True}
             for path in ("checkpoints", "queries/predictors", "plots/predictors"):
                 assert remote.get(path) == server.get(path), path
-            for asked in ({"cell": "memorized"}, {"search": "self", "redact": "false"}):
+            texts: list[dict[str, Any]] = [{"cell": "memorized"}, {"search": "self", "redact": "false"}]
+            for asked in texts:
                 assert remote.get("text", **asked) == server.get("text", **asked)
             assert remote.get("recommend", budget="50%") == server.get("recommend", budget="50%")
             sql = {"sql": "SELECT count(*) FROM scores"}

@@ -7,8 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import schemathesis
@@ -44,7 +45,7 @@ def check(schema: schemathesis.BaseSchema, examples: int) -> int:
     """Generated requests to every endpoint; every answer as described, and no defect. How many they were."""
     asked = 0
     for result in schema.get_all_operations():
-        operation = result.ok()
+        operation = result.ok()  # type: ignore[union-attr]
 
         @settings(
             max_examples=1 if (operation.path, operation.method) == ("/api/runs", "post") and examples < 50
@@ -53,18 +54,17 @@ def check(schema: schemathesis.BaseSchema, examples: int) -> int:
             suppress_health_check=list(HealthCheck),
         )  # fmt: skip
         @operation_given(operation)
-        def one(case: schemathesis.Case) -> None:
+        def one(case: schemathesis.Case[Any]) -> None:
             nonlocal asked
             asked += 1
-            case.call_and_validate(
-                excluded_checks=[CHECKS.get_one(name) for name in NOT_APPLICABLE], timeout=120
-            )
+            excluded: list[Any] = [CHECKS.get_one(name) for name in NOT_APPLICABLE]
+            case.call_and_validate(excluded_checks=excluded, timeout=120)
 
         one()
     return asked
 
 
-def operation_given(operation):  # type: ignore[no-untyped-def]
+def operation_given(operation: Any) -> Callable[[Callable[..., None]], Callable[[], None]]:
     from hypothesis import given
 
     return given(case=operation.as_strategy())

@@ -10,7 +10,9 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,8 @@ def ended(server: Server, id_: int, seconds: float = 480) -> dict[str, Any]:
         run = server.get(f"runs/{id_}")
         return run if run["state"] not in {"queued", "running"} else None
 
-    return until(found, seconds)
+    run: dict[str, Any] = until(found, seconds)
+    return run
 
 
 def begun(server: Server, id_: int, least: int = 1) -> dict[str, Any]:
@@ -65,7 +68,8 @@ def begun(server: Server, id_: int, least: int = 1) -> dict[str, Any]:
         assert run["state"] in {"queued", "running"}, run
         return run if run["state"] == "running" and len(parts(server.store)) >= least else None
 
-    return until(found)
+    run: dict[str, Any] = until(found)
+    return run
 
 
 def the_run(store: Path) -> psutil.Process:
@@ -80,7 +84,7 @@ def the_worker(store: Path) -> psutil.Process:
 
 def evaluated(store: Path) -> list[tuple[Any, ...]]:
     """(checkpoint, rows, distinct ids), counted without memoserve."""
-    return duckdb.sql(
+    return duckdb.execute(
         "SELECT model || '@' || step, count(*), count(DISTINCT sequence_id) FROM "
         f"read_parquet('{store}/scores/**/*.parquet', hive_partitioning = true) GROUP BY ALL ORDER BY 1"
     ).fetchall()
@@ -114,15 +118,17 @@ def test_a_bad_run_is_refused_by_the_checks_of_memoserve_run(server: Server) -> 
         ({"suite": "zork"}, "there is no suite"),
     ):
         assert said in server.post("runs", body, 400)["error"], body
-    for body in (
+    bodies: tuple[dict[str, Any], ...] = (
         {"sample": 0},
         {"sample": 2},
         {"mode": "guess"},
+        {"engine": "gues"},
         {"seed": -1},
         {"checkpoints": "a\nb"},
         {"by": "x" * 101},
         {"note": "a\x00"},
-    ):
+    )
+    for body in bodies:
         assert server.client.post("/api/runs", json=body).status_code == 422, body
     assert server.get("runs") == []
     assert server.get("runs/1", 404)["error"]
@@ -155,8 +161,10 @@ def test_a_run_with_vllm_is_submitted_and_watched_to_its_end(server: Server) -> 
     assert [event["event"] for event in seen] == ["progress"] * (len(seen) - 1) + ["end"]
     assert states == sorted(states, key=["queued", "running", "done"].index)
     assert {"running", "done"} <= set(states)
-    phases = [event["data"]["phase"] for event in seen]
-    assert "starting the engine for 116k" in phases
+    told = [(event["data"]["event"], event["data"]["model"]) for event in seen]
+    assert ("engine_starting", "116k") in told
+    assert [name for name, _ in told if name in {"plan", "engine_starting", "engine_up"}][-1] == "engine_up"
+    assert told[-1][0] is None
     done = [event["data"]["all_done"] for event in seen]
     assert done == sorted(done)
     left = {event["data"]["seconds_left"] for event in seen if event["data"]["state"] == "running"}
@@ -236,21 +244,23 @@ def test_kill_nine_of_server_worker_and_run_loses_nothing(server: Server) -> Non
 def test_a_run_that_is_killed_is_begun_again_three_times(server: Server) -> None:
     id_ = server.post("runs", {**REFERENCE, "checkpoints": "116k@161"}, 201)["id"]
     for attempt in (1, 2, 3):
-        until(lambda n=attempt: server.get(f"runs/{id_}")["attempts"] == n and _is_there(server))
+        until(partial(_is_there, server, id_, attempt))
         the_run(server.store).kill()
     last = ended(server, id_)
     assert last["state"] == "failed"
     assert "killed by SIGKILL, 3 times" in last["message"]
 
 
-def _is_there(server: Server) -> bool:
+def _is_there(server: Server, id_: int, attempt: int) -> bool:
+    if server.get(f"runs/{id_}")["attempts"] != attempt:
+        return False
     return any("memoserve.serve.jobs.worker" not in " ".join(p.cmdline()) for p in workers(server.store))
 
 
 @pytest.mark.engine
 def test_an_engine_that_is_killed_costs_an_attempt(server: Server) -> None:
     id_ = server.post("runs", {**REFERENCE, "checkpoints": "116k@161,116k@1001"}, 201)["id"]
-    until(lambda: server.get(f"runs/{id_}")["progress"]["phase"].startswith("starting the engine"))
+    until(lambda: server.get(f"runs/{id_}")["progress"]["event"] == "engine_starting")
     engine = until(
         lambda: [
             child
@@ -364,21 +374,91 @@ def test_who_follows_a_run_of_a_store_that_goes_is_told_by_the_end(tmp_path: Pat
         os.close(held)
 
 
+@contextmanager
+def watched_run(server: Server) -> Iterator[int]:
+    """A run that waits, since its store's worker never comes."""
+    queue = Queue(server.store)
+    held = os.open(lock_file(queue.folder), os.O_RDWR | os.O_CREAT)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    estimate = dict.fromkeys(("sequences", "checkpoints", "flops", "bytes"), 1)
+    try:
+        yield queue.submit(REFERENCE, [], estimate).id
+    finally:
+        os.close(held)
+
+
+def test_a_stream_is_kept_alive_and_ends_with_its_reader(server: Server) -> None:
+    assert server.process is not None
+    process = psutil.Process(server.process.pid)
+    with watched_run(server) as id_:
+        url = f"{server.url}/api/runs/{id_}/events"
+        before = len(process.net_connections())
+        with httpx.stream("GET", url, timeout=60) as answer:
+            lines = []
+            for line in answer.iter_lines():
+                lines.append(line)
+                if line.startswith(":"):  # so that no proxy takes it for dead
+                    assert len(process.net_connections()) == before + 1
+                    break  # which hangs up
+            assert {"retry: 1000", "event: progress", "id: 1"} <= set(lines)
+            assert answer.headers["cache-control"] == "no-store"
+            assert answer.headers["x-accel-buffering"] == "no"
+        until(lambda: len(process.net_connections()) == before, 30)
+        answer = httpx.head(url, timeout=60)
+        assert answer.status_code == 405
+    assert "Traceback" not in server.stderr()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_streams_end_at_once_when_the_server_is_stopped(server: Server, how: signal.Signals) -> None:
+    """Whole: a client takes no broken answer for a failure, and comes back when there is a server again."""
+    assert server.process is not None
+    with watched_run(server) as id_, ThreadPoolExecutor(20) as pool:
+        url = f"{server.url}/api/runs/{id_}/events"
+        told: list[str] = []
+
+        def follow() -> str:
+            with httpx.stream("GET", url, timeout=60) as answer:
+                for line in answer.iter_lines():
+                    told.append(line)
+            return line
+
+        following = [pool.submit(follow) for _ in range(20)]
+        until(lambda: told.count("id: 1") == 20, 30)
+        began = time.monotonic()
+        server.process.send_signal(how)
+        assert [one.result(30) for one in following] == [""] * 20
+        assert server.process.wait(timeout=30) in {0, 130, -how}
+        assert time.monotonic() - began < 3, "the server did not have to break them off"
+        assert told.count("event: end") == 0
+    assert server.stderr() == ""
+    server.start()
+    assert [event["event"] for event in islice(events_of(server, id_), 1)] == ["progress"]
+
+
+def test_a_run_of_an_engine_that_is_gone_is_still_shown(server: Server) -> None:
+    estimate = {"sequences": 1, "checkpoints": 1, "flops": 1.0, "bytes": 1.0, "seconds": None}
+    queue = Queue(server.store)
+    id_ = queue.submit({**REFERENCE, "engine": "gone"}, ["--no-such-option"], estimate).id
+    assert ended(server, id_)["request"]["engine"] == "gone"
+    assert [run["request"]["engine"] for run in server.get("runs")] == ["gone"]
+    error = server.post("runs", {**REFERENCE, "engine": "transformer"}, 422)["error"]
+    assert error == (
+        "body.engine: Value error, there is no engine 'transformer' (did you mean transformers?); "
+        "installed here: vllm, transformers"
+    )
+    assert server.get("engines") == ["vllm", "transformers"]
+
+
 def test_a_stopped_server_says_so_and_leaves_nothing(tmp_path: Path) -> None:
     with serving(tmp_path / "store") as server:
         assert server.process is not None
         readers = psutil.Process(server.process.pid)
         server.get("store")
         # Somebody watches a run that waits, somebody else's question takes long.
-        queue = Queue(server.store)
-        held = os.open(lock_file(queue.folder), os.O_RDWR | os.O_CREAT)
-        fcntl.flock(held, fcntl.LOCK_EX)
-        waiting = queue.submit(
-            REFERENCE, [], dict.fromkeys(("sequences", "checkpoints", "flops", "bytes"), 1)
-        )
         endless = {"sql": "SELECT count(*) FROM range(100000000000) a, range(1000) b"}
-        with ThreadPoolExecutor(2) as pool:
-            watched = pool.submit(lambda: [e["event"] for e in events_of(server, waiting.id)])
+        with watched_run(server) as waiting, ThreadPoolExecutor(2) as pool:
+            watched = pool.submit(lambda: [e["event"] for e in events_of(server, waiting)])
             asked = pool.submit(lambda: httpx.post(f"{server.url}/api/sql", json=endless, timeout=60))
             until(lambda: any(child.cpu_percent(0.2) > 0 for child in readers.children(recursive=True)), 20)
             time.sleep(2)
@@ -388,7 +468,6 @@ def test_a_stopped_server_says_so_and_leaves_nothing(tmp_path: Path) -> None:
             assert watched.result() == ["progress"]
             assert asked.result().status_code == 503
             assert "stopped" in asked.result().json()["error"]
-        os.close(held)
         assert server.process.wait(timeout=20) in {0, 130, -signal.SIGINT}
         until(lambda: not any(child.is_running() for child in children), 20)
         assert "Traceback" not in server.stderr()

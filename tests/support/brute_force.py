@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 from random_stores import World
 
-from memoserve.catalog import connect, run_query
-from memoserve.queries import find_query
-
 
 def ask(world: World, name: str, **values: str) -> list[dict[str, Any]]:
-    with connect(world.path) as db:
-        result = run_query(db, find_query(name), values, world.path)
-        columns = [column[0] for column in result.description]
-        return [dict(zip(columns, row, strict=True)) for row in result.fetchall()]
+    result = world.catalog.query(name, **values)
+    columns = [column[0] for column in result.description]
+    return [dict(zip(columns, row, strict=True)) for row in result.fetchall()]
 
 
-def ratio(part: int, whole: int) -> float | None:
+def ratio(part: float, whole: int) -> float | None:
     return part / whole if whole else None
 
 
@@ -55,7 +52,7 @@ def flops(world: World, name: str) -> float:
     return float(world.checkpoints[name].training_flops)
 
 
-def pearson(pairs: list[tuple[int | None, int | None]]) -> float | None:
+def pearson(pairs: Sequence[tuple[int | None, int | None]]) -> float | None:
     known = [(a, b) for a, b in pairs if a is not None and b is not None]
     xs, ys = zip(*known, strict=True) if known else ((), ())
     if len(set(xs)) < 2 or len(set(ys)) < 2:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from numpy.typing import NDArray
 
+from memoserve.catalog import Catalog
 from memoserve.domain import Checkpoint
 from memoserve.store import Store
 from memoserve.suites import Suite, load_suite
@@ -48,6 +52,11 @@ class World:
 
     def seen(self, name: str) -> int:
         return self.checkpoints[name].sequences_seen
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """That of the store, opened once."""
+        return Catalog.open(self.path)
 
     @property
     def trained(self) -> int:
@@ -117,7 +126,7 @@ def random_world(folder: Path, seed: int, mode: str, *, loglik: bool = False) ->
             continue
         nothing = rng.random() < 0.15
         strength = 0.15 + 0.25 * checkpoint.model.order
-        scores: dict[int, tuple[int | None, int | None]] = {}
+        scores: dict[int, tuple[int, int]] = {}
         for window in set(window_of):
             full = not nothing and hardness[window] < strength * rng.choice([0.5, 1, 1.3])
             mask = 0xFFFFFFFF if full else rng.getrandbits(32) & ~(1 << rng.choice([0, 1, 3, 9]))
@@ -142,7 +151,14 @@ def random_world(folder: Path, seed: int, mode: str, *, loglik: bool = False) ->
         if loglik:
             world.log_likelihoods[name] = {i: float(chances[window_of[i]]) for i in ids}
 
-        def write(a, b, part, checkpoint=checkpoint, scores=scores, chances=chances):  # type: ignore[no-untyped-def]
+        def write(
+            a: int,
+            b: int,
+            part: NDArray[np.int64],
+            checkpoint: Checkpoint = checkpoint,
+            scores: dict[int, tuple[int, int]] = scores,
+            chances: dict[int, np.float32] = chances,
+        ) -> None:
             masks = np.array([scores[window_of[i]][0] for i in part], np.uint32)
             prefixes = np.array([scores[window_of[i]][1] for i in part], np.uint8)
             matches = SimpleNamespace(
@@ -157,7 +173,9 @@ def random_world(folder: Path, seed: int, mode: str, *, loglik: bool = False) ->
     return world
 
 
-def _write_in_parts(rng, ids, total, write):  # type: ignore[no-untyped-def]
+def _write_in_parts(
+    rng: random.Random, ids: list[int], total: int, write: Callable[[int, int, NDArray[np.int64]], object]
+) -> None:
     cuts = sorted({0, total, *(rng.randrange(1, total) for _ in range(rng.randint(0, 3)) if total > 1)})
     for first, stop in pairwise(cuts):
         write(first, stop, np.array([i for i in ids if first <= i < stop], np.int64))

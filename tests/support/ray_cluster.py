@@ -13,11 +13,14 @@ from command_line import command
 # It keeps the cluster in a process of its own, so that nothing of Ray stays in the tests' process.
 from ray_nodes import Nodes
 
-__all__ = ["Nodes", "events_until", "files", "rows", "start"]
+__all__ = ["RUN", "Nodes", "events_until", "files", "rows", "start"]
+
+RUN = ("run", "--engine", "transformers", "--checkpoints", "116k@161,116k@301")
+"""What the tests of a cluster run, each over as many sequences as it needs."""
 
 
 def rows(store: Path) -> list[tuple[object, ...]]:
-    return duckdb.sql(
+    return duckdb.execute(
         "SELECT model, step, sequence_id, matches, match_mask FROM "
         f"read_parquet('{store}/scores/**/*.parquet', hive_partitioning=true) ORDER BY ALL"
     ).fetchall()

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +38,7 @@ def rewrite(
     file: Path,
     *,
     table: Callable[[pa.Table], pa.Table] = lambda table: table,
-    said: Callable[[dict[str, object]], dict[str, object]] = lambda said: said,
+    said: Callable[[dict[str, Any]], dict[str, Any]] = lambda said: said,
 ) -> None:
     """Write a Parquet file of a store anew, with a right checksum: as another version would have."""
     metadata = pq.read_metadata(file).metadata or {}

@@ -63,8 +63,8 @@ def _rope(**changes: Any) -> dict[str, Any]:
 
 _SILU_ALONE = {"activation": "Only silu is supported"}
 
-_BASE = {"rope base": _rope(rope_theta=50.0)}
-_ACT = {"activation": {"hidden_act": "relu"}}
+_BASE: dict[str, dict[str, Any]] = {"rope base": _rope(rope_theta=50.0)}
+_ACT: dict[str, dict[str, Any]] = {"activation": {"hidden_act": "relu"}}
 _EPS = {"eps": {"rms_norm_eps": 0.3}}
 _LLAMA = (
     _BASE
@@ -82,10 +82,10 @@ _LLAMA = (
     }
 )
 _LAYER_NORM = {"eps": {"layer_norm_eps": 0.3}}
-_WINDOW = {"window": {"sliding_window": 8}}
+_WINDOW: dict[str, dict[str, Any]] = {"window": {"sliding_window": 8}}
 _GEMMA = _BASE | {"eps": {"rms_norm_eps": 0.3}, "activation": {"hidden_activation": "relu"}}
 _LAYERS = ["sliding_attention", "full_attention"]
-_GEMMA2 = _GROUPED | {
+_GEMMA2: dict[str, Any] = _GROUPED | {
     "head_dim": 32,
     "query_pre_attn_scalar": 32,
     "sliding_window": 16,
@@ -159,8 +159,8 @@ FAMILIES = {
                 "activation": {"hidden_activation": "relu"},
                 "attention scale": {"query_pre_attn_scalar": 4},
                 "layer types": {"layer_types": _LAYERS[::-1]},
-            }
-            | _WINDOW,
+                **_WINDOW,
+            },
             unsupported={"activation": "Activation function 'relu' is not supported"},
         ),
         Family(

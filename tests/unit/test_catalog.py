@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -16,10 +17,10 @@ from random_stores import World, random_world, toy_suite
 from sql_statements import LOADS_OR_SETS, READS_ELSEWHERE, WRITES, fingerprints
 
 from memoserve.catalog import connect, execute, run_query, write_catalog
-from memoserve.cli.status import store_status
 from memoserve.errors import BadInput, StorageFailed, StoreConflict
 from memoserve.imports import import_csv
 from memoserve.queries import Query, find_query, list_queries
+from memoserve.report.coverage import store_status
 from memoserve.store import Store
 from memoserve.store.verify import verify
 
@@ -35,7 +36,7 @@ CORE = [
 ]
 
 
-def rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[tuple[object, ...]]:
+def rows(connection: duckdb.DuckDBPyConnection, sql: str) -> list[tuple[Any, ...]]:
     return connection.execute(sql).fetchall()
 
 
@@ -125,7 +126,9 @@ class TestViews:
             (None, None, None, None),
         ],
     )
-    def test_wilson(self, world: World, successes, trials, low, high) -> None:
+    def test_wilson(
+        self, world: World, successes: int | None, trials: int | None, low: float | None, high: float | None
+    ) -> None:
         with connect(world.path) as db:
             found = db.execute(
                 "SELECT wilson_low($1, $2), wilson_high($1, $2)", [successes, trials]

@@ -19,13 +19,13 @@ from random_stores import World, random_world, toy_suite
 from serving import mini_store, serving
 from store_parts import parts_in, rewrite
 
-from memoserve.catalog import connect, run_query, write_catalog
+from memoserve.catalog import Catalog, connect, run_query, write_catalog
 from memoserve.checks import Check
-from memoserve.cli.status import store_checks, store_status
 from memoserve.queries import find_query, list_queries
 from memoserve.recommend import find_target
 from memoserve.recommend.recommendation import advise
 from memoserve.report.contents import report
+from memoserve.report.coverage import store_checks, store_status
 from memoserve.store import Store
 
 
@@ -91,8 +91,8 @@ class TestChecks:
             assert db.execute("SELECT typeof(checked_at) FROM checks LIMIT 1").fetchall() == [("TIMESTAMP",)]
 
     def test_in_the_report(self, world: World) -> None:
-        with connect(world.path) as db:
-            page = report(db, Store.open(world.path), only=())
+        with Catalog.open(world.path) as catalog:
+            page = report(catalog, Store.open(world.path), only=())
         section = page[page.index('id="verified"') : page.index('id="answer"')]
         assert "<b>h.1.bias" not in section
         for said in ("m@3 lacks <b>h.1.bias", "data.npy", "can't load it", "token ids"):
@@ -104,8 +104,8 @@ class TestChecks:
         assert answer(world.path, "checks") == []
         assert "nothing was verified" in cli("status", world.path, "--checks").stdout
         assert "checks" not in cli("status", world.path).stdout
-        with connect(world.path) as db:
-            assert "This store has no checks" in report(db, Store.open(world.path), only=())
+        with Catalog.open(world.path) as catalog:
+            assert "This store has no checks" in report(catalog, Store.open(world.path), only=())
 
     def test_before_there_is_a_score(self, tmp_path: Path, cli: Cli) -> None:
         """What failed may be why there is none."""
@@ -139,12 +139,12 @@ class TestSameWeights:
         }
         store = Store.open(world.path)
         store.note_weights("toy", notes)
-        with connect(world.path) as db:
-            noted = db.execute(
+        with Catalog.open(world.path) as catalog:
+            noted = catalog.connection.execute(
                 "SELECT checkpoint FROM checkpoints WHERE same_weights_as IS NOT NULL"
             ).fetchall()
             assert {name for (name,) in noted} == twins
-            assert find_target(db, None, None).checkpoint not in twins
+            assert find_target(catalog, None, None).name not in twins
         for query in (
             *("equicompute", "ensembles", "scaling", "recommend_candidates"),
             *("checkpoints", "predictors", "thresholds", "threshold_bands", "rates"),
@@ -163,8 +163,8 @@ class TestSameWeights:
         assert {
             one["checkpoint"] for one in store_status(str(world.path))["suites"][0]["same_weights"]
         } == twins
-        with connect(world.path) as db:
-            page = report(db, store, only=())
+        with Catalog.open(world.path) as catalog:
+            page = report(catalog, store, only=())
         assert f"{own[0]} has the weights of {own[-2]}" in page
         assert f"about {world.largest}</title>" not in page
 
@@ -202,8 +202,8 @@ class TestRunnerUp:
         }[seed]
         prefixes = [int(n) for n in rng.choice([0, 5, 20], 4)]
         path = self.store(tmp_path, memorized, prefixes)
-        with connect(path) as db:
-            given = advise(db, path, budget="90%", unit=unit)  # type: ignore[arg-type]
+        with Catalog.open(path) as catalog:
+            given = advise(catalog, budget="90%", unit=unit)  # type: ignore[arg-type]
         answers = {one.answer: one for one in given.answers}
         flagged = {}
         for name, one in answers.items():
@@ -223,8 +223,8 @@ class TestRunnerUp:
     def test_none_is_better_than_the_same_again(self, tmp_path: Path) -> None:
         some = set(range(0, 300, 5))
         path = self.store(tmp_path, [some] * 4, [0] * 4)
-        with connect(path) as db:
-            given = advise(db, path, budget="90%")
+        with Catalog.open(path) as catalog:
+            given = advise(catalog, budget="90%")
         assert "runner-up" not in {one.answer for one in given.answers}
 
 

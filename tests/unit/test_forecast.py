@@ -16,7 +16,7 @@ from forecast_stores import MODELS, Known, add_features, known_world
 from random_stores import World, random_world
 
 import memoserve
-from memoserve.catalog import Catalog
+from memoserve.catalog import Catalog, StoredCheckpoint
 from memoserve.cli import main
 from memoserve.errors import BadInput
 from memoserve.forecast import (
@@ -43,7 +43,7 @@ from memoserve.forecast.roles import Plan, choose, cost
 from memoserve.forecast.rules import best_line
 from memoserve.forecast.table import Rows, Table, folds
 from memoserve.recommend.backtest_data import read_runs
-from memoserve.recommend.target import Target, find_target
+from memoserve.recommend.target import find_target
 
 TARGET = "xl@6"
 
@@ -250,13 +250,13 @@ def test_reliability_counts_each_bin() -> None:
 def test_rows_say_what_is_known(seed: int, mode: str, tmp_path: Path) -> None:
     world = random_world(tmp_path, seed, mode, loglik=True)
     with Catalog.open(world.path) as catalog:
-        runs = read_runs(catalog.connection, "toy")
+        runs = read_runs(catalog, "toy")
         evaluated = [run for name, run in runs.items() if name in world.scores]
         read = Table(catalog, "toy")
         names = [column.name for column in read.columns]
         pairs = [(t, p) for t, p in itertools.product(evaluated, evaluated) if p.order < t.order]
         for target, predictor in random.Random(seed).sample(pairs, min(3, len(pairs))):
-            role, names_of = Role(target, predictor), (target.checkpoint, predictor.checkpoint)
+            role, names_of = Role(target, predictor), (target.name, predictor.name)
             rows = read.labelled(role, cap=1000)
             check_rows(world, rows, names, *names_of, labelled=True)
             whole = next(iter(read.unlabelled(role)), rows.take(np.zeros(0, int)))
@@ -306,7 +306,7 @@ def check_rows(
 
 def test_windows_beyond_the_cap_are_a_weighted_sample(known: Known) -> None:
     with Catalog.open(known.path) as catalog:
-        runs = read_runs(catalog.connection, "toy")
+        runs = read_runs(catalog, "toy")
         read = Table(catalog, "toy")
         whole = read.labelled(Role(runs["l@6"]), cap=10**6)
         some = read.labelled(Role(runs["l@6"]), cap=80)
@@ -348,10 +348,10 @@ def by_hand(plan: Plan) -> float:
 def test_compute_is_that_of_every_run_used(known: Known) -> None:
     tokens = known.suite.batch_size * known.suite.sequence_length
     with Catalog.open(known.path) as catalog:
-        target = find_target(catalog.connection, None, TARGET)
-        runs = list(read_runs(catalog.connection, "toy").values())
+        target = find_target(catalog, None, TARGET)
+        runs = list(read_runs(catalog, "toy").values())
     flops = {f"{m}@{s}": 6 * 10 ** (n + 1) * s * tokens for n, m in enumerate(MODELS) for s in (3, 6)}
-    assert cost([r for r in runs if r.checkpoint in ("s@3", "s@6", "m@3")]) == flops["s@6"] + flops["m@3"]
+    assert cost([r for r in runs if r.name in ("s@3", "s@6", "m@3")]) == flops["s@6"] + flops["m@3"]
     for basis in BASES:
         found = plans(target, runs, basis)
         assert {plan.training_flops for plan in found} == {by_hand(plan) * tokens for plan in found}
@@ -444,7 +444,7 @@ def test_equal_windows_have_equal_probabilities(known: Known, tmp_path: Path) ->
 
 def test_held_out_probabilities_come_from_what_has_not_seen_the_window(known: Known) -> None:
     with Catalog.open(known.path) as catalog:
-        runs = read_runs(catalog.connection, "toy")
+        runs = read_runs(catalog, "toy")
         read = Table(catalog, "toy")
         taught = [Taught(Role(runs[n]), read.labelled(Role(runs[n]), cap=10**6)) for n in ("s@6", "m@6")]
         fitted = fit(taught, read.columns, read.of("features"))
@@ -468,9 +468,9 @@ def test_the_base_rate_continues_a_line(known: Known) -> None:
         label = np.arange(n) < share * n
         ids = np.arange(n)
         rows = Rows(ids, ids, ids, np.ones(n, np.int64), np.zeros((n, 1), np.float32), np.ones(n), label)
-        return Taught(Role(Target("x", f"{model}@1", model, 1, order, 10**order, 1.0, n)), rows)
+        return Taught(Role(StoredCheckpoint("x", f"{model}@1", model, 1, order, 10**order, 1.0, n)), rows)
 
-    target = Target("x", "t@1", "t", 1, 4, 10**4, 1.0, 0)
+    target = StoredCheckpoint("x", "t@1", "t", 1, 4, 10**4, 1.0, 0)
     rate = forecast_base_rate(
         target, [taught("a", 1, 0.5), taught("b", 2, 0.01), taught("c", 3, 0.04)], "windows"
     )
@@ -503,10 +503,12 @@ def test_the_law_continues_the_papers_table_to_12b(pair: tuple[int, int]) -> Non
         ids, label = np.arange(n), np.arange(n) < round(whole * recall / precision * n)
         rows = Rows(ids, ids, ids, np.ones(n, np.int64), np.zeros((n, 1), np.float32), np.ones(n), label)
         taught.append(
-            Taught(Role(Target("pythia", f"{order}@1", f"{order}", 1, order, parameters, 1.0, n)), rows)
+            Taught(
+                Role(StoredCheckpoint("pythia", f"{order}@1", f"{order}", 1, order, parameters, 1.0, n)), rows
+            )
         )
     rate = forecast_base_rate(
-        Target("pythia", "12b@1", "12b", 1, 9, 11_846_072_320, 1.0, 0), taught, "windows"
+        StoredCheckpoint("pythia", "12b@1", "12b", 1, 9, 11_846_072_320, 1.0, 0), taught, "windows"
     )
     assert rate is not None
     assert rate.share == pytest.approx(whole, rel=0.08)
@@ -515,7 +517,7 @@ def test_the_law_continues_the_papers_table_to_12b(pair: tuple[int, int]) -> Non
 def test_a_line_is_chosen_on_the_nearest_role(known: Known) -> None:
     with Catalog.open(known.path) as catalog:
         add_features(catalog, known)
-        runs = read_runs(catalog.connection, "toy")
+        runs = read_runs(catalog, "toy")
         read = Table(catalog, "toy")
         roles = [Role(runs["m@6"], runs["s@6"]), Role(runs["l@6"], runs["m@6"])]
         taught = [Taught(role, read.labelled(role, cap=10**6)) for role in roles]

@@ -133,7 +133,7 @@ def test_first_memorized(world: World, read: Read) -> None:
     names = read.own()
     for unit in units(world):
         tables = {n: read.evaluated(n, unit) for n in names}
-        first = {}
+        first: dict[int, str] = {}
         for name in names:
             for key, memorized in tables[name].items():
                 if memorized:
@@ -159,7 +159,7 @@ def test_first_memorized(world: World, read: Read) -> None:
             same(row, read.share("kept_share", {k for k in last if tables[names[-1]][k]}, last))
         if unit != units(world)[-1]:
             continue
-        expected = []
+        expected: list[dict[str, Any]] = []
         for key, name in first.items():
             where = names.index(name)
             expected.append(
@@ -279,14 +279,14 @@ def test_position_qq(world: World, read: Read) -> None:
         whole = read.seen(name) // size
         expected: Counter[tuple[Any, ...]] = Counter()
         evaluated = read.evaluated(name, "sequences", whole * size)
-        stretches = sorted({k // size for k in evaluated})
+        buckets = sorted({k // size for k in evaluated})
         items = {"sequences": evaluated}
         if world.windows:
             items["windows"] = read.evaluated(name, "windows", whole * size)
             items["unrepeated"] = {k: m for k, m in items["windows"].items() if len(read.occurrences[k]) == 1}
         for unit, keys in items.items():
             # A window counts where it occurs first, evaluated there or not.
-            counts = sorted(sum(m for k, m in keys.items() if k // size == s) for s in stretches)
+            counts = sorted(sum(m for k, m in keys.items() if k // size == s) for s in buckets)
             for rank, count in enumerate(counts, 1):
                 quantile = stats.poisson.ppf(rank / (len(counts) + 1), np.mean(counts)) if any(counts) else 0
                 expected[unit, int(quantile), count] += 1
@@ -296,7 +296,7 @@ def test_position_qq(world: World, read: Read) -> None:
                     if any(counts) and len(counts) > 1:
                         same(row, {"dispersion": float(np.var(counts, ddof=1) / np.mean(counts))})
         found = ask(world, "position_qq", checkpoint=name, size=str(size))
-        assert {(r["unit"], r["theoretical"], r["observed"]): r["stretches"] for r in found} == expected
+        assert {(r["unit"], r["theoretical"], r["observed"]): r["buckets"] for r in found} == expected
 
 
 def test_chi_square_tail(world: World) -> None:
@@ -636,7 +636,7 @@ def test_ensembles(world: World, read: Read, members: int) -> None:
                         continue
                     row = rows[unit, " + ".join(team), operation]
                     checked += 1
-                    cost = defaultdict(float)
+                    cost: defaultdict[int, float] = defaultdict(float)
                     for n in team:
                         cost[place(world, n)[0]] = max(cost[place(world, n)[0]], flops(world, n))
                     same(row, {"training_flops": sum(cost.values()), "predicted": len(predicted)})
@@ -745,7 +745,10 @@ def test_checkpoint_correlation(world: World, read: Read) -> None:
             same(row, {"n": len(pairs), "common_below": bound})
             for column, which in (("pearson_matches", 0), ("pearson_matched_prefix", 1)):
                 same(row, {column: pearson([(a[which], b[which]) for a, b in pairs])})
-            full = [tuple(int(32 in (s if s[1] is None else s[1:])) for s in pair) for pair in pairs]
+            full = [
+                (int(32 in (a if a[1] is None else a[1:])), int(32 in (b if b[1] is None else b[1:])))
+                for a, b in pairs
+            ]
             same(row, {"phi": pearson(full), "both_memorized": sum(a * b for a, b in full)})
 
 

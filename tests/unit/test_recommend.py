@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import json
 import math
@@ -15,7 +17,7 @@ from brute_force import Read, ask, flops, same, units
 from command_line import Cli
 from random_stores import World, random_world, toy_suite
 
-from memoserve.catalog import connect
+from memoserve.catalog import Catalog
 from memoserve.cli import main
 from memoserve.errors import BadInput
 from memoserve.recommend import Advisor, Bounds, find_target, fit, hold_out, rehearse_largest
@@ -107,9 +109,9 @@ def test_candidates(world: World) -> None:
         unions = {k for k in expected if " + " in k[1]}
         # A pair of which nothing was memorized by anyone may be missing.
         assert expected.keys() - unions <= found.keys() <= expected.keys()
-        for key, row in expected.items():
-            if key in found:
-                same(found[key], row)
+        for where, row in expected.items():
+            if where in found:
+                same(found[where], row)
             else:
                 assert not row["choosing_flagged"] + row["judging_flagged"]
 
@@ -218,16 +220,16 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def advisor(store: Path, bounds: Bounds, **options: Any) -> Advisor:
-    with connect(store) as db:
-        return Advisor(db, store, find_target(db, None, options.pop("target", None)), bounds, **options)
+    with Catalog.open(store) as catalog:
+        return Advisor(catalog, find_target(catalog, None, options.pop("target", None)), bounds, **options)
 
 
 @pytest.fixture(scope="module")
 def synthetic_rules(synthetic: Path) -> tuple[list[Rule], float]:
     """The rules for the largest model, and its compute."""
-    with connect(synthetic) as db:
-        target = find_target(db, None, None)
-        return read_rules(db, synthetic, "toy", "l@8", "sequences"), target.training_flops
+    with Catalog.open(synthetic) as catalog:
+        target = find_target(catalog, None, None)
+        return read_rules(catalog, "toy", "l@8", "sequences"), target.training_flops
 
 
 @pytest.mark.parametrize("bounds", [Bounds(0.9), Bounds(0.5), Bounds(None, 60), Bounds(0.8, 40)])
@@ -273,8 +275,8 @@ def test_the_judging_labels_choose_nothing(synthetic: Path, tmp_path: Path) -> N
         # The target's own earlier checkpoints have other scores too: they are predictors, not labels.
         rules = [rule for rule in one._rules if "l@" not in rule.predictors]
         best = [choose(rules, share * one.target.training_flops, one.bounds) for share in (0.01, 0.2, 1.0)]
-        assert None not in best
-        found[labels] = best
+        found[labels] = [rule for rule in best if rule is not None]
+        assert len(found[labels]) == 3
     assert any(rule.tau is not None for rule in found[0])
     for labels in (5, 6):
         assert [(r.predictors, r.tau) for r in found[labels]] == [(r.predictors, r.tau) for r in found[0]]
@@ -354,8 +356,8 @@ def test_no_forecast_without_support() -> None:
 @pytest.fixture(scope="module")
 def rehearsed(synthetic: Path) -> Any:
     """The largest model forecast from the smaller ones, and what its rules then did."""
-    with connect(synthetic) as db:
-        found = rehearse_largest(db, synthetic, "toy", "sequences")
+    with Catalog.open(synthetic) as catalog:
+        found = rehearse_largest(catalog, "toy", "sequences")
     assert found is not None
     return found
 
@@ -427,7 +429,7 @@ def test_bounds_hold_for_forecasts(untrained: Path) -> None:
 # The command line
 
 
-def test_recommend_for_a_target_with_scores(cli: Cli, synthetic: Path) -> None:
+def test_recommend_for_a_target_with_scores(cli: Cli, synthetic: Path, tmp_path: Path) -> None:
     result = cli(
         "recommend", synthetic, "--target", "l@8", "--budget", "20%", "--recall", "0.5", "-f", "json"
     )
@@ -437,6 +439,15 @@ def test_recommend_for_a_target_with_scores(cli: Cli, synthetic: Path) -> None:
     assert {row["basis"] for row in rows} == {"measured"}
     assert rows[0]["flops_share"] <= 0.2
     assert rows[0]["predictors"] != rows[1]["predictors"]
+    for ending in ("csv", "json", "md"):
+        cli("recommend", synthetic, "--budget", "20%", "-o", f"answer.{ending}")
+    written = {ending: (tmp_path / f"answer.{ending}").read_text() for ending in ("csv", "json", "md")}
+    assert next(csv.DictReader(io.StringIO(written["csv"])))["answer"] == "recommended"
+    assert json.loads(written["json"])[0]["answer"] == "recommended"
+    assert written["md"].startswith("| target |")
+    for name in ("answer.parquet", "answer.txt"):
+        assert ".csv" in cli("recommend", synthetic, "--budget", "20%", "-o", name, code=3).stderr
+        assert not (tmp_path / name).exists()
     said = cli("recommend", synthetic, "--budget", "20%", "--grid").stdout
     for words in ("Run ", "Doubling the budget", "at least 0.8", "The best predictor by budget"):
         assert words in said
@@ -495,6 +506,17 @@ def test_what_cannot_be_recommended(
         main()
     assert stopped.value.code == 3
     assert says in capsys.readouterr().err
+
+
+def test_a_target_that_cant_be_read_is_not_left_out(synthetic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forecast from fewer targets than there are would be another forecast."""
+
+    def damaged(*_: object, **__: object) -> list[Rule]:
+        raise BadInput("part-0-9.parquet is damaged")
+
+    monkeypatch.setattr("memoserve.recommend.backtest_data.read_rules", damaged)
+    with Catalog.open(synthetic) as catalog, pytest.raises(BadInput, match="damaged"):
+        rehearse_largest(catalog, "toy", "sequences")
 
 
 def test_without_scipy_it_says_what_to_install(synthetic: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ import pytest
 from random_stores import World, random_world
 
 from memoserve.catalog import Catalog
-from memoserve.cli.status import store_status
 from memoserve.queries import list_queries
+from memoserve.report.coverage import store_status
 from memoserve.store import Store
 
 pytestmark = pytest.mark.thorough
@@ -101,7 +101,7 @@ def test_emergent_by_hand(twins: Twins) -> None:
     world, names = twins.world, twins.names
     own = {name: one for name, one in world.checkpoints.items() if name not in names}
     target = max(own, key=lambda name: (own[name].model.order, own[name].step))
-    others = {}
+    others: dict[int, str] = {}
     for name, one in own.items():
         if one.model.order < own[target].model.order and one.step <= own[target].step:
             others[one.model.order] = max(name, others.get(one.model.order, name), key=lambda n: own[n].step)
@@ -115,7 +115,7 @@ def test_emergent_by_hand(twins: Twins) -> None:
             matches
             for name in others.values()
             for i, (matches, _) in world.scores[name].items()
-            if world.windows[i] == window and i < min(world.seen(name), world.trained)
+            if matches is not None and world.windows[i] == window and i < min(world.seen(name), world.trained)
         ]
         if scores and max(scores) < 16:
             found.add(first[window])

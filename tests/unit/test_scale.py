@@ -31,6 +31,7 @@ from memoserve.suites import load_suite
 pytestmark = pytest.mark.thorough
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_scale_store.py"
+masked_less: Any = np.ma.masked_less
 SEQUENCES, MODELS, STEPS = 2000 * 64, 3, (1000, 2000)
 
 
@@ -304,7 +305,7 @@ class TestMemorizedLists:
                 # All ids, so that parts made again have the same names and rows, and other scores.
                 ids = np.arange(first, first + 40)
                 scores = rng.integers(30, 33, 40).astype(np.uint8)
-                known = [None, np.ma.masked_less(scores, 32), scores][int(rng.integers(3))]
+                known = [None, masked_less(scores, 32), scores][int(rng.integers(3))]
                 prefix = scores if known is None or rng.random() < 0.5 else None
                 store.write_scores(
                     checkpoint, first, first + 40, ids,

@@ -50,8 +50,8 @@ def check_against(source: SequenceSource, rows: list[list[int]], data: st.DataOb
         assert block.dtype == np.uint32
         assert block.shape == (stop - first, length)
         assert block.tolist() == [row[:length] for row in rows[first:stop]]
-        ids = np.array(sorted(data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=9)))) if rows else []
-        ids = np.array(ids, dtype=np.int64)
+        drawn = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=9)) if rows else []
+        ids = np.array(sorted(drawn), dtype=np.int64)
         assert source.take(ids, length).tolist() == [rows[i][:length] for i in ids]
         assert source.lengths(ids).tolist() == [len(rows[i]) for i in ids]
     with pytest.raises(BadInput, match="tokens"):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -72,7 +73,7 @@ class TestDirectory:
             (lambda p: (p.mkdir(), (p / "memoserve.json").write_text('{"format": 9}')), "format 9"),
         ],
     )
-    def test_open_says_what_it_found(self, tmp_path: Path, make, says: str) -> None:
+    def test_open_says_what_it_found(self, tmp_path: Path, make: Callable[[Path], object], says: str) -> None:
         make(tmp_path / "x")
         with pytest.raises(StoreConflict, match=says):
             Store.open(tmp_path / "x")
@@ -244,7 +245,9 @@ ranges = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=5)
 
 class TestMissing:
     @given(ranges, ranges, st.integers(1, 25))
-    def test_against_sets(self, wanted, covered, size: int) -> None:
+    def test_against_sets(
+        self, wanted: list[tuple[int, int]], covered: list[tuple[int, int]], size: int
+    ) -> None:
         missing = missing_ranges(wanted, covered, size)
         ids = [i for first, stop in missing for i in range(first, stop)]
         assert ids == sorted(
@@ -559,7 +562,7 @@ class TestVerify:
         filled.files.write(name, json.dumps(FINGERPRINT).encode())
         before = {name: filled.files.read(name) for name in filled.files.below("")}
         found = self.found(filled)
-        assert found.pop(name) == "it carries no checksum: damaged, or written by a memoserve that knew none"
+        assert found.pop(name) == "it carries no checksum: damaged, or written by a version without checksums"
         assert set(found.values()) == {checksum.FROM_BEFORE}
         assert len(found) == 5
         with pytest.raises(

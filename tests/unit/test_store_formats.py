@@ -18,9 +18,9 @@ from random_stores import World, random_world
 from store_parts import parts_in, rewrite
 
 from memoserve.catalog import connect, run_query, write_catalog
-from memoserve.cli.status import store_status
 from memoserve.errors import StoreConflict
 from memoserve.queries import find_query
+from memoserve.report.coverage import store_status
 from memoserve.store import Store
 from memoserve.store.fingerprint import WHEN_ABSENT, fingerprint_file
 from memoserve.store.verify import verify

@@ -268,7 +268,7 @@ def test_no_poisoned_header_is_read(data: st.DataObject, folder: Path) -> None:
     names = sorted(header.keys() - {"__metadata__"})
     entry = header[data.draw(st.sampled_from(names))]
     shape, (first, last) = entry["shape"], entry["data_offsets"]
-    change = data.draw(
+    change: dict[str, object] = data.draw(
         st.sampled_from(
             [
                 {"dtype": "F32"},
@@ -290,7 +290,7 @@ def test_no_poisoned_header_is_read(data: st.DataObject, folder: Path) -> None:
             ]
         )
     )
-    entry.update(dict(change))
+    entry.update(change)
     poisoned = folder / "poisoned.safetensors"
     poisoned.write_bytes(with_header(content, json.dumps(header).encode()))
     with pytest.raises(DamagedFile):

@@ -137,7 +137,7 @@ def test_two_roundings_of_the_same_weights_are_equal(file: Path) -> None:
     """Neither is what rounding makes of the other: both are of what training kept in 32 bits."""
     random = np.random.default_rng(4)
     exact = {
-        name: (tensor * (1 + random.normal(0, 1e-4, tensor.shape))).astype(np.float32)
+        name: np.asarray(tensor.astype(np.float64) * (1 + random.normal(0, 1e-4, tensor.shape)), np.float32)
         for name, tensor in tensors_of(folder(file, 1001)).items()
     }
     for step, dtype in ((161, torch.bfloat16), (1001, torch.float16)):

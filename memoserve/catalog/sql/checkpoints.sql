@@ -39,10 +39,12 @@ CREATE MACRO the_target() AS TABLE FROM the_checkpoint(getvariable('target'));
 CREATE MACRO coverage(a_suite) AS TABLE
 SELECT suite, model, step, checkpoint, evaluated, evaluated = seen AS complete
 FROM (
-    SELECT c.suite, c.model, c.step, c.checkpoint, least(c.sequences_seen, c.trained) AS seen,
+    SELECT suite, model, step, checkpoint, seen,
            coalesce(sum(least(p.last + 1, seen) - p.first) FILTER (
                p.first < seen AND p.rows = p.last - p.first + 1), 0) AS evaluated
-    FROM checkpoints c LEFT JOIN part_rows p USING (suite, model, step)
-    WHERE c.suite = a_suite
-    GROUP BY c.suite, c.model, c.step, c.checkpoint, seen
+    FROM (
+        SELECT suite, model, step, checkpoint, least(sequences_seen, trained) AS seen
+        FROM checkpoints WHERE suite = a_suite
+    ) LEFT JOIN part_rows p USING (suite, model, step)
+    GROUP BY suite, model, step, checkpoint, seen
 );

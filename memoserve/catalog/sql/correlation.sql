@@ -10,14 +10,14 @@ CREATE MACRO pearson(n, x, y, xx, yy, xy) AS
 -- common bits, 64 ids at a time. Signed, as bit_count takes nothing else of 64 bits. An aggregate over the
 -- rows of a block.
 CREATE MACRO bit_of(id) AS CASE WHEN id & 63 = 63 THEN -9223372036854775808 ELSE 1::BIGINT << (id & 63) END;
-CREATE MACRO digits(score, its_bit) AS {
-    'known': coalesce(bit_or(its_bit) FILTER (score IS NOT NULL), 0::BIGINT),
-    'd1': coalesce(bit_or(its_bit) FILTER (score & 1 = 1), 0::BIGINT),
-    'd2': coalesce(bit_or(its_bit) FILTER (score & 2 = 2), 0::BIGINT),
-    'd4': coalesce(bit_or(its_bit) FILTER (score & 4 = 4), 0::BIGINT),
-    'd8': coalesce(bit_or(its_bit) FILTER (score & 8 = 8), 0::BIGINT),
-    'd16': coalesce(bit_or(its_bit) FILTER (score & 16 = 16), 0::BIGINT),
-    'd32': coalesce(bit_or(its_bit) FILTER (score = 32), 0::BIGINT)};
+CREATE MACRO digits(score, id_bit) AS {
+    'known': coalesce(bit_or(id_bit) FILTER (score IS NOT NULL), 0::BIGINT),
+    'd1': coalesce(bit_or(id_bit) FILTER (score & 1 = 1), 0::BIGINT),
+    'd2': coalesce(bit_or(id_bit) FILTER (score & 2 = 2), 0::BIGINT),
+    'd4': coalesce(bit_or(id_bit) FILTER (score & 4 = 4), 0::BIGINT),
+    'd8': coalesce(bit_or(id_bit) FILTER (score & 8 = 8), 0::BIGINT),
+    'd16': coalesce(bit_or(id_bit) FILTER (score & 16 = 16), 0::BIGINT),
+    'd32': coalesce(bit_or(id_bit) FILTER (score = 32), 0::BIGINT)};
 
 -- Over those of a block's ids that are set in `ids`: the sum of the scores r, of the products of r and s, and
 -- of the squares of r, all as digits. (A score of 32 has no other digit.)
@@ -45,48 +45,48 @@ CREATE MACRO square_of(ids, r) AS
 -- below `below`, what the one that has seen least has seen, and all were evaluated on. A window's score is
 -- that of its first such occurrence. Held-out sequences never count.
 CREATE MACRO pair_sums(the_suite, the_checkpoints, in_common) AS TABLE
--- its_: as above.
-WITH its_asked AS MATERIALIZED (
+-- _: as in predictions.
+WITH _asked AS MATERIALIZED (
     SELECT the_suite AS suite, the_checkpoints AS names, in_common AS common
 ),
-its_chosen AS MATERIALIZED (
+_chosen AS MATERIALIZED (
     SELECT c.suite, c.model, c.step, c.checkpoint, a.common,
-           row_number() OVER (ORDER BY c.model_order, c.step) AS place,
+           row_number() OVER (ORDER BY c.model_order, c.step) AS ordinal,
            count(*) OVER () AS checkpoints,
            CASE WHEN a.common THEN min(least(c.sequences_seen, c.trained)) OVER ()
                ELSE least(c.sequences_seen, c.trained) END AS seen
-    FROM checkpoints c JOIN its_asked a USING (suite) WHERE list_contains(a.names, c.checkpoint) LIMIT 100000
+    FROM checkpoints c JOIN _asked a USING (suite) WHERE list_contains(a.names, c.checkpoint) LIMIT 100000
 ),
-its_repeat AS MATERIALIZED (FROM repeats((SELECT a.suite FROM its_asked a), false)),
+_repeat AS MATERIALIZED (FROM repeats((SELECT a.suite FROM _asked a), false)),
 -- Of published lists no score is known of what they leave out: not memorized.
-its_block AS MATERIALIZED (
-    SELECT place, block, bit_or(bit) AS ids,
+_block AS MATERIALIZED (
+    SELECT ordinal, block, bit_or(bit) AS ids,
            coalesce(bit_or(bit) FILTER (coalesce(prefix, matches) = 32), 0::BIGINT) AS memorized,
            digits(prefix, bit) AS prefix
     FROM (
-        SELECT c.place, s.sequence_id >> 6 AS block, bit_of(s.sequence_id) AS bit, s.matches,
+        SELECT c.ordinal, s.sequence_id >> 6 AS block, bit_of(s.sequence_id) AS bit, s.matches,
                s.matched_prefix AS prefix
-        FROM scores s JOIN its_chosen c USING (suite, model, step) WHERE s.sequence_id < c.seen
-    ) GROUP BY place, block
+        FROM scores s JOIN _chosen c USING (suite, model, step) WHERE s.sequence_id < c.seen
+    ) GROUP BY ordinal, block
 ),
-its_matches AS MATERIALIZED (
-    SELECT place, block, digits(matches, bit) AS matches
+_matches AS MATERIALIZED (
+    SELECT ordinal, block, digits(matches, bit) AS matches
     FROM (
-        SELECT c.place, s.sequence_id >> 6 AS block, bit_of(s.sequence_id) AS bit, s.matches
-        FROM scores s JOIN its_chosen c USING (suite, model, step)
+        SELECT c.ordinal, s.sequence_id >> 6 AS block, bit_of(s.sequence_id) AS bit, s.matches
+        FROM scores s JOIN _chosen c USING (suite, model, step)
         WHERE s.sequence_id < c.seen AND s.matches IS NOT NULL
-    ) GROUP BY place, block
+    ) GROUP BY ordinal, block
 ),
 -- What counts of a block: all, or what all checkpoints have.
-its_common AS MATERIALIZED (
+_common AS MATERIALIZED (
     SELECT block, CASE WHEN any_value(a.common)
-                            AND count(*) < (SELECT max(c.checkpoints) FROM its_chosen c) THEN 0
+                            AND count(*) < (SELECT max(c.checkpoints) FROM _chosen c) THEN 0
                        WHEN any_value(a.common) THEN bit_and(ids) ELSE -1 END AS ids
-    FROM its_block CROSS JOIN its_asked a GROUP BY block
+    FROM _block CROSS JOIN _asked a GROUP BY block
 ),
 -- All sequences, block by block.
-its_sequence AS (
-    SELECT f.place AS first_place, s.place AS second_place, unnest([
+_sequence AS (
+    SELECT f.ordinal AS first_ordinal, s.ordinal AS second_ordinal, unnest([
         {'measure': 'memorized', 'n': sum(bit_count(o.ids & f.ids & s.ids)),
          'x': sum(bit_count(o.ids & s.ids & f.memorized)),
          'y': sum(bit_count(o.ids & f.ids & s.memorized)), 'xx': sum(bit_count(o.ids & s.ids & f.memorized)),
@@ -99,37 +99,37 @@ its_sequence AS (
          'yy': sum(square_of(o.ids & f.prefix.known, s.prefix)),
          'xy': sum(product_of(o.ids, f.prefix, s.prefix))}
     ], recursive := true)
-    FROM its_block f JOIN its_block s ON f.block = s.block AND f.place < s.place
-    JOIN its_common o ON o.block = f.block
-    GROUP BY f.place, s.place
+    FROM _block f JOIN _block s ON f.block = s.block AND f.ordinal < s.ordinal
+    JOIN _common o ON o.block = f.block
+    GROUP BY f.ordinal, s.ordinal
     UNION ALL
-    SELECT f.place, s.place, 'matches', sum(bit_count(o.ids & f.matches.known & s.matches.known)),
+    SELECT f.ordinal, s.ordinal, 'matches', sum(bit_count(o.ids & f.matches.known & s.matches.known)),
            sum(sum_of(o.ids & s.matches.known, f.matches)), sum(sum_of(o.ids & f.matches.known, s.matches)),
            sum(square_of(o.ids & s.matches.known, f.matches)),
            sum(square_of(o.ids & f.matches.known, s.matches)), sum(product_of(o.ids, f.matches, s.matches))
-    FROM its_matches f JOIN its_matches s ON f.block = s.block AND f.place < s.place
-    JOIN its_common o ON o.block = f.block
-    GROUP BY f.place, s.place
+    FROM _matches f JOIN _matches s ON f.block = s.block AND f.ordinal < s.ordinal
+    JOIN _common o ON o.block = f.block
+    GROUP BY f.ordinal, s.ordinal
 ),
 -- What makes windows of them: repeated sequences leave, the first one of each window comes back.
-its_repeated AS MATERIALIZED (
-    SELECT c.place, s.sequence_id AS id, r.first_id, s.matches::INTEGER AS matches,
+_repeated AS MATERIALIZED (
+    SELECT c.ordinal, s.sequence_id AS id, r.first_id, s.matches::INTEGER AS matches,
            s.matched_prefix::INTEGER AS prefix,
            coalesce(coalesce(s.matched_prefix, s.matches) = 32, false)::INTEGER AS memorized
-    FROM scores s JOIN its_chosen c USING (suite, model, step) JOIN its_repeat r USING (sequence_id)
-    JOIN its_common o ON o.block = s.sequence_id >> 6
+    FROM scores s JOIN _chosen c USING (suite, model, step) JOIN _repeat r USING (sequence_id)
+    JOIN _common o ON o.block = s.sequence_id >> 6
     WHERE s.sequence_id < c.seen AND o.ids & bit_of(s.sequence_id) <> 0
 ),
-its_item AS (
-    SELECT place, id, -1 AS weight, matches, prefix, memorized FROM its_repeated
+_item AS (
+    SELECT ordinal, id, -1 AS weight, matches, prefix, memorized FROM _repeated
     UNION ALL
-    SELECT place, first_id, 1, min_by(matches, id), min_by(prefix, id), min_by(memorized, id)
-    FROM its_repeated
-    GROUP BY place, first_id
+    SELECT ordinal, first_id, 1, min_by(matches, id), min_by(prefix, id), min_by(memorized, id)
+    FROM _repeated
+    GROUP BY ordinal, first_id
 ),
-its_change AS (
+_change AS (
     -- + 0 * the other's: only pairs where both are measured count.
-    SELECT f.place AS first_place, s.place AS second_place, unnest([
+    SELECT f.ordinal AS first_ordinal, s.ordinal AS second_ordinal, unnest([
         {'measure': 'memorized', 'n': sum(f.weight), 'x': sum(f.weight * f.memorized),
          'y': sum(f.weight * s.memorized),
          'xx': sum(f.weight * f.memorized), 'yy': sum(f.weight * s.memorized),
@@ -147,18 +147,19 @@ its_change AS (
          'yy': sum(f.weight * (s.prefix * s.prefix + 0 * f.prefix)),
          'xy': sum(f.weight * f.prefix * s.prefix)}
     ], recursive := true)
-    FROM its_item f JOIN its_item s ON f.id = s.id AND f.weight = s.weight AND f.place < s.place
-    GROUP BY f.place, s.place
+    FROM _item f JOIN _item s ON f.id = s.id AND f.weight = s.weight AND f.ordinal < s.ordinal
+    GROUP BY f.ordinal, s.ordinal
 ),
-its_sum AS (
-    SELECT 'sequences' AS unit, * FROM its_sequence
+_sum AS (
+    SELECT 'sequences' AS unit, * FROM _sequence
     UNION ALL
-    SELECT 'windows', first_place, second_place, measure, sum(n), sum(x), sum(y), sum(xx), sum(yy), sum(xy)
-    FROM (FROM its_sequence UNION ALL FROM its_change)
-    WHERE exists(SELECT 1 FROM sequences q JOIN its_asked a ON q.suite = a.suite)
+    SELECT 'windows', first_ordinal, second_ordinal, measure, sum(n), sum(x), sum(y), sum(xx), sum(yy),
+           sum(xy)
+    FROM (FROM _sequence UNION ALL FROM _change)
+    WHERE exists(SELECT 1 FROM sequences q JOIN _asked a ON q.suite = a.suite)
     GROUP BY ALL
 )
 SELECT t.unit, f.checkpoint AS first, s.checkpoint AS second, CASE WHEN f.common THEN f.seen END AS below,
        t.measure,
-       t.n, t.x, t.y, t.xx, t.yy, t.xy, f.place AS first_place, s.place AS second_place
-FROM its_sum t JOIN its_chosen f ON f.place = t.first_place JOIN its_chosen s ON s.place = t.second_place;
+       t.n, t.x, t.y, t.xx, t.yy, t.xy, f.ordinal AS first_ordinal, s.ordinal AS second_ordinal
+FROM _sum t JOIN _chosen f ON f.ordinal = t.first_ordinal JOIN _chosen s ON s.ordinal = t.second_ordinal;

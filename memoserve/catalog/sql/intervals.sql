@@ -14,7 +14,7 @@ CREATE MACRO wilson_high(successes, trials) AS
                                     + 1.959963984540054 ** 2 / (4 * trials ** 2)))
         / (1 + 1.959963984540054 ** 2 / trials)) END;
 
--- The interval of the share hits / n, low and high, where the n are worth `effective` independent ones.
-CREATE MACRO share_interval(hits, n, effective) AS {
-    'low': wilson_low(hits / nullif(n, 0) * effective, effective),
-    'high': wilson_high(hits / nullif(n, 0) * effective, effective)};
+-- The ends of the interval of the share hits / n, where the n are worth `effective` independent ones. Two
+-- macros, as the ends of one struct would each be computed with the other, and take as long to plan.
+CREATE MACRO share_low(hits, n, effective) AS wilson_low(hits / nullif(n, 0) * effective, effective);
+CREATE MACRO share_high(hits, n, effective) AS wilson_high(hits / nullif(n, 0) * effective, effective);

@@ -13,13 +13,13 @@ SEMI JOIN (FROM (FROM sequence_listings ANTI JOIN repeat_listings USING (suite, 
 -- coalesce(first_id, sequence_id) numbers the windows, and a checkpoint has seen a window if its number is
 -- below sequences_seen.
 CREATE MACRO repeats(the_suite, held_out) AS TABLE
-WITH its_candidate AS NOT MATERIALIZED (
+WITH _candidate AS NOT MATERIALIZED (
     SELECT r.sequence_id, r.window_id
     FROM repeat_candidates r
     JOIN (SELECT suite, any_value(trained) AS trained FROM checkpoint_parts GROUP BY suite) t USING (suite)
     WHERE r.suite = the_suite AND (r.sequence_id >= t.trained) = held_out
 )
 SELECT s.sequence_id, w.first_id
-FROM its_candidate s JOIN (
-    SELECT window_id, min(sequence_id) AS first_id FROM its_candidate GROUP BY window_id HAVING count(*) > 1
+FROM _candidate s JOIN (
+    SELECT window_id, min(sequence_id) AS first_id FROM _candidate GROUP BY window_id HAVING count(*) > 1
 ) w USING (window_id);

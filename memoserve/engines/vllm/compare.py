@@ -73,8 +73,8 @@ class _Block:
     """Windows on their way through the model.
 
     `past` holds by layer the keys and values so far of the windows that still match, [windows, heads,
-    tokens, head size] each; `fallen` those of the others, in the order in which they fell, which is that of
-    their matched prefixes, with room for all positions.
+    tokens, head size] each; `mismatched` those of the others, in the order in which they mismatched, which is
+    that of their matched prefixes, with room for all positions.
     """
 
     def __init__(self, model: Any, windows: NDArray[np.uint32], context: int, banned: int | None) -> None:
@@ -84,35 +84,35 @@ class _Block:
         self.device = next(model.parameters()).device
         self.tokens = torch.from_numpy(windows.astype(np.int64)).to(self.device)
         self.past: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self.fallen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self.fallen_rows = torch.empty(0, dtype=torch.int64, device=self.device)
+        self.mismatched: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.mismatched_rows = torch.empty(0, dtype=torch.int64, device=self.device)
 
     def compare(
         self, stages: tuple[int, ...], loglik: bool = False, pass_tokens: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Matched prefix i64[n], best token at the first mismatch i64[n], log-likelihood f64[n] or None.
 
-        Without `pass_tokens` all windows go at once, and what falls is kept for `generate`.
+        Without `pass_tokens` all windows go at once, and what mismatches is kept for `generate`.
         """
-        keep_fallen = pass_tokens is None
+        keep_mismatched = pass_tokens is None
         tokens, n = self.tokens, len(self.tokens)
         prefix = torch.zeros(n, dtype=torch.int64, device=self.device)
         wrong = torch.zeros(n, dtype=torch.int64, device=self.device)
         sums = torch.zeros(n, dtype=torch.float64, device=self.device)
-        alive = torch.arange(n, device=self.device)
+        remaining = torch.arange(n, device=self.device)
         done = 0
         for stage in stages:
             # To check the tokens up to `stage` the model must read those before it, but not that one.
             begin, end = (self.context + done - 1 if done else 0), self.context + stage - 1
             last = stage == stages[-1]
             step = n if pass_tokens is None else max(1, pass_tokens // (end - begin))
-            surviving, advancing = [], []
+            advancing_rows, advancing_past = [], []
             past, self.past = self.past, {}
-            for start in range(0, len(alive), step):
-                rows = alive[start : start + step]
+            for start in range(0, len(remaining), step):
+                rows = remaining[start : start + step]
                 for layer, pair in past.items():
                     self.past[layer] = pair[0][start : start + step], pair[1][start : start + step]
-                keep = keep_fallen or not last
+                keep = keep_mismatched or not last
                 hidden = self._forward(tokens[rows, begin:end], begin, stage - done, keep)
                 truth = tokens[rows, self.context + done : self.context + stage]
                 best, likely = self._best(
@@ -123,50 +123,50 @@ class _Block:
                 best = best.view(truth.shape)
                 matched = (best == truth).to(torch.int64).cumprod(dim=1).sum(dim=1)
                 prefix[rows] = done + matched
-                survives = matched == stage - done
-                fallen = torch.nonzero(~survives)[:, 0]
-                wrong[rows[fallen]] = best[fallen, matched[fallen]]
+                matches = matched == stage - done
+                mismatched = torch.nonzero(~matches)[:, 0]
+                wrong[rows[mismatched]] = best[mismatched, matched[mismatched]]
                 if likely is not None:
                     sums[rows] += likely.view(truth.shape).sum(dim=1)
-                if keep_fallen:
-                    self._put_aside(fallen[torch.argsort(matched[fallen], stable=True)], rows)
+                if keep_mismatched:
+                    self._put_aside(mismatched[torch.argsort(matched[mismatched], stable=True)], rows)
                 if not last:
-                    kept = torch.nonzero(survives)[:, 0]
-                    surviving.append(rows[kept])
-                    advancing.append({layer: (k[kept], v[kept]) for layer, (k, v) in self.past.items()})
+                    kept = torch.nonzero(matches)[:, 0]
+                    advancing_rows.append(rows[kept])
+                    advancing_past.append({layer: (k[kept], v[kept]) for layer, (k, v) in self.past.items()})
             if last:
                 break
-            alive, done = torch.cat(surviving), stage
-            if not len(alive):
+            remaining, done = torch.cat(advancing_rows), stage
+            if not len(remaining):
                 break
             self.past = {
                 layer: (
-                    torch.cat([s[layer][0] for s in advancing]),
-                    torch.cat([s[layer][1] for s in advancing]),
+                    torch.cat([s[layer][0] for s in advancing_past]),
+                    torch.cat([s[layer][1] for s in advancing_past]),
                 )
                 for layer in self.past
             }
         return prefix, wrong, sums if loglik else None
 
     def generate(self, prefix: torch.Tensor, wrong: torch.Tensor) -> torch.Tensor:
-        """Greedy generations i64[n, 32], after `compare` that kept what fell.
+        """Greedy generations i64[n, 32], after `compare` that kept what mismatched.
 
         Up to the first mismatch a generation is the continuation itself; a memorized window costs nothing.
         Windows join when the position of their first wrong token is reached, so all that are under way have
         keys and values for the same positions.
         """
         generation = self.tokens[:, self.context :].clone()
-        rows = self.fallen_rows
+        rows = self.mismatched_rows
         prefix = prefix[rows]
         under_way = generation[rows]
         under_way[torch.arange(len(rows), device=self.device), prefix] = wrong[rows]
-        # How many have their first wrong token at or before each place; on the host, where it is a size.
+        # How many have their first wrong token at or before each position; on the host, where it is a size.
         joined = torch.bincount(prefix, minlength=under_way.shape[1]).cumsum(0).tolist()
-        for place in range(under_way.shape[1] - 1):
-            count = joined[place]
+        for position in range(under_way.shape[1] - 1):
+            count = joined[position]
             if count:
-                hidden = self._forward_one(under_way[:count, place], self.context + place)
-                under_way[:count, place + 1] = self._best(hidden, rows[:count])[0]
+                hidden = self._forward_one(under_way[:count, position], self.context + position)
+                under_way[:count, position + 1] = self._best(hidden, rows[:count])[0]
         generation[rows] = under_way
         return generation
 
@@ -181,17 +181,17 @@ class _Block:
         except NotFinite as error:
             raise NotFinite(int(windows[error.row])) from None
 
-    def _put_aside(self, fallen: torch.Tensor, alive: torch.Tensor) -> None:
-        """Move keys and values of `fallen`, places in `alive`, out of `past`."""
-        before = len(self.fallen_rows)
-        self.fallen_rows = torch.cat([self.fallen_rows, alive[fallen]])
+    def _put_aside(self, mismatched: torch.Tensor, rows: torch.Tensor) -> None:
+        """Move keys and values of `mismatched`, indices into `rows`, out of `past`."""
+        before = len(self.mismatched_rows)
+        self.mismatched_rows = torch.cat([self.mismatched_rows, rows[mismatched]])
         for layer, (key, value) in self.past.items():
             t = key.shape[2]
-            if layer not in self.fallen:
+            if layer not in self.mismatched:
                 room = (len(self.tokens), key.shape[1], self.tokens.shape[1] - 1, key.shape[3])
-                self.fallen[layer] = key.new_empty(room), value.new_empty(room)
-            for kept, held in zip(self.fallen[layer], (key, value), strict=True):
-                kept[before : before + len(fallen), :, :t] = held[fallen]
+                self.mismatched[layer] = key.new_empty(room), value.new_empty(room)
+            for kept, held in zip(self.mismatched[layer], (key, value), strict=True):
+                kept[before : before + len(mismatched), :, :t] = held[mismatched]
 
     def _forward(self, tokens: torch.Tensor, begin: int, wanted: int, keep: bool) -> torch.Tensor:
         """Hidden states [n, wanted, hidden] of the last `wanted` of i64[n, t] tokens from `begin` on.
@@ -211,7 +211,7 @@ class _Block:
         return hidden.view(n, wanted, -1)
 
     def _forward_one(self, tokens: torch.Tensor, position: int) -> torch.Tensor:
-        """Hidden states [n, hidden] of i64[n] tokens at one position, of the first n that fell."""
+        """Hidden states [n, hidden] of i64[n] tokens at one position, of the first n that mismatched."""
         positions = torch.full_like(tokens, position)
         attend = partial(self._attend_one, position)
         return self._layers(tokens, positions, attend, None, attend)
@@ -268,7 +268,7 @@ class _Block:
     ) -> torch.Tensor:
         """Attention of one token a window over all positions up to its own."""
         n = len(query)
-        keys, values = self.fallen[layer]
+        keys, values = self.mismatched[layer]
         query, key, value = (self._by_head(x, n, 1) for x in (query, key, value))
         keys[:n, :, position : position + 1] = key
         values[:n, :, position : position + 1] = value

@@ -19,7 +19,7 @@ from memoserve.engines.plugin import extracting, register
 from memoserve.engines.settings import EngineSettings
 from memoserve.engines.vllm.diagnosis import diagnose
 from memoserve.engines.vllm.environment import set_environment
-from memoserve.engines.vllm.ladder import choose_stages, survival
+from memoserve.engines.vllm.ladder import choose_stages, remaining_shares
 from memoserve.engines.vllm.memory import keep_freed_memory
 from memoserve.engines.vllm.tuning import FIXED_BATCH, OURS, packed_products, tune
 from memoserve.engines.vllm.weight_checksum import checksum_of_file_weights, checksums_of_model
@@ -320,19 +320,19 @@ class VllmEngine(Engine):
             raise NotFinite(start + error.row) from None
 
     def _stages(self, cached_block: int, overhead: float) -> tuple[int, ...]:
-        """By what survived so far; the first windows of a checkpoint are checked whole."""
+        """By how many windows matched so far; the first windows of a checkpoint are checked whole."""
         if not self._has_ladder or not self._seen:
             return _WHOLE
-        return choose_stages(self._survived / self._seen, self.settings.context, cached_block, overhead)
+        return choose_stages(self._remaining / self._seen, self.settings.context, cached_block, overhead)
 
     def _learn(self, prefix: NDArray[np.uint8]) -> None:
-        self._survived += survival(prefix) * len(prefix)
+        self._remaining += remaining_shares(prefix) * len(prefix)
         self._seen += len(prefix)
 
     def _arrived(self) -> None:
         """Prepare for weights just loaded; drop what belongs to those before.
 
-        That is cached states, and how many windows survived.
+        That is cached states, and how many windows matched how far.
         """
         if self.settings.device == "cpu":
             from memoserve.engines.vllm.products import multiply_anew
@@ -344,7 +344,7 @@ class VllmEngine(Engine):
             self._llm.apply_model(watch)
         if self._tuning.by_requests and self._has_ladder and not self._llm.reset_prefix_cache():
             raise EngineFailed("vLLM did not clear its prefix cache")
-        self._survived = np.zeros(CONTINUATION + 1)
+        self._remaining = np.zeros(CONTINUATION + 1)
         self._seen = 0
 
     def _look(self, folder: Path) -> Found | None:
@@ -355,7 +355,7 @@ class VllmEngine(Engine):
         return found
 
     def _prove(self, folder: Path, found: Found | None) -> str | None:
-        """Why it can't be said that the engine holds the weights of `folder`, or None if it does.
+        """Why it can't be shown that the engine holds the weights of `folder`; None if it does.
 
         Raises EngineFailed if some are not finite, or if the engine multiplies by others.
         """

@@ -55,7 +55,7 @@ def best_tokens(
     return best, likely
 
 
-class Watch:
+class LogitsWatch:
     """Looks at all logits that a model computes, where somebody else picks the tokens.
 
     Nothing waits for a GPU until `check`, which says whether any row since the last one wasn't finite.
@@ -81,14 +81,14 @@ class Watch:
 
 
 def unwatched(compute_logits: Callable[[torch.Tensor], Any]) -> Callable[[torch.Tensor], Any]:
-    """What a Watch looks at, for who looks at the logits anyway; anything else as it is."""
-    return compute_logits.unwatched if isinstance(compute_logits, Watch) else compute_logits
+    """What a LogitsWatch looks at, for who looks at the logits anyway; anything else as it is."""
+    return compute_logits.unwatched if isinstance(compute_logits, LogitsWatch) else compute_logits
 
 
 def watch(model: Any) -> None:
-    """Put a Watch on what a model computes."""
-    if not isinstance(model.compute_logits, Watch):
-        model.compute_logits = Watch(model.compute_logits)
+    """Put a LogitsWatch on what a model computes."""
+    if not isinstance(model.compute_logits, LogitsWatch):
+        model.compute_logits = LogitsWatch(model.compute_logits)
 
 
 def check_watch(model: Any) -> None:

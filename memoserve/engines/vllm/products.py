@@ -1,7 +1,7 @@
 """How a model's layers multiply on a CPU, and the proof of what they multiply by.
 
 vLLM packs the weights of linear layers and of the LM head for its matrix product and drops the original of
-the former. Whatever is packed can be left behind when weights are replaced: so what was packed is remembered
+the former. Whatever is packed can be left behind when weights are replaced: so what was packed is kept
 (its checksum, and its product with known vectors), everything is packed anew after each replacement, and then
 each layer has to multiply the known vectors right.
 
@@ -24,7 +24,7 @@ from torch.nn.functional import linear, one_hot
 from memoserve.engines.vllm.weight_checksum import checksum
 from memoserve.errors import EngineFailed
 
-_REMEMBERED = "memoserve_remembered"
+_PACKED = "memoserve_packed"
 _UNITS, _SIGNS = 8, 2
 _SLICE = 1 << 18
 """Elements that are multiplied at a time to know a product: they stay in the processor's cache."""
@@ -90,7 +90,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Remembered:
+class PackedWeight:
     """Of a weight [out, in] that vLLM packs and drops."""
 
     checksum: int
@@ -99,7 +99,7 @@ class Remembered:
 
 
 def install(packed: bool) -> None:
-    """Let vLLM in this process remember what it packs, or with `packed` false multiply by torch in float32.
+    """Record what vLLM in this process packs, or with `packed` false multiply by torch in float32.
 
     On a processor without AVX-512 the product that it packs for is slower than torch's own in float32 and
     falls back to a loop in 16 bit. Multiplied in float32 and rounded once at the end a 16-bit product is what
@@ -116,7 +116,7 @@ def install(packed: bool) -> None:
             pack(layer, remove_weight)
             return
         if remove_weight:
-            setattr(layer, _REMEMBERED, Remembered(checksum(weight), Known.of(weight), weight.shape[1]))
+            setattr(layer, _PACKED, PackedWeight(checksum(weight), Known.of(weight), weight.shape[1]))
         if packed:
             pack(layer, remove_weight)
             return
@@ -169,8 +169,8 @@ def _products(model: nn.Module) -> Iterator[tuple[str, Any, Known, int]]:
         if weight.ndim == 2:
             if not _looked_up_only(module):
                 yield name, module, Known.of(weight.data), weight.shape[1]
-        elif weight.numel() == 0 and (remembered := remembered_of(module)) is not None:
-            yield name, module, remembered.known, remembered.size
+        elif weight.numel() == 0 and (packed := packed_weight(module)) is not None:
+            yield name, module, packed.known, packed.size
 
 
 def _looked_up_only(module: Any) -> bool:
@@ -180,10 +180,10 @@ def _looked_up_only(module: Any) -> bool:
     )
 
 
-def remembered_of(module: Any) -> Remembered | None:
+def packed_weight(module: Any) -> PackedWeight | None:
     """What is known of a layer whose weight was packed and dropped."""
-    remembered: Remembered | None = vars(module).get(_REMEMBERED)
-    return remembered
+    packed: PackedWeight | None = vars(module).get(_PACKED)
+    return packed
 
 
 @functools.lru_cache(maxsize=64)

@@ -39,7 +39,7 @@ PRODUCTS = "MEMOSERVE_CPU_PRODUCTS"
 
 
 @dataclass(frozen=True)
-class Setting:
+class TuningChoice:
     """One choice, as `memoserve doctor` prints it."""
 
     name: str
@@ -64,7 +64,7 @@ class Tuning:
     batched_tokens: int
     kv_cache_bytes: int | None
     eager: bool
-    settings: tuple[Setting, ...]
+    settings: tuple[TuningChoice, ...]
 
 
 def tune(settings: EngineSettings, config: Mapping[str, Any]) -> Tuning:
@@ -80,20 +80,20 @@ def tune(settings: EngineSettings, config: Mapping[str, Any]) -> Tuning:
     if settings.deterministic:
         sequences, tokens = FIXED_BATCH, FIXED_BATCH * (settings.context + CONTINUATION)
     notes.append(
-        _setting("max_num_seqs", sequences, "requests in flight in vLLM's scheduler, where it is used")
+        _choice("max_num_seqs", sequences, "requests in flight in vLLM's scheduler, where it is used")
     )
     reason = "so many fit one step; more adds latency, not speed"
-    notes.append(_setting("max_num_batched_tokens", tokens, reason))
+    notes.append(_choice("max_num_batched_tokens", tokens, reason))
     kv_cache_bytes = 1 << 30 if cpu else None
     if kv_cache_bytes:
         reason = "windows are short; saying it spares a profiling run at the start"
-        notes.append(_setting("kv_cache_memory_bytes", kv_cache_bytes, reason))
+        notes.append(_choice("kv_cache_memory_bytes", kv_cache_bytes, reason))
     reason = (
         "compiling takes longer than a small model's whole evaluation"
         if cpu
         else "captured graphs pay on a GPU"
     )
-    notes.append(_setting("enforce_eager", cpu, reason))
+    notes.append(_choice("enforce_eager", cpu, reason))
     return Tuning(
         pass_tokens,
         compare_windows,
@@ -107,16 +107,16 @@ def tune(settings: EngineSettings, config: Mapping[str, Any]) -> Tuning:
     )
 
 
-def _setting(name: str, value: object, reason: str) -> Setting:
-    return Setting(name, f"{value:,}" if type(value) is int else str(value), reason)
+def _choice(name: str, value: object, reason: str) -> TuningChoice:
+    return TuningChoice(name, f"{value:,}" if type(value) is int else str(value), reason)
 
 
-def _of_processor(dtype: str) -> list[Setting]:
+def _of_processor(dtype: str) -> list[TuningChoice]:
     threads = len(os.sched_getaffinity(0))
     return [
-        _setting("threads", threads, "every core computes; vLLM would keep one for itself"),
-        _setting("products", *_products(dtype)),
-        _setting("freed memory", "kept", "given back and asked for again, every page of it costs a fault"),
+        _choice("threads", threads, "every core computes; vLLM would keep one for itself"),
+        _choice("products", *_products(dtype)),
+        _choice("freed memory", "kept", "given back and asked for again, every page of it costs a fault"),
     ]
 
 
@@ -129,7 +129,9 @@ def _cache_of_window(settings: EngineSettings, text: Mapping[str, Any]) -> int:
     return 2 * layers * hidden * (settings.context + CONTINUATION - 1) * _ITEM_SIZE[settings.dtype]
 
 
-def _comparison(settings: EngineSettings, ours: bool, window: int, notes: list[Setting]) -> tuple[int, int]:
+def _comparison(
+    settings: EngineSettings, ours: bool, window: int, notes: list[TuningChoice]
+) -> tuple[int, int]:
     """Windows compared together and tokens a pass, with the reasons added to `notes`."""
     cpu = settings.device == "cpu"
     pass_tokens = _PASS_TOKENS[settings.device]
@@ -138,31 +140,31 @@ def _comparison(settings: EngineSettings, ours: bool, window: int, notes: list[S
         compare_windows = min(compare_windows, _kept(window))
     if settings.deterministic:
         reason = "--deterministic: rounding depends on a batch's shape, so all have one"
-        notes.append(_setting("windows a pass", FIXED_BATCH, reason))
+        notes.append(_choice("windows a pass", FIXED_BATCH, reason))
         return FIXED_BATCH, FIXED_BATCH * (settings.context + CONTINUATION)
     if ours:
         reason = "enough rows for full speed of the products"
         reason += ", whose results stay in the processor's cache" if cpu else ""
-        notes.append(_setting("tokens a pass", pass_tokens, reason))
+        notes.append(_choice("tokens a pass", pass_tokens, reason))
         reason = "what remains of several passes advances together, so that a stage has enough rows; "
         reason += f"keys and values take {window / 1e6:.1f} MB a window"
-        notes.append(_setting("windows compared together", compare_windows, reason))
+        notes.append(_choice("windows compared together", compare_windows, reason))
     elif settings.mode == "extract":
         reason = "this architecture runs through vLLM's scheduler, one request a window"
-        notes.append(_setting("comparison", "by requests", reason))
+        notes.append(_choice("comparison", "by requests", reason))
     return compare_windows, pass_tokens
 
 
-def _decoding(settings: EngineSettings, ours: bool, window: int, notes: list[Setting]) -> int:
+def _decoding(settings: EngineSettings, ours: bool, window: int, notes: list[TuningChoice]) -> int:
     """Windows decoded together, 0 where vLLM's scheduler decodes, with the reason added to `notes`."""
     if settings.device != "cpu" or not ours or settings.deterministic:
         reason = "--deterministic, another architecture, or a GPU with captured graphs"
-        notes.append(_setting("decoding", "vLLM's scheduler", reason))
+        notes.append(_choice("decoding", "vLLM's scheduler", reason))
         return 0
     windows = min(_DECODE_WINDOWS, _kept(window))
     reason = f"one step reads all weights once; keys and values take {window / 1e6:.1f} MB a window, "
     reason += f"{_KEPT_BYTES >> 20} MiB at most"
-    notes.append(_setting("windows decoded together", windows, reason))
+    notes.append(_choice("windows decoded together", windows, reason))
     return windows
 
 

@@ -19,17 +19,17 @@ def checksums_of_model(model: Any, dtype: str) -> tuple[int, int]:
     """Of a torch module's parameters: with shared ones counted once, and as often as they are used.
 
     Files hold tied weights in either way. vLLM's CPU build packs the weights of linear layers for its matrix
-    product and drops the original: of these, what was remembered when they were packed. Where nothing was,
+    product and drops the original: of these, what was kept when they were packed. Where nothing was,
     what such a layer makes of the identity matrix is its weights again, exactly.
     """
-    from memoserve.engines.vllm.products import remembered_of
+    from memoserve.engines.vllm.products import packed_weight
 
     packed = 0
     for module in model.modules():
         weight = getattr(module, "weight", None)
         if weight is not None and weight.numel() == 0 and hasattr(module, "quant_method"):
-            remembered = remembered_of(module)
-            packed += checksum(_unpacked(module, weight)) if remembered is None else remembered.checksum
+            original = packed_weight(module)
+            packed += checksum(_unpacked(module, weight)) if original is None else original.checksum
     sums: dict[int, int] = {}
     every = 0
     for _, parameter in model.named_parameters(remove_duplicate=False):

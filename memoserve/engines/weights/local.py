@@ -53,7 +53,7 @@ class LocalWeights:
 class ModelFolder:
     """A folder as it is, its files chosen by the rule of weight_files and found whole.
 
-    tensors: of all chosen files, by file and place; none for pickles, which are not read here.
+    tensors: of all chosen files, by file and offset; none for pickles, which are not read here.
     """
 
     folder: Path
@@ -137,8 +137,8 @@ def _predicate(error: NoWeights | OSError) -> str:
     """What a folder `holds`, or after a colon what else is wrong with it."""
     if isinstance(error, OSError):
         return f"can't be read: {error}"
-    said = str(error)
-    return said if said.startswith("holds") else f"can't be used: {said}"
+    reason = str(error)
+    return reason if reason.startswith("holds") else f"can't be used: {reason}"
 
 
 def positions_of(config: dict[str, Any]) -> int | None:

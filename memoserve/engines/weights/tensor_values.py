@@ -140,15 +140,15 @@ def _chunks(tensor: Tensor) -> Iterator[tuple[int, int]]:
         yield first, min(first + _CHUNK, tensor.elements)
 
 
-def _equal_rounded(one: NDArray[Any], its: str, other: NDArray[Any], others: str) -> bool:
+def _equal_rounded(one: NDArray[Any], dtype: str, other: NDArray[Any], other_dtype: str) -> bool:
     """Whether either is what rounding makes of the other, or both what it makes of the same numbers."""
-    mine, theirs = _float32(one, its), _float32(other, others)
-    if {its, others} == {"F16", "BF16"}:
+    mine, theirs = _float32(one, dtype), _float32(other, other_dtype)
+    if {dtype, other_dtype} == {"F16", "BF16"}:
         with np.errstate(invalid="ignore"):
             near = np.abs(mine - theirs) <= _ROUNDED * np.abs(mine) + _SMALLEST_F16
         return bool((near | (mine == theirs) | (np.isnan(mine) & np.isnan(theirs))).all())
-    return np.array_equal(_rounded(mine, others), theirs, equal_nan=True) or np.array_equal(
-        mine, _rounded(theirs, its), equal_nan=True
+    return np.array_equal(_rounded(mine, other_dtype), theirs, equal_nan=True) or np.array_equal(
+        mine, _rounded(theirs, dtype), equal_nan=True
     )
 
 

@@ -119,9 +119,9 @@ def _versus_paper(rows: Sequence[Row], look: Look) -> Spec:
         ("recall_corpus", "paper_recall", "recall"),
     ):
         layers = []
-        for place, (name, source) in enumerate(zip(names, (column, paper), strict=True)):
+        for index, (name, source) in enumerate(zip(names, (column, paper), strict=True)):
             colour = {"field": "named", "type": "nominal", **g.by_name(look, names, colours)}
-            shape = "circle" if place == 0 else "diamond"
+            shape = "circle" if index == 0 else "diamond"
             layers += named(
                 name,
                 {
@@ -129,7 +129,7 @@ def _versus_paper(rows: Sequence[Row], look: Look) -> Spec:
                     "encoding": {"x": x, "y": g.share(source, title), "color": colour},
                 },
             )
-            if place == 0:
+            if index == 0:
                 layers += named(
                     name, g.interval(x, f"{column}_low", f"{column}_high", colour, g.share(column, title))
                 )

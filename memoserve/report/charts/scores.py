@@ -23,13 +23,7 @@ def _distribution(rows: Sequence[Row], look: Look) -> Spec:
         "scale": {"domain": [0, 32]},
         "axis": {"values": [0, 8, 16, 24, 32]},
     }
-    y = {
-        "field": "share",
-        "type": "quantitative",
-        "title": "share of the sequences",
-        "scale": {"type": "log"},
-        "axis": {"format": "~%", "tickCount": 5},
-    }
+    y = _share_on_log("share of the sequences")
     return g.panels(
         look,
         "drawn",
@@ -106,13 +100,7 @@ def _continuation_lengths(rows: Sequence[Row], look: Look) -> Spec:
         "scale": {"domain": [1, 32]},
         "axis": {"values": [1, 8, 16, 24, 32]},
     }
-    y = {
-        "field": "share",
-        "type": "quantitative",
-        "title": "share of what the model has seen",
-        "scale": {"type": "log"},
-        "axis": {"format": "~%", "tickCount": 5},
-    }
+    y = _share_on_log("share of what the model has seen")
     colour = g.by_model(look)
     return g.panels(
         look,
@@ -161,6 +149,24 @@ def _extractable(rows: Sequence[Row], look: Look) -> Spec:
     )
 
 
+def _share_on_log(title: str) -> Spec:
+    return {
+        "field": "share",
+        "type": "quantitative",
+        "title": title,
+        "scale": {"type": "log"},
+        "axis": {"format": "~%", "tickCount": 5},
+    }
+
+
+_AGREEMENT = {
+    "pearson_matches": "scores",
+    "pearson_matched_prefix": "matched prefixes",
+    "phi": "memorized or not",
+}
+"""Columns that say how far two checkpoints agree, and of what."""
+
+
 CHARTS: tuple[Chart, ...] = (
     Chart(
         "distribution",
@@ -196,13 +202,7 @@ CHARTS: tuple[Chart, ...] = (
         "Do models agree?",
         "Pearson's r between models, of the scores and of memorized or not; 1 is complete agreement.",
         ("phi",),
-        _correlations(
-            {
-                "pearson_matches": "scores",
-                "pearson_matched_prefix": "matched prefixes",
-                "phi": "memorized or not",
-            }
-        ),
+        _correlations(_AGREEMENT),
     ),
     Chart(
         "top_correlation",
@@ -218,13 +218,7 @@ CHARTS: tuple[Chart, ...] = (
         "Does a model agree with itself over training?",
         "Pearson's r between checkpoints of one model, over one common set of sequences.",
         ("phi",),
-        _correlations(
-            {
-                "pearson_matches": "scores",
-                "pearson_matched_prefix": "matched prefixes",
-                "phi": "memorized or not",
-            }
-        ),
+        _correlations(_AGREEMENT),
     ),
     Chart(
         "emergent",

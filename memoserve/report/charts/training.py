@@ -101,7 +101,7 @@ def _position_qq(rows: Sequence[Row], look: Look) -> Spec:
     y = {
         "field": "observed",
         "type": "quantitative",
-        "title": "memorized in a stretch",
+        "title": "memorized in a bucket",
         "scale": {"zero": False, "nice": True},
         "axis": {"tickCount": 6},
     }
@@ -119,9 +119,9 @@ def _position_qq(rows: Sequence[Row], look: Look) -> Spec:
                     "x": x,
                     "y": y,
                     "size": {
-                        "field": "stretches",
+                        "field": "buckets",
                         "type": "quantitative",
-                        "title": "stretches",
+                        "title": "buckets",
                         "scale": {"range": [20, 160]},
                         "legend": {**g.legend(look), "format": "d", "tickCount": 3},
                     },
@@ -232,7 +232,7 @@ CHARTS: tuple[Chart, ...] = (
         "position",
         "position",
         "Position in training",
-        "The memorized share of equal stretches of the training order; dashed: what an even spread "
+        "The memorized share of equal buckets of the training order; dashed: what an even spread "
         "gives. Of "
         "windows by first occurrence, the often repeated come early: a fall there says nothing.",
         ("share",),
@@ -242,7 +242,7 @@ CHARTS: tuple[Chart, ...] = (
         "position_qq",
         "position_qq",
         "Do memorized sequences arrive like a Poisson process?",
-        "Counts in stretches of the training order against the Poisson distribution's quantiles; "
+        "Counts in buckets of the training order against the Poisson distribution's quantiles; "
         "dashed: equal.",
         ("theoretical", "observed"),
         _position_qq,

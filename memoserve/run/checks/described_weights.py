@@ -75,21 +75,21 @@ def _counts(model: Model, config: dict[str, Any], parameters: Parameters) -> Ite
             parameters.count_without_embeddings,
         ),
     )
-    for name, said, held in stated:
+    for name, expected, held in stated:
         key = name.replace(" ", "_")
         if "quantization_config" in config:
             yield Finding(name, "not checked", "quantized weights hold several numbers in one")
         elif held is None:
             yield Finding(name, "not checked", "no tensor is known to be an embedding")
-        elif held == said:
+        elif held == expected:
             yield Finding(name, "passed", f"{held:,}, in the files and in the suite", held)
         else:
-            both = f"the files hold {held:,} {name}, and the suite says {key} = {said:,}"
-            if abs(held - said) > TOLERANCE * said:
+            both = f"the files hold {held:,} {name}, and the suite says {key} = {expected:,}"
+            if abs(held - expected) > TOLERANCE * expected:
                 advice = "budgets would be wrong: correct the suite file, or give it this model's weights"
                 yield Finding(name, "failed", f"{both}; {advice}", held)
             else:
-                yield Finding(name, "warning", f"{both}: {abs(held / said - 1):.2%} apart", held)
+                yield Finding(name, "warning", f"{both}: {abs(held / expected - 1):.2%} apart", held)
 
 
 def _pickled(model: Model, folder: ModelFolder) -> Finding:
@@ -105,11 +105,11 @@ def _pickled(model: Model, folder: ModelFolder) -> Finding:
 
 def of_size(model: Model, total: int, source: str, rest: str) -> Finding:
     """What so many bytes of weights say: parameters take one to four bytes, and buffers come on top."""
-    said = f"{source} says {total:,} bytes"
+    size = f"{source} says {total:,} bytes"
     if model.parameters * 0.9 <= total <= model.parameters * 6:
-        return Finding("parameters", "not checked", f"{said}, which may be the suite's; {rest}", total)
+        return Finding("parameters", "not checked", f"{size}, which may be the suite's; {rest}", total)
     detail = (
-        f"{said}, which in no precision are the {model.parameters:,} parameters that the suite says: correct"
+        f"{size}, which in no precision are the {model.parameters:,} parameters that the suite says: correct"
         " one of them"
     )
     return Finding("parameters", "failed", detail, total)

@@ -72,7 +72,7 @@ def compare(
                 checks += found or _no_twin(one, held, how)
     alone = {one for group in groups for one in group if one.checkpoint not in same_as}
     checks += _in_part([one for one in held if one in alone], groups)
-    order = {str(one.checkpoint): place for place, one in enumerate(held)}
+    order = {str(one.checkpoint): rank for rank, one in enumerate(held)}
     return tuple(sorted(checks, key=lambda check: order[check.subject])), same_as
 
 
@@ -103,7 +103,7 @@ def _of_one(
     later = [o for o in undeclared if o.rank > one.rank and o.checkpoint != checkpoint]
     if later:
         same_as[checkpoint] = later[-1].checkpoint
-        checks.append(_check(one, "failed", _not_its_own(one, later[-1]), len(later)))
+        checks.append(_check(one, "failed", _weights_of_another(one, later[-1]), len(later)))
     elif twins and one.chosen:
         others = ", ".join(other.label for other in twins)
         why = "the latest of them counts" if undeclared else "the suite declares these steps equal"
@@ -121,7 +121,7 @@ def _of_one(
     return checks
 
 
-def _not_its_own(one: Held, holder: Held) -> str:
+def _weights_of_another(one: Held, holder: Held) -> str:
     if one.stored and not one.chosen:
         return (
             f"the store's scores of {one.label} were made with the weights of {holder.label}: don't use them"

@@ -21,9 +21,9 @@ def reported(
     for checkpoint in checkpoints:
         for defect in suite.defects:
             if defect.names(checkpoint):
-                said = f"{_report(checkpoint, defect)} ({defect.source})"
+                report = f"{_report(checkpoint, defect)} ({defect.source})"
                 result, verdict = _verdict(suite, checkpoint, defect, at, held)
-                yield checkpoint, result, f"{said}: {verdict}"
+                yield checkpoint, result, f"{report}: {verdict}"
 
 
 def _report(checkpoint: Checkpoint, defect: Defect) -> str:

@@ -32,7 +32,7 @@ def check_step_order(
         with np.errstate(invalid="ignore", over="ignore"):
             return float(np.linalg.norm(contents[one].position - contents[other].position))
 
-    worst, said = 0.0, ""
+    worst, description = 0.0, ""
     for first, middle, last in zip(steps, steps[1:], steps[2:], strict=False):
         if not {first, middle, last} & set(chosen):
             continue
@@ -41,12 +41,14 @@ def check_step_order(
             ratio = apart(end, middle) / ends if ends else 0.0
             if ratio > worst:
                 worst = ratio
-                said = (
+                description = (
                     f"{end} is {ratio:.2f} times as far from {middle} as from {far}, though {middle} stands"
                     f" between them"
                 )
     if worst > MARGIN:
-        detail = f"{said}: are folders of two steps exchanged, or did the learning rate fall steeply there?"
+        detail = (
+            f"{description}: are folders of two steps exchanged, or did the learning rate fall steeply there?"
+        )
         return Check("step order", model.name, "warning", detail, worst, model.name)
     detail = f"along {len(steps)} steps the weights move away from where they were"
     return Check("step order", model.name, "passed", detail, worst, model.name)

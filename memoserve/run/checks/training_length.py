@@ -15,15 +15,17 @@ def check_training_length(suite: Suite) -> Check:
     """
     step, batch, trained = suite.steps[-1], suite.batch_size, suite.sequences.trained
     read = step * batch
-    said = f"step {step} has read {step:,} x {batch:,} = {read:,} sequences; the suite trained on {trained:,}"
+    summary = (
+        f"step {step} has read {step:,} x {batch:,} = {read:,} sequences; the suite trained on {trained:,}"
+    )
     name = "training length"
     if read >= trained + batch:
         advice = "batch_size, steps or trained is wrong"
         if suite.sequences.control is not None:
-            return Check(name, suite.name, "failed", f"{said}: {advice}: correct the suite file", read)
+            return Check(name, suite.name, "failed", f"{summary}: {advice}: correct the suite file", read)
         advice = f"right if these are a part of what training read, else {advice}"
-        return Check(name, suite.name, "warning", f"{said}: {advice}", read)
+        return Check(name, suite.name, "warning", f"{summary}: {advice}", read)
     if read <= trained - batch:
         advice = "right if the suite leaves out the end of the training, else batch_size or trained is wrong"
-        return Check(name, suite.name, "warning", f"{said}: {advice}", read)
-    return Check(name, suite.name, "passed", said, read)
+        return Check(name, suite.name, "warning", f"{summary}: {advice}", read)
+    return Check(name, suite.name, "passed", summary, read)

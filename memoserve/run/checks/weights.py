@@ -204,7 +204,7 @@ def _compare(suite: Suite, held: Sequence[Held], how: str, report: WeightsReport
 
 
 def _listed(found: Mapping[Checkpoint, HubContents | HubFailed], report: WeightsReport) -> None:
-    """What the hub said of each checkpoint there."""
+    """What the hub's metadata says of each checkpoint there."""
     for checkpoint, contents in found.items():
         where = checkpoint.weights
         if isinstance(contents, HubContents):

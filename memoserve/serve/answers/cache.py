@@ -60,9 +60,9 @@ class AnswerCache:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Reply:
-        said = repr((stamp, task.__name__, args, sorted(kwargs.items())))
+        question = repr((stamp, task.__name__, args, sorted(kwargs.items())))
         # A digest, since what is asked may be long and isn't counted.
-        key = hashlib.sha256(said.encode("utf-8", "replace")).digest()
+        key = hashlib.sha256(question.encode("utf-8", "replace")).digest()
         found = self._known.get(key)
         if found is not None:
             return found

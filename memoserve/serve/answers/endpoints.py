@@ -25,6 +25,9 @@ _SuiteName = Annotated[
     str | None,
     Query(description="The suite; by default the first evaluated one.", max_length=200, examples=["mini"]),
 ]
+_EverySuite = Annotated[
+    str | None, Query(description="The suite; by default all of them.", max_length=200, examples=["mini"])
+]
 _Name = Annotated[str, Path(max_length=200)]
 _CheckpointName = Annotated[str | None, Query(max_length=200, examples=["532k@1001"])]
 _FormatName = Annotated[contract.FormatName, Query(alias="format")]
@@ -142,7 +145,7 @@ async def suite(request: Request, name: _Name) -> Response:
 
 
 @router.get("/checkpoints", **shaped(contract.QueryAnswer))
-async def checkpoints(request: Request, suite: _SuiteName = None) -> Response:
+async def checkpoints(request: Request, suite: _EverySuite = None) -> Response:
     """Every checkpoint of the store's suites: compute, what it has seen (wanted), what lacks a score."""
     return respond(await cache_of(request).ask(questions.checkpoints, suite))
 
@@ -180,7 +183,7 @@ async def sql(request: Request, statement: contract.Statement) -> Response:
     return respond(await cache_of(request).ask(questions.sql, *asked))
 
 
-@router.get("/plots", **shaped(list[contract.Plot]))
+@router.get("/plots", **shaped(list[contract.PlotEntry]))
 async def plots(request: Request) -> Response:
     """The plots by name."""
     return respond(await cache_of(request).ask_once(questions.plots))
@@ -245,7 +248,7 @@ async def grid(
     )  # fmt: skip
 
 
-@router.get("/text", **shaped(contract.Texts))
+@router.get("/text", **shaped(contract.TextPage))
 async def text(
     request: Request,
     suite: _SuiteName = None,
@@ -253,7 +256,7 @@ async def text(
     target: _CheckpointName = None,
     cell: questions.Cell = "memorized",
     search: Annotated[str | None, Query(min_length=1, max_length=1000, examples=["def "])] = None,
-    redact: Annotated[bool, Query(description="Mask what looks private. It goes by shapes.")] = True,
+    redact: Annotated[bool, Query(description="Mask what looks private. It misses names.")] = True,
     limit: Annotated[int, Query(ge=1, le=500)] = 20,
     offset: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
 ) -> Response:

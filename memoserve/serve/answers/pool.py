@@ -28,7 +28,7 @@ from memoserve.serve.errors import Busy, TooLong, TooMuch
 from memoserve.serve.settings import Settings
 
 if TYPE_CHECKING:
-    import duckdb
+    from memoserve.catalog import Catalog
 
 P = ParamSpec("P")
 
@@ -166,14 +166,14 @@ def _within(workspace: Workspace, task: Callable[..., Reply], *args: Any, **kwar
 
 
 @contextmanager
-def catalog(workspace: Workspace) -> Iterator[duckdb.DuckDBPyConnection]:
+def asking(workspace: Workspace) -> Iterator[Catalog]:
     """The store's catalog, within the reader's limits, for one question.
 
     A database takes longer to make than most answers, so a reader makes one and gives each question a cursor:
     a session of its own, whose variables go with it. Questions can't change what they share; after one that
     failed, whatever it left, the next has a new one.
     """
-    from memoserve.catalog import explained, kinds_of_parts
+    from memoserve.catalog import Catalog, explained, kinds_of_parts
     from memoserve.files.local import LocalFiles
     from memoserve.files.opening import open_files
 
@@ -181,25 +181,25 @@ def catalog(workspace: Workspace) -> Iterator[duckdb.DuckDBPyConnection]:
     # What is looked up when it is made: of a remote store, where looking takes a while, now and then.
     as_of = kinds_of_parts(files) if isinstance(files, LocalFiles) else time.monotonic() // _REMADE_SECONDS
     try:
-        with explained(workspace.store), _database(workspace, as_of).cursor() as connection:
-            yield connection
+        with explained(workspace.store), _database(workspace, as_of).connection.cursor() as connection:
+            yield Catalog(connection, workspace.store)
     except BaseException:
         _forget()
         raise
 
 
-_made: dict[tuple[Any, ...], duckdb.DuckDBPyConnection] = {}
+_made: dict[tuple[Any, ...], Catalog] = {}
 
 
-def _database(workspace: Workspace, as_of: object) -> duckdb.DuckDBPyConnection:
-    from memoserve.catalog import connect
+def _database(workspace: Workspace, as_of: object) -> Catalog:
+    from memoserve.catalog import Catalog
 
     key = (workspace.store, workspace.memory, workspace.threads, as_of)
     if key not in _made:
         _forget()
         spill = workspace.scratch.parent / f"{_SPILL}{os.getpid()}"
         spill.mkdir(exist_ok=True)
-        _made[key] = connect(
+        _made[key] = Catalog.open(
             workspace.store,
             memory_limit=f"{workspace.memory // 2 >> 20}MiB",
             threads=workspace.threads,
@@ -209,6 +209,6 @@ def _database(workspace: Workspace, as_of: object) -> duckdb.DuckDBPyConnection:
 
 
 def _forget() -> None:
-    for connection in _made.values():
-        connection.close()
+    for database in _made.values():
+        database.close()
     _made.clear()

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from memoserve.errors import BadInput
 from memoserve.serve.answers.formats import MOST_ROWS, Format, names_and_rows, reply_json, value, write
-from memoserve.serve.answers.pool import Reply, Workspace, catalog
+from memoserve.serve.answers.pool import Reply, Workspace, asking
 from memoserve.serve.errors import NotThere
 from memoserve.serve.files import file_of_suite, suite_files
 
 if TYPE_CHECKING:
-    from memoserve.memorized import Shown
+    from memoserve.memorized import Cell as MemorizedCell
+    from memoserve.memorized import Row, Shown, TextReader
 
 Unit = Literal["sequences", "windows"]
 Cell = Literal["memorized", "hit", "miss", "false_alarm"]
 
 Values = tuple[tuple[str, str], ...]
-"""Names and values, as pairs so that a question can be remembered."""
+"""Names and values, as pairs so that a question can be cached."""
 
 _FAILED_SHOWN = 100
 """Failed checks that are named with what the store holds; the query `checks` has them all."""
@@ -36,23 +38,19 @@ def store(workspace: Workspace, read_only: bool) -> Reply:
     from memoserve.store import Store
 
     opened = Store.open(workspace.store)
-    with catalog(workspace) as connection:
-        rows = connection.execute(
-            "SELECT suite, count(*) FILTER (evaluated > 0), count(*), sum(evaluated)::BIGINT "
-            "FROM checkpoints GROUP BY suite ORDER BY suite"
-        ).fetchall()
-        checks = checks_by_suite(connection, _FAILED_SHOWN)
-    counted = {row[0]: row[1:] for row in rows}
-    suites = []
+    with asking(workspace) as catalog:
+        every = catalog.checkpoints()
+        checks = checks_by_suite(catalog, _FAILED_SHOWN)
+    suites: list[dict[str, Any]] = []
     for name in opened.suites():
-        evaluated, checkpoints, scores = counted.get(name, (0, 0, 0))
+        checkpoints = [one for one in every if one.suite == name]
         suites.append(
             {
                 "suite": name,
                 "fingerprint": opened.fingerprint(name),
-                "evaluated_checkpoints": evaluated,
-                "checkpoints": checkpoints,
-                "scores": scores,
+                "evaluated_checkpoints": sum(one.evaluated > 0 for one in checkpoints),
+                "checkpoints": len(checkpoints),
+                "scores": sum(one.evaluated for one in checkpoints),
                 "checks": dict(sorted(checks[name].counts.items())),
                 "failed_checks": checks[name].failed,
             }
@@ -79,42 +77,21 @@ def is_synthetic(fingerprint: Mapping[str, Any]) -> bool:
 
 def checkpoints(workspace: Workspace, suite: str | None) -> Reply:
     """The view `checkpoints`, with the ids that each has seen and how many of them lack a score."""
-    from memoserve.catalog import execute
+    from memoserve.catalog.statements import statement
     from memoserve.store import Store
 
     Store.open(workspace.store)
-    with catalog(workspace) as connection:
+    with asking(workspace) as catalog:
         if suite is not None:
-            names = connection.execute("SELECT DISTINCT suite FROM checkpoints ORDER BY 1").fetchall()
-            if (suite,) not in names:
-                raise BadInput(
-                    f"suite {suite!r} is not in this store; it holds "
-                    + (", ".join(name for (name,) in names) or "none")
-                )
-            connection.execute("SET VARIABLE suite = ?", [suite])
-        result = execute(connection, CHECKPOINTS, workspace.store)
+            names = sorted({one.suite for one in catalog.checkpoints()})
+            if suite not in names:
+                raise BadInput(f"suite {suite!r} is not in this store; it holds {', '.join(names) or 'none'}")
+            catalog.rows("SET VARIABLE suite = ?", [suite])
+        shown = statement(__file__, "checkpoints").strip()
+        result = catalog.sql(shown)
         values = {} if suite is None else {"suite": suite}
         # Of all suites together at most some thousands.
-        return write(
-            workspace, result, "json", MOST_ROWS, "checkpoints", sql=CHECKPOINTS.strip(), values=values
-        )
-
-
-CHECKPOINTS = """
-WITH counted AS (
-    SELECT suite, model, step,
-           sum(CASE WHEN first < seen THEN least(rows, seen - first) ELSE 0 END) AS seen_rows
-    FROM part_rows JOIN (
-        SELECT suite, model, step, least(sequences_seen, trained) AS seen FROM checkpoints
-    ) USING (suite, model, step)
-    GROUP BY ALL
-)
-SELECT c.*, least(sequences_seen, trained) AS wanted,
-       greatest(0, least(sequences_seen, trained) - coalesce(seen_rows, 0))::BIGINT AS missing
-FROM checkpoints c LEFT JOIN counted USING (suite, model, step)
-WHERE suite = coalesce(getvariable('suite'), suite)
-ORDER BY suite, model_order, step
-"""
+        return write(workspace, result, "json", MOST_ROWS, "checkpoints", sql=shown, values=values)
 
 
 def queries(workspace: Workspace) -> Reply:
@@ -141,7 +118,6 @@ def queries(workspace: Workspace) -> Reply:
 
 def query(workspace: Workspace, name: str, given: Values, form: Format, limit: int | None) -> Reply:
     """The answer of a named query."""
-    from memoserve.catalog import run_query
     from memoserve.queries import find_query
 
     try:
@@ -149,17 +125,15 @@ def query(workspace: Workspace, name: str, given: Values, form: Format, limit: i
     except BadInput as error:
         raise NotThere(str(error)) from None
     values = dict(given)
-    with catalog(workspace) as connection:
-        result = run_query(connection, found, values, workspace.store)
+    with asking(workspace) as catalog:
+        result = catalog.query(found, **values)
         return write(workspace, result, form, limit, name, sql=found.sql, values=values)
 
 
 def sql(workspace: Workspace, statement: str, form: Format, limit: int | None) -> Reply:
     """The answer to SQL of the asker's own, as `memoserve sql` gives it."""
-    from memoserve.catalog import execute
-
-    with catalog(workspace) as connection:
-        result = execute(connection, statement, workspace.store)
+    with asking(workspace) as catalog:
+        result = catalog.sql(statement)
         return write(workspace, result, form, limit, "answer", sql=statement, values={})
 
 
@@ -180,8 +154,8 @@ def plot(workspace: Workspace, name: str, given: Values) -> Reply:
         find_chart(name)
     except BadInput as error:
         raise NotThere(str(error)) from None
-    with catalog(workspace) as connection:
-        plot = draw(connection, name, dict(given), workspace.store)
+    with asking(workspace) as catalog:
+        plot = draw(catalog, name, dict(given))
     return reply_json(plot.spec)
 
 
@@ -200,10 +174,9 @@ def recommend(
     """Which cheap run to pay for, as `memoserve recommend` says."""
     from memoserve.recommend import advise
 
-    with catalog(workspace) as connection:
+    with asking(workspace) as catalog:
         advice = advise(
-            connection,
-            workspace.store,
+            catalog,
             suite=suite,
             target=target,
             budget=budget,
@@ -214,7 +187,7 @@ def recommend(
             unit=unit,
             forecast=forecast,
         )
-    return reply_json(names_and_rows(*advice.table()) | {"said": advice.sentences})
+    return reply_json(names_and_rows(*advice.table()) | {"sentences": advice.sentences})
 
 
 def text(
@@ -231,57 +204,66 @@ def text(
     data: Values,
 ) -> Reply:
     """Windows of a cell as text. `folder`: of suite files; `data`: the sequences of suites' last runs."""
-    from memoserve.catalog import Catalog
-    from memoserve.memorized import (
-        choose,
-        count_rows,
-        open_texts,
-        rows_of,
-    )
+    from memoserve.memorized import choose, open_texts
     from memoserve.store import Store
 
     kind = "false-alarm" if cell == "false_alarm" else cell
     opened = Store.open(workspace.store)
     warnings: list[str] = []
-    with catalog(workspace) as connection:
-        asked = Catalog(connection, workspace.store)
-        pair = choose(asked, suite, target, predictor)
+    with asking(workspace) as catalog:
+        pair = choose(catalog, suite, target, predictor)
         name = pair.target.suite
-        file = file_of_suite(None if folder is None else Path(folder), name)
         reader = open_texts(
-            asked,
+            catalog,
             opened,
             pair,
-            suite=file,
+            suite=file_of_suite(None if folder is None else Path(folder), name),
             data=dict(data).get(name),
             tokenizer=None,
             warn=warnings.append,
         )
         if reader.decoder is None and (search is not None or redact):
             raise BadInput(
-                f"suite {pair.target.suite} has no tokenizer, and without text there is nothing to search or "
-                "to redact: ask with redact=false for token ids"
+                f"suite {name} has no tokenizer, and without text there is nothing to search or to redact: "
+                "ask with redact=false for token ids"
             )
-        windows = total = count_rows(asked, pair, kind)
-        if search is None:
-            rows = list(rows_of(asked, pair, kind, limit, offset))
-        else:
-            looked = rows_of(asked, pair, kind, _SEARCHED)
-            found = list(reader.containing(looked, search))
-            total, rows = len(found), found[offset : offset + limit]
-        shown = [_text_row(one, cell) for one in reader.shown(kind, rows, redact)]
+        found = _windows_of_page(reader, kind, search, limit, offset)
+        shown = [_text_row(one, cell) for one in reader.shown(kind, found.rows, redact)]
     return reply_json(
         {
-            "total": total,
+            "total": found.total,
             "rows": value(shown),
-            "windows": windows,
-            "searched": None if search is None else min(windows, _SEARCHED),
+            "windows": found.windows,
+            "searched": None if search is None else min(found.windows, _SEARCHED),
             "target": str(pair.target),
             "predictor": None if pair.predictor is None else str(pair.predictor),
             "redacted": redact,
             "warnings": warnings,
         }
     )
+
+
+@dataclass(frozen=True)
+class _PageOfWindows:
+    """`rows` of the `total` that were asked for, out of all `windows` of the cell."""
+
+    windows: int
+    total: int
+    rows: list[Row]
+
+
+def _windows_of_page(
+    reader: TextReader, cell: MemorizedCell, search: str | None, limit: int, offset: int
+) -> _PageOfWindows:
+    """The windows of a cell, or those with the text `search`: at most `limit` after `offset`."""
+    from memoserve.memorized import count_rows, rows_of
+
+    windows = count_rows(reader.catalog, reader.pair, cell)
+    if search is None:
+        rows = list(rows_of(reader.catalog, reader.pair, cell, limit, offset))
+        return _PageOfWindows(windows, windows, rows)
+    found = list(reader.containing(rows_of(reader.catalog, reader.pair, cell, _SEARCHED), search))
+    return _PageOfWindows(windows, len(found), found[offset : offset + limit])
 
 
 def _text_row(one: Shown, cell: Cell) -> dict[str, Any]:
@@ -318,20 +300,16 @@ def suites(workspace: Workspace, folder: str | None) -> Reply:
             }
         )
     known = {one["name"] for one in listed}
-    with catalog(workspace) as connection:
+    with asking(workspace) as catalog:
         for name in islice(Store.open(workspace.store).suites(), 1000):
             if name in known:
                 continue
-            rows = connection.execute(
-                "SELECT model, count(*) FROM checkpoints WHERE suite = ? GROUP BY model "
-                "ORDER BY any_value(model_order)",
-                [name],
-            ).fetchall()
+            models = [one.model for one in catalog.checkpoints() if one.suite == name]
             listed.append(
                 {
                     "name": name,
-                    "models": [model for model, _ in rows],
-                    "checkpoints": sum(count for _, count in rows),
+                    "models": list(dict.fromkeys(models)),
+                    "checkpoints": len(models),
                     "description": "",
                 }
             )
@@ -369,17 +347,19 @@ def suite(workspace: Workspace, name: str, folder: str | None) -> Reply:
                 },
             }
         )
-    with catalog(workspace) as connection:
-        rows = connection.execute(
-            "SELECT model, step, parameters, parameters_without_embeddings, trained FROM checkpoints "
-            "WHERE suite = ? ORDER BY model_order, step",
-            [name],
-        ).fetchall()
-    if not rows:
+    with asking(workspace) as catalog:
+        checkpoints = [one for one in catalog.checkpoints() if one.suite == name]
+    if not checkpoints:
         raise NotThere(f"there is no suite {name!r}: neither shipped, nor in the operator's folder, nor here")
-    steps = sorted({row[1] for row in rows})
-    models = {row[0]: {"name": row[0], "parameters": row[2], "parameters_without_embeddings": row[3]}
-              for row in rows}  # fmt: skip
+    steps = sorted({one.step for one in checkpoints})
+    models = {
+        one.model: {
+            "name": one.model,
+            "parameters": one.parameters,
+            "parameters_without_embeddings": one.parameters_without_embeddings,
+        }
+        for one in checkpoints
+    }
     return reply_json(
         {
             "name": name,
@@ -388,7 +368,7 @@ def suite(workspace: Workspace, name: str, folder: str | None) -> Reply:
             "steps": steps,
             "default_steps": steps,
             "sequences": {
-                "trained": rows[0][4],
+                "trained": checkpoints[0].trained,
                 "control": None,
                 "tokens": None,
                 "batch_size": None,

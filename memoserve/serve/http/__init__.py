@@ -1,1 +1,1 @@
-"""HTTP itself: the application, who may ask, the dashboard's files, listening."""
+"""HTTP itself: the application, access control, the dashboard's files, listening."""

@@ -97,7 +97,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 async def _begin(readers: ReaderPool) -> None:
     """Start a reader: whoever asks first should not have to wait for its imports."""
-    with suppress(Exception):  # said to whoever asks
+    with suppress(Exception):  # reported to whoever asks
         await readers.ask(questions.plots)
         await readers.ask(questions.store, False)
 
@@ -122,11 +122,11 @@ def _invalid(request: Request, error: Exception) -> Response:
 
 def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    said = f"there is nothing at {request.url.path}" if error.status_code == 404 else str(error.detail)
-    return _error(error.status_code, said, error.headers)
+    message = f"there is nothing at {request.url.path}" if error.status_code == 404 else str(error.detail)
+    return _error(error.status_code, message, error.headers)
 
 
 def _unexpected(request: Request, error: Exception) -> Response:
     # uvicorn logs it, and closes the connection.
-    said = f"unexpected {type(error).__name__}: a defect of memoserve, its log says more"
-    return _error(500, said, {"Connection": "close"})
+    message = f"unexpected {type(error).__name__}: a defect of memoserve, its log says more"
+    return _error(500, message, {"Connection": "close"})

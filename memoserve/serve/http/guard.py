@@ -1,4 +1,4 @@
-"""What stands between the network and the application: who may ask, from where, how much and how slowly."""
+"""Between the network and the application: access control, from where, how much and how slowly."""
 
 from __future__ import annotations
 

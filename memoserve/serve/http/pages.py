@@ -70,7 +70,7 @@ def _given(body: bytes, kind: str) -> str:
     if not kind.lower().startswith("application/json"):
         return parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0]
     try:
-        said = json.loads(body)
+        sent = json.loads(body)
     except (ValueError, RecursionError):
         return ""
-    return str(said.get("token", "")) if isinstance(said, dict) else ""
+    return str(sent.get("token", "")) if isinstance(sent, dict) else ""

@@ -1,4 +1,4 @@
-"""Listening: a socket, uvicorn, and what is said when it is up."""
+"""Listening: a socket, uvicorn, and what is printed when it is up."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def serve(settings: Settings, say: Callable[[str], None]) -> None:
     from memoserve.serve.http.protocol import ImpatientProtocol
 
     if not settings.read_only:
-        Queue(settings.folder)  # what can't be written is said before anybody is told an address
+        Queue(settings.folder)  # what can't be written is an error before an address is printed
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

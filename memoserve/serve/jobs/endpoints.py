@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
-from collections.abc import AsyncIterator
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict, fields, replace
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 import anyio
 from fastapi import APIRouter, Header, Path, Query, Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.responses import PlainTextResponse, Response
 
-from memoserve.engines import require
+from memoserve.engines import engine_names, require
 from memoserve.errors import BadInput, EngineFailed, MemoserveError, StorageFailed, StoreConflict
+from memoserve.run.events import BY_NAME, End, Event, PlanEvent
 from memoserve.run.options import Options, arguments_of
 from memoserve.serve import contract
 from memoserve.serve.errors import Forbidden, NotThere, TooLong
@@ -27,10 +29,14 @@ from memoserve.serve.jobs.watch import Watch
 from memoserve.serve.requests import errors, settings_of
 from memoserve.serve.settings import Settings
 
-router = APIRouter(prefix="/api/runs")
+router = APIRouter(prefix="/api")
 
 _PLANNING_SECONDS = 120.0
-_HEARTBEAT_SECONDS = 15.0
+_STOPPING_SECONDS = 2.0
+"""For the streams to end by themselves, less than the server waits for answers when it is stopped."""
+_RETRY_MILLISECONDS = 1000
+_LOOK_SECONDS = 15.0
+"""A store that is gone does not change."""
 _LOG_BYTES = 256 << 10
 
 _Id = Annotated[int, Path(ge=1, le=2**53)]
@@ -56,23 +62,23 @@ def _found(queue: Queue, id_: int) -> QueuedJob:
     return run
 
 
-def progress_of(run: QueuedJob) -> dict[str, Any]:
+def progress_of(run: QueuedJob) -> contract.RunProgress:
     """Where a run is, as it is told."""
-    now = progress.start() | run.progress
-    del now["exit_code"], now["said"], now["began"]
+    now = progress.kept(run.progress)
     if run.state != "running":
-        now |= {"phase": run.state, "windows_per_second": None, "seconds_left": None}
-    return {"state": run.state, **now, "message": run.message}
+        now = replace(now, event=None, windows_per_second=None, seconds_left=None)
+    told = {field.name: getattr(now, field.name) for field in fields(progress.Progress)}
+    return contract.RunProgress(**told, state=run.state, message=run.message)
 
 
 def _as_json(run: QueuedJob, unfinished: list[QueuedJob]) -> dict[str, Any]:
-    places = {one.id: place for place, one in enumerate(unfinished)}
+    positions = {one.id: position for position, one in enumerate(unfinished)}
     return {
         "id": run.id,
         "state": run.state,
         "request": run.request,
         "estimate": run.estimate,
-        "ahead": places.get(run.id) if run.state == "queued" else None,
+        "ahead": positions.get(run.id) if run.state == "queued" else None,
         "created": run.created,
         "started": run.started,
         "ended": run.ended,
@@ -84,7 +90,13 @@ def _as_json(run: QueuedJob, unfinished: list[QueuedJob]) -> dict[str, Any]:
     }
 
 
-@router.post("", status_code=201, response_model=contract.SubmittedRun, responses=errors(408, 415))
+@router.get("/engines", response_model=list[str], responses=errors())
+def engines() -> Any:
+    """The engines that a run may name: memoserve's, and those of other packages installed here."""
+    return engine_names()
+
+
+@router.post("/runs", status_code=201, response_model=contract.SubmittedRun, responses=errors(408, 415))
 async def submit(request: Request, submission: contract.Submission) -> Any:
     """Submit a run. What `memoserve run` would refuse is refused; what is there already is not done again."""
     queue = _queue_of(request)
@@ -97,7 +109,7 @@ async def submit(request: Request, submission: contract.Submission) -> Any:
     return _as_json(submitted, queue.unfinished())
 
 
-@router.get("", response_model=list[contract.SubmittedRun], responses=errors())
+@router.get("/runs", response_model=list[contract.SubmittedRun], responses=errors())
 def listed(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
@@ -111,14 +123,14 @@ def listed(
     return [_as_json(run, unfinished) for run in queue.newest(limit, offset)]
 
 
-@router.get("/{id}", response_model=contract.SubmittedRun, responses=errors(404))
+@router.get("/runs/{id}", response_model=contract.SubmittedRun, responses=errors(404))
 def run(request: Request, id: _Id) -> Any:
     """One run."""
     queue = _queue_of(request)
     return _as_json(_found(queue, id), queue.unfinished())
 
 
-@router.post("/{id}/cancel", response_model=contract.SubmittedRun, responses=errors(404, 408, 415))
+@router.post("/runs/{id}/cancel", response_model=contract.SubmittedRun, responses=errors(404, 408, 415))
 def cancel(request: Request, id: _Id) -> Any:
     """Cancel a run: a waiting one at once, a running one as soon as it has ended; whole parts are kept."""
     queue = _queue_of(request)
@@ -130,7 +142,7 @@ def cancel(request: Request, id: _Id) -> Any:
 
 
 @router.get(
-    "/{id}/log",
+    "/runs/{id}/log",
     response_class=Response,
     responses=errors(404) | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
@@ -155,7 +167,7 @@ _EVENTS = (
 
 
 @router.get(
-    "/{id}/events",
+    "/runs/{id}/events",
     response_class=Response,
     responses=errors(404)
     | {200: {"description": _EVENTS, "content": {"text/event-stream": {"schema": {"type": "string"}}}}},
@@ -164,39 +176,52 @@ async def events(
     request: Request,
     id: _Id,
     last_event_id: Annotated[str | None, Header(max_length=40)] = None,
-) -> StreamingResponse:
+) -> EventSourceResponse:
     """Follow a run as server-sent events."""
     queue = _queue_of(request)
     _found(queue, id)
     seen = int(last_event_id) if last_event_id and last_event_id.isascii() and last_event_id.isdigit() else 0
-    return StreamingResponse(
-        _stream(queue, request.app.state.watch, id, seen),
-        media_type="text/event-stream",
-        headers={"X-Accel-Buffering": "no"},
+    stopping = anyio.Event()
+    return EventSourceResponse(
+        _stream(queue, request.app.state.watch, id, seen, stopping),
+        sep="\n",
+        shutdown_event=stopping,
+        shutdown_grace_period=_STOPPING_SECONDS,
     )
 
 
-async def _stream(queue: Queue, watch: Watch, id_: int, seen: int) -> AsyncIterator[str]:
-    yield "retry: 1000\n\n"
-    while True:
+async def _stream(
+    queue: Queue, watch: Watch, id_: int, seen: int, stopping: anyio.Event
+) -> AsyncIterator[ServerSentEvent]:
+    yield ServerSentEvent(retry=_RETRY_MILLISECONDS, sep="\n")
+    while not stopping.is_set():
         try:
             run = queue.find(id_)
         except StorageFailed:
             return  # who comes back is told why
         if run is None:
             return
-        data = json.dumps(progress_of(run))
-        if run.version != seen:  # smaller: the client remembers another store's run of this number
+        data = json.dumps(asdict(progress_of(run)))
+        if run.version != seen:  # smaller: the client has another store's run of this number
             seen = run.version
-            yield f"event: progress\nid: {seen}\ndata: {data}\n\n"
+            yield ServerSentEvent(data, event="progress", id=str(seen), sep="\n")
         if run.finished:
-            yield f"event: end\nid: {seen}\ndata: {data}\n\n"
+            yield ServerSentEvent(data, event="end", id=str(seen), sep="\n")
             return
-        try:
-            await asyncio.wait_for(watch.changed(), _HEARTBEAT_SECONDS)
-        except TimeoutError:
-            # Keeps proxies from closing, and finds out that the client is gone.
-            yield ": still here\n\n"
+        with anyio.move_on_after(_LOOK_SECONDS):
+            await _either(watch.changed, stopping.wait)
+
+
+async def _either(*waits: Callable[[], Awaitable[None]]) -> None:
+    """Wait until one of them is over."""
+    async with anyio.create_task_group() as tasks:
+
+        async def one(wait: Callable[[], Awaitable[None]]) -> None:
+            await wait()
+            tasks.cancel_scope.cancel()
+
+        for wait in waits:
+            tasks.start_soon(one, wait)
 
 
 def options_of(submission: contract.Submission, settings: Settings) -> Options:
@@ -230,13 +255,16 @@ async def _plan(options: Options) -> dict[str, Any]:
             )
     except TimeoutError:
         raise TooLong(f"planning this run took longer than {_PLANNING_SECONDS:g} s") from None
-    events = [event for line in result.stdout.decode().splitlines() if (event := progress.parse(line))]
+    by_kind: dict[type[Event] | None, list[dict[str, Any]]] = defaultdict(list)
+    for line in result.stdout.decode().splitlines():
+        if event := progress.parse(line):
+            by_kind[BY_NAME.get(event["event"])].append(event)
     if result.returncode:
         printed = result.stderr.decode("utf-8", "replace").strip()
-        ended = [event["message"] for event in events if event["event"] == "end" and "message" in event]
+        ended = [event["message"] for event in by_kind[End] if "message" in event]
         kind = _ERRORS.get(result.returncode, BadInput)
         raise kind(ended[-1] if ended else printed.removeprefix("error: "))
-    (plan,) = [event for event in events if event["event"] == "plan"]
+    (plan,) = by_kind[PlanEvent]
     return {
         "sequences": plan["sequences"],
         "checkpoints": sum(bool(one["sequences"]) for one in plan["checkpoints"]),

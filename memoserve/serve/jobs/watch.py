@@ -9,8 +9,9 @@ import subprocess
 import time
 from pathlib import Path
 
+from memoserve.files.lock import is_locked
 from memoserve.serve.jobs.queue import Queue
-from memoserve.serve.jobs.worker import is_held, lock_file, start_worker
+from memoserve.serve.jobs.worker import lock_file, start_worker
 
 _POLL_SECONDS = 0.2
 _RESTART_SECONDS = 3.0
@@ -65,7 +66,7 @@ class Watch:
             self._worker = None
         if time.monotonic() - self._started < _RESTART_SECONDS or not self._queue.unfinished():
             return
-        if is_held(lock_file(self._queue.folder)):
+        if is_locked(lock_file(self._queue.folder)):
             return
         self._started = time.monotonic()
         self._worker = start_worker(self._store)

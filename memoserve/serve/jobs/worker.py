@@ -9,20 +9,20 @@ stopped, as every `memoserve run` does.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
 
 from memoserve.errors import RunIncomplete, StoreConflict
 from memoserve.files.local import LOCK
+from memoserve.files.lock import is_locked, try_lock
 from memoserve.serve.jobs import progress
 from memoserve.serve.jobs.process import command_of
 from memoserve.serve.jobs.queue import Queue, QueuedJob
@@ -40,21 +40,6 @@ _INTERRUPTED = 130
 def lock_file(folder: Path) -> Path:
     """What the one worker of a store holds."""
     return folder / "worker.lock"
-
-
-def is_held(file: Path) -> bool:
-    """Whether another process holds that lock. A lock that isn't there is not held."""
-    try:
-        descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def start_worker(store: Path) -> subprocess.Popen[bytes]:
@@ -98,7 +83,7 @@ class QueueWorker:
             return
         # Somebody's own `memoserve run` may be at work in the store, or a run that an earlier worker began
         # and had not yet noted.
-        if is_held(self._store / LOCK):
+        if is_locked(self._store / LOCK):
             self._queue.wait(run.id, "waits for another run in this store")
             time.sleep(POLL_SECONDS)
             return
@@ -149,24 +134,24 @@ class QueueWorker:
         events, _, offset = progress.read_events(self._queue.log_of(run.id), run.log_read)
         if offset == run.log_read:
             return run
-        now = progress.start() | run.progress
+        now = progress.kept(run.progress)
         for event in events:
-            progress.follow(now, event)
-        self._queue.progress(run.id, now, offset)
+            now = progress.follow(now, event)
+        self._queue.progress(run.id, asdict(now), offset)
         return self._queue.get(run.id)
 
     def _decide(self, run: QueuedJob, code: int | None) -> None:
         """What becomes of a run whose process has ended, with `code` if that is known."""
+        now = progress.kept(run.progress)
         if code is None:
             # Of a process that another worker had started, only its own last event tells how it ended.
-            code = run.progress.get("exit_code")
-        said = str(run.progress.get("said") or "")
+            code = now.exit_code
         queue, id_ = self._queue, run.id
         if code == 0:
             queue.end(id_, "done", 0, "")
         elif run.cancel:
             queue.end(id_, "cancelled", code, "cancelled: whole parts are kept")
-        elif code == StoreConflict.exit_code and is_held(self._store / LOCK):
+        elif code == StoreConflict.exit_code and is_locked(self._store / LOCK):
             queue.requeue(id_, "waits for another run in this store", counts=False)
         elif code is None or code < 0 or code in {_INTERRUPTED, RunIncomplete.exit_code}:
             why = _why(code)
@@ -178,11 +163,12 @@ class QueueWorker:
             else:
                 queue.end(id_, "failed", code, f"{why}, {run.attempts} times")
         else:
-            queue.end(id_, "failed", code, said or self._tail(id_) or f"exit code {code}")
+            queue.end(id_, "failed", code, now.error or self._tail(id_) or f"exit code {code}")
 
     def _forget_end(self, run: QueuedJob) -> None:
         """The end of this attempt is not that of the next."""
-        self._queue.progress(run.id, {**run.progress, "exit_code": None, "said": ""}, run.log_read)
+        now = replace(progress.kept(run.progress), exit_code=None, error="")
+        self._queue.progress(run.id, asdict(now), run.log_read)
 
     def _tail(self, id_: int) -> str:
         """The last lines of a log that are no events."""
@@ -230,25 +216,18 @@ def _hold_device() -> int | None:
     """The lock of this machine's device, or None if a run of another store of this user has it."""
     file = Path(tempfile.gettempdir()) / f"memoserve-{os.getuid()}-device.lock"
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
+    if try_lock(descriptor):
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def main(store: Path) -> None:
     """Work, unless another worker does."""
     queue = Queue(store)
     descriptor = os.open(lock_file(queue.folder), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
-            raise
-        return
-    QueueWorker(store).work()
+    if try_lock(descriptor):
+        QueueWorker(store).work()
 
 
 if __name__ == "__main__":

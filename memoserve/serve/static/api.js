@@ -31,13 +31,13 @@ async function ask(url, options) {
     location.assign(`login${location.hash}`);
     throw new Failure('This store needs a token; you are being sent to the page that asks for it.', 401);
   }
-  let said = `The server answered ${response.status} ${response.statusText}.`;
+  let message = `The server answered ${response.status} ${response.statusText}.`;
   try {
-    said = (await response.json()).error ?? said;
+    message = (await response.json()).error ?? message;
   } catch {
     // Not JSON: the status line has to do.
   }
-  throw new Failure(said, response.status);
+  throw new Failure(message, response.status);
 }
 
 /** GET api/`path` as JSON. Throws Failure. */

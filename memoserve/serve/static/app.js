@@ -22,7 +22,7 @@ const menu = document.querySelector('.menu');
 let shown = null; // { name, suite, update, leave }
 
 /** The address: #/page?name=value */
-function place() {
+function route() {
   const [, name, query] = location.hash.match(/^#\/(\w*)\??(.*)$/s) ?? [];
   return { name: Object.hasOwn(PAGES, name) ? name : 'overview', values: Object.fromEntries(new URLSearchParams(query ?? '')) };
 }
@@ -36,7 +36,7 @@ function link(name, values) {
 
 /** Change some values of the address; the page is told. `replace`: without a step for the back button. */
 function select(changes, { replace = false } = {}) {
-  const { name, values } = place();
+  const { name, values } = route();
   const to = link(name, { ...values, ...changes });
   if (to === location.hash) return;
   history[replace ? 'replaceState' : 'pushState'](null, '', to);
@@ -53,7 +53,7 @@ function drawNav({ name, values }) {
 }
 
 async function go() {
-  const at = place();
+  const at = route();
   drawNav(at);
   // A page's controls are a suite's.
   if (shown?.name === at.name && shown.suite === at.values.suite) {
@@ -89,7 +89,7 @@ async function go() {
       return;
     }
     main.append(content);
-    mine.update(place().values);
+    mine.update(route().values);
   } catch (error) {
     if (shown === mine) {
       main.append(failed(error, () => { shown = null; forget(); go(); }));

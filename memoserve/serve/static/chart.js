@@ -19,11 +19,11 @@ const DARK = {
 const LIGHTER = { '#0072B2': '#56B4E9', '#56B4E9': '#a8d8f5', '#D55E00': '#f0883e', '#009E73': '#2fc79b', '#6b7280': '#9aa5b4' };
 
 function ramp(length) {
-  const at = (place) => {
-    const low = Math.min(Math.floor(place), RAMP.length - 2);
+  const at = (position) => {
+    const low = Math.min(Math.floor(position), RAMP.length - 2);
     const parts = [1, 3, 5].map((i) => {
       const [a, b] = [RAMP[low], RAMP[low + 1]].map((colour) => parseInt(colour.slice(i, i + 2), 16));
-      return Math.round(a + (b - a) * (place - low)).toString(16).padStart(2, '0');
+      return Math.round(a + (b - a) * (position - low)).toString(16).padStart(2, '0');
     });
     return `#${parts.join('')}`;
   };
@@ -67,7 +67,7 @@ export function ofUnit(spec, unit) {
   return plain;
 }
 
-/** The specification for a place `width` pixels wide. */
+/** The specification for an area `width` pixels wide. */
 export function fitted(original, width) {
   const spec = structuredClone(original);
   delete spec.title;
@@ -119,7 +119,7 @@ function broken(title, most) {
 
 async function view(spec, options) {
   const { compile, expressionInterpreter, parse, View, Warn } = await vega();
-  const quiet = { level: () => quiet, warn: () => quiet, info: () => quiet, debug: () => quiet, error: (...said) => { console.error(...said); return quiet; } };
+  const quiet = { level: () => quiet, warn: () => quiet, info: () => quiet, debug: () => quiet, error: (...messages) => { console.error(...messages); return quiet; } };
   const compiled = compile(spec, { logger: quiet }).spec;
   return new View(parse(compiled, null, { ast: true }), { expr: expressionInterpreter, logLevel: Warn, logger: quiet, ...options });
 }
@@ -130,7 +130,7 @@ export async function draw(spec, element) {
   await drawn.runAsync();
   // The picture around it has a name, and a table.
   element.querySelector('svg')?.setAttribute('aria-hidden', 'true');
-  // Where it is wider than its place, the keyboard must reach it to scroll it.
+  // Where it is wider than its container, the keyboard must reach it to scroll it.
   if (element.scrollWidth > element.clientWidth) element.tabIndex = 0;
   else element.removeAttribute('tabindex');
   return drawn;

@@ -12,10 +12,10 @@ import { answerTable } from './table.js';
 export function figure(name, { link, adapt = (spec) => spec, drawn = () => {}, parameters: fixed = {} }) {
   const title = h('h2', { id: newId('figure') }, 'Figure');
   const reading = h('p');
-  const place = area('Drawing…');
+  const drawing = area('Drawing…');
   const files = h('div', { class: 'files' });
   const data = h('details', { hidden: true });
-  const element = h('figure', { 'aria-labelledby': title.id }, h('figcaption', {}, title, reading), place.element, files, data);
+  const element = h('figure', { 'aria-labelledby': title.id }, h('figcaption', {}, title, reading), drawing.element, files, data);
   let current = null; // { spec, view, target, width }
 
   async function redraw() {
@@ -47,7 +47,7 @@ export function figure(name, { link, adapt = (spec) => spec, drawn = () => {}, p
     const plot = (await keep('plots')).find((one) => one.name === name);
     title.textContent = plot.title;
     reading.textContent = plot.reading;
-    await place.fill((signal) => get(`plots/${name}`, asked, signal), (whole) => {
+    await drawing.fill((signal) => get(`plots/${name}`, asked, signal), (whole) => {
       const spec = ofUnit(whole, unit);
       if (!spec.data.values.length) {
         current?.view?.finalize();
@@ -93,15 +93,15 @@ export function figure(name, { link, adapt = (spec) => spec, drawn = () => {}, p
     data.replaceChildren(h('summary', {}, 'The numbers'));
     data.ontoggle = () => {
       if (!data.open || data.childElementCount > 1) return;
-      const said = rows.length > 500 ? `, the first 500 of ${rows.length} rows; the CSV has them all` : '';
-      data.append(answerTable(`${plot.title} (query ${plot.query})${said}`, answer));
+      const note = rows.length > 500 ? `, the first 500 of ${rows.length} rows; the CSV has them all` : '';
+      data.append(answerTable(`${plot.title} (query ${plot.query})${note}`, answer));
     };
   }
 
   function stop() {
     watch.disconnect();
     dark.removeEventListener('change', redraw);
-    place.stop();
+    drawing.stop();
     current?.view?.finalize();
     current = null;
   }

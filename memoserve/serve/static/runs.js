@@ -8,7 +8,7 @@ const OVER = new Set(['done', 'failed', 'cancelled']);
 const SHOWN = 5;
 
 /** A section with the form and the list. `changed()`: a run has written scores. */
-export function runs({ suites, suite, store, changed }) {
+export function runs({ suites, engines, suite, store, changed }) {
   const list = h('ol', { class: 'runs', hidden: true });
   const older = h('div', { hidden: true });
   const cards = new Map(); // id -> { element, update, stop }
@@ -36,7 +36,7 @@ export function runs({ suites, suite, store, changed }) {
         else cards.set(run.id, card(run, { refresh, changed }));
       }
       const wanted = kept.map((run) => cards.get(run.id).element);
-      if (wanted.some((element, place) => list.children[place] !== element) || list.childElementCount !== wanted.length) list.replaceChildren(...wanted);
+      if (wanted.some((element, index) => list.children[index] !== element) || list.childElementCount !== wanted.length) list.replaceChildren(...wanted);
       older.replaceChildren(...(kept.length < newest.length ? [h('button', { type: 'button', onclick: showAll }, `Show ${newest.length - kept.length} older`)] : []));
       list.hidden = !kept.length;
       older.hidden = !older.childElementCount;
@@ -58,7 +58,7 @@ export function runs({ suites, suite, store, changed }) {
   }
 
   const none = h('p', { class: 'soft', hidden: true }, 'No run has been submitted here yet.');
-  const form = submission(suites, suite, store, () => { opener.open = false; refresh(); });
+  const form = submission(suites, engines, suite, store, () => { opener.open = false; refresh(); });
   const opener = h('details', { id: 'new-run' }, h('summary', {}, 'Start a run'), form);
   opener.open = !store.suites.some((one) => one.evaluated_checkpoints);
   const element = h('section', {}, h('h2', {}, 'Runs'), opener, problem, none, list, older);
@@ -82,7 +82,7 @@ function inOrder(newest) {
 const plural = (number, one) => `${count(number)} ${one}${number === 1 ? '' : 's'}`;
 const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}`;
 
-function said(request) {
+function describe(request) {
   const parts = [request.checkpoints ?? 'the suite’s own checkpoints'];
   if (request.sequences) parts.push(`sequences ${request.sequences}`);
   if (request.sample) parts.push(`a sample of ${percent(request.sample)} (seed ${request.seed})`);
@@ -107,7 +107,7 @@ function card(first, { refresh, changed }) {
     h('div', { class: 'line' }, chip, h('b', {}, `Run ${run.id}: ${run.request.suite}`),
       h('span', { class: 'soft small' }, [run.request.by, moment(run.created)].filter(Boolean).join(', ')), h('div', { class: 'buttons' }, again, cancel)),
     run.request.note && h('p', {}, run.request.note),
-    h('p', { class: 'small' }, said(run.request)),
+    h('p', { class: 'small' }, describe(run.request)),
     bar, words, failure, log);
 
   let logAsked = 0;
@@ -209,6 +209,19 @@ function card(first, { refresh, changed }) {
   };
 }
 
+/** What a run does after an event that says so, by the names of `memoserve run --progress json`. */
+const evaluating = ({ checkpoint }) => `Evaluating ${checkpoint}`;
+const DOING = {
+  plan: () => 'Reading sequences',
+  indexing: () => 'Reading sequences',
+  engine_starting: ({ model }) => `Starting the engine for ${model}`,
+  engine_up: ({ model }) => `Loading ${model}`,
+  checkpoint_started: evaluating,
+  progress: evaluating,
+  part_done: evaluating,
+  end: () => 'Ending',
+};
+
 function told(run, done) {
   const { state, progress, estimate, ahead } = run;
   if (state === 'queued') {
@@ -216,7 +229,7 @@ function told(run, done) {
     return [`${turn}. ${count(estimate.sequences)} scores of ${plural(estimate.checkpoints, 'checkpoint')}`, estimate.seconds && `about ${roughly(estimate.seconds)}`].filter(Boolean).join(', ') + '.';
   }
   if (state === 'running') {
-    const parts = [progress.phase === 'evaluating' ? `Evaluating ${progress.checkpoint}` : `${progress.phase[0].toUpperCase()}${progress.phase.slice(1)}`];
+    const parts = [DOING[progress.event]?.(progress) ?? 'Starting'];
     if (progress.all_total) parts.push(`${count(progress.all_done)} of ${count(progress.all_total)} scores (${percent(done)})`);
     if (progress.checkpoints_total) parts.push(`${progress.checkpoints_done} of ${progress.checkpoints_total} checkpoints`);
     if (progress.windows_per_second) parts.push(`${count(Math.round(progress.windows_per_second))} windows/s`);
@@ -229,8 +242,10 @@ function told(run, done) {
   return `Ended${took}; what was written whole is kept.`;
 }
 
-function submission(suites, suite, store, submitted) {
-  const values = { suite, by: remembered() };
+const ENGINES = { vllm: 'vLLM', transformers: 'Transformers (the reference)' };
+
+function submission(suites, engines, suite, store, submitted) {
+  const values = { suite, by: storedName() };
   const keep = (name) => (value) => { values[name] = value; };
   const controls = {
     suite: picker('Suite', suites.map((name) => [name, name]), (name) => { values.suite = name; asStored(); }),
@@ -241,7 +256,7 @@ function submission(suites, suite, store, submitted) {
     data: entry('Data', keep('data'), { placeholder: 'the suite’s own', hint: 'a file in the folder that the service offers (--data)' }),
     by: entry('Your name', keep('by'), { placeholder: 'nobody', hint: 'for the others; kept in this browser', maxlength: '100' }),
     note: entry('Note', keep('note'), { placeholder: 'none', hint: 'what the run is for', maxlength: '500' }),
-    engine: picker('Engine', [['vllm', 'vLLM'], ['transformers', 'Transformers (the reference)']], keep('engine')),
+    engine: picker('Engine', engines.map((name) => [name, ENGINES[name] ?? name]), keep('engine')),
   };
   const mode = choice('Mode', [['score', 'Score'], ['extract', 'Extract']], keep('mode'));
   const loglik = check('Log-likelihoods too', keep('loglik'));
@@ -282,7 +297,7 @@ function submission(suites, suite, store, submitted) {
         sample: number(values.sample), seed: number(values.seed), loglik: Boolean(values.loglik),
       });
       announce(`Run ${run.id} is ${run.state}.`);
-      remember(values.by);
+      storeName(values.by);
       submitted(run);
     } catch (error) {
       if (!(error instanceof Failure)) throw error;
@@ -296,7 +311,7 @@ function submission(suites, suite, store, submitted) {
 }
 
 // A browser may refuse to keep anything.
-function remembered() {
+function storedName() {
   try {
     return localStorage.getItem('memoserve name') ?? '';
   } catch {
@@ -304,7 +319,7 @@ function remembered() {
   }
 }
 
-function remember(name) {
+function storeName(name) {
   try {
     localStorage.setItem('memoserve name', name ?? '');
   } catch {

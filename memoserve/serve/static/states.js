@@ -4,9 +4,9 @@ import { h } from './dom.js';
 /** A failure in words, with a way to try again where that may help: not where the question has no answer. */
 export function failed(error, again) {
   if (error.status === 400) {
-    // DuckDB points at the place in the statement, in the line below it.
-    const said = /^LINE \d+:/m.test(error.message) ? h('pre', { tabindex: '0' }, error.message) : sentence(error.message);
-    return h('div', { class: 'state', role: 'status' }, said);
+    // DuckDB points at the error in the statement, in the line below it.
+    const shown = /^LINE \d+:/m.test(error.message) ? h('pre', { tabindex: '0' }, error.message) : sentence(error.message);
+    return h('div', { class: 'state', role: 'status' }, shown);
   }
   return h('div', { class: 'state failed', role: 'alert' },
     error.status === undefined ? `Something went wrong in this page: ${error.message}` : sentence(error.message),
@@ -14,8 +14,8 @@ export function failed(error, again) {
 }
 
 // The server's words, which follow "error: " on a terminal.
-const sentence = (said) => {
-  const text = said.trim();
+const sentence = (message) => {
+  const text = message.trim();
   return `${text[0]?.toUpperCase() ?? ''}${text.slice(1)}${/[.?!:)]$/.test(text) || text.includes('\n') ? '' : '.'}`;
 };
 
@@ -23,7 +23,7 @@ const sentence = (said) => {
 export const empty = (...words) => h('div', { class: 'state' }, ...words);
 
 /**
- * A place whose content comes from the server. `fill(load, draw)`: load(signal) gives what draw turns into
+ * An area whose content comes from the server. `fill(load, draw)`: load(signal) gives what draw turns into
  * nodes. What was shown stays, dimmed, until the next is there; a later fill makes an earlier one moot.
  */
 export function area(words = 'Loading…') {

@@ -17,7 +17,7 @@ const by = (value) => (a, b) => {
 export function table(caption, columns, rows, { row: classOf = () => null, sortable = true } = {}) {
   const body = h('tbody');
   const draw = (list) => body.replaceChildren(...list.map((row) => h('tr', { class: classOf(row) || null },
-    columns.map((column, place) => h(place ? 'td' : 'th', { scope: place ? null : 'row', class: [column.number && 'n', column.wrap && 'wrap'].filter(Boolean).join(' ') || null },
+    columns.map((column, index) => h(index ? 'td' : 'th', { scope: index ? null : 'row', class: [column.number && 'n', column.wrap && 'wrap'].filter(Boolean).join(' ') || null },
       column.cell ? column.cell(row) : plain(row[column.name], column.name))))));
   draw(rows);
   const heads = columns.map((column) => {
@@ -61,9 +61,9 @@ export const isNumber = (type) => NUMERIC.test(type);
 
 /** An answer of the API as it is: every column, every row. */
 export function answerTable(caption, answer, about = {}) {
-  const columns = answer.columns.map(({ name, type }, place) => ({
+  const columns = answer.columns.map(({ name, type }, index) => ({
     name, about: about[name], number: isNumber(type),
-    cell: (row) => plain(row[place], name), value: (row) => row[place],
+    cell: (row) => plain(row[index], name), value: (row) => row[index],
   }));
   return table(caption, columns, answer.rows);
 }

@@ -50,3 +50,7 @@ WHERE false;
 CREATE VIEW check_parts AS
 SELECT ''::VARCHAR AS suite, @CHECK_COLUMNS@
 WHERE false;
+
+CREATE VIEW feature_parts AS
+SELECT ''::VARCHAR AS suite, @FEATURE_COLUMNS@
+WHERE false;

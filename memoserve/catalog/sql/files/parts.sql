@@ -65,3 +65,7 @@ FROM read_parquet('@STORE@/suites/*/checkpoints.parquet', schema = @CHECKPOINT_S
 CREATE VIEW check_parts AS
 SELECT regexp_extract(filename, 'suite=([^/]*)/[^/]*$', 1) AS suite, * EXCLUDE (filename)
 FROM read_parquet('@STORE@/checks/*/checks-*.parquet', schema = @CHECK_SCHEMA@, filename = true);
+
+CREATE VIEW feature_parts AS
+SELECT regexp_extract(filename, 'suite=([^/]*)/[^/]*$', 1) AS suite, * EXCLUDE (filename)
+FROM read_parquet('@STORE@/features/*/part-*.parquet', schema = @FEATURE_SCHEMA@, filename = true);

@@ -1,6 +1,6 @@
 -- The views that read rows, with DuckDB's own partitions by folder: a filter or join on suite, model or step
 -- then opens only the files that it needs, and costs nothing a row. Only for a store in whose path no folder
--- takes the place of a column, in which nothing is named as DuckDB reads NULL (see rows_by_path.sql).
+-- replaces a column, in which nothing is named as DuckDB reads NULL (see rows_by_path.sql).
 -- hive_types: a model may be named "12", and must stay text. Filled in (see parts.sql): the known columns,
 -- those that no part has as NULL; union_by_name, where only some parts have one. That opens every file, so it
 -- isn't on otherwise.

@@ -43,7 +43,7 @@ export async function open(main, { store, select, link, values }) {
   };
 
   const slider = h('input', { type: 'range', id: 'budget', step: '1', 'aria-describedby': 'budget-ends' });
-  const said = h('output', { for: 'budget' });
+  const chosenBudget = h('output', { for: 'budget' });
   const ends = h('div', { class: 'ends', id: 'budget-ends' });
   let line = () => {};
   const curve = figure('equicompute', {
@@ -70,7 +70,7 @@ export async function open(main, { store, select, link, values }) {
   function tell() {
     const its = toShare(Number(slider.value));
     const flops = target ? its * target.training_flops : null;
-    said.textContent = `${percent(its)} of ${target?.checkpoint ?? 'the target'}’s compute`;
+    chosenBudget.textContent = `${percent(its)} of ${target?.checkpoint ?? 'the target'}’s compute`;
     slider.setAttribute('aria-valuetext', `${percent(its)} of the target’s compute, ${power(flops)} FLOPs`);
   }
 
@@ -78,7 +78,7 @@ export async function open(main, { store, select, link, values }) {
     h('div', { class: 'controls' }, Object.values(controls).map((one) => one.element)),
     h('div', { class: 'columns' },
       h('section', {},
-        h('div', { class: 'slider controls' }, h('div', { class: 'field grow' }, h('label', { for: 'budget' }, 'Budget'), said, slider, ends)),
+        h('div', { class: 'slider controls' }, h('div', { class: 'field grow' }, h('label', { for: 'budget' }, 'Budget'), chosenBudget, slider, ends)),
         curve.element),
       h('section', { 'aria-labelledby': 'advice' }, h('h2', { id: 'advice' }, 'Recommendation'), advice.element)),
     expected,
@@ -98,8 +98,8 @@ export async function open(main, { store, select, link, values }) {
     }
     const asked = { suite: its.suite, target: its.target, unit, min_precision: its.min_precision, forecast: its.forecast };
     const budget = its.budget || '10%';
-    const its_share = budget.endsWith('%') ? Number.parseFloat(budget) / 100 : Number(budget) / target?.training_flops;
-    if (document.activeElement !== slider || toPosition(its_share) !== Number(slider.value)) slider.value = toPosition(its_share);
+    const shareOfTarget = budget.endsWith('%') ? Number.parseFloat(budget) / 100 : Number(budget) / target?.training_flops;
+    if (document.activeElement !== slider || toPosition(shareOfTarget) !== Number(slider.value)) slider.value = toPosition(shareOfTarget);
     tell();
     line(toShare(Number(slider.value)));
     for (const [key, control] of Object.entries(controls)) control.set({ suite, target: name, unit, min_precision: 0.8, ...its }[key] ?? '');
@@ -121,7 +121,7 @@ export async function open(main, { store, select, link, values }) {
         }
       };
       grid.fill(best, (answer) => {
-        // Nobody has said a budget: one that buys something.
+        // Nobody has chosen a budget: one that buys something.
         const buys = records(answer).find((row) => row.budget_share >= 0.1);
         if (!its.budget) {
           if (buys && buys.budget_share > 0.1) select({ budget: asBudget(buys.budget_share) }, { replace: true });
@@ -154,7 +154,7 @@ function withBudget(spec, its, domain) {
 const pick = ({ scale, axis, title: name }) => ({ scale, axis, title: name });
 
 function recommended(answer) {
-  const [first, ...rest] = answer.said;
+  const [first, ...rest] = answer.sentences;
   announce(first ?? '');
   const [, run, why] = first?.match(/^([^:]+:)(.*)$/s) ?? [null, '', first];
   return [
@@ -171,7 +171,7 @@ function whatToExpect(answer, unit) {
 function gridTable(answer, unit) {
   const columns = [{ ...COLUMNS[0], label: 'Budget' }, ...COLUMNS.slice(1)];
   return [
-    h('p', { class: 'small soft' }, answer.said[0]),
+    h('p', { class: 'small soft' }, answer.sentences[0]),
     table(`Budgets are shares of the target’s compute; in ${unit}`, columns, records(answer), { sortable: false }),
   ];
 }

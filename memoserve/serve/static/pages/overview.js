@@ -14,7 +14,7 @@ export const needsScores = false;
 
 /** Build the page. */
 export async function open(main, { store, select, link, values }) {
-  const suites = await keep('suites');
+  const [suites, engines] = await Promise.all([keep('suites'), keep('engines')]);
   const held = store.suites.map((suite) => suite.suite);
   const names = [...held, ...suites.map((suite) => suite.name).filter((name) => !held.includes(name))];
   const first = [...store.suites].sort((a, b) => (b.evaluated_checkpoints > 0) - (a.evaluated_checkpoints > 0) || (a.suite < b.suite ? -1 : 1))[0]?.suite ?? names[0];
@@ -38,7 +38,7 @@ export async function open(main, { store, select, link, values }) {
     facts.replaceChildren(...(its ? [h('details', {}, h('summary', {}, 'Fingerprint: what has to be equal for scores to share this store'), fingerprint(its.fingerprint))] : []));
   }
 
-  const working = store.read_only ? null : runs({ suites: names, suite, store, changed() { forget(); draw(); } });
+  const working = store.read_only ? null : runs({ suites: names, engines, suite, store, changed() { forget(); draw(); } });
   const described = suites.find((one) => one.name === suite)?.description;
   const pick = picker('Suite', names.map((name) => [name, held.includes(name) ? name : `${name} (nothing evaluated)`]), (name) => select({ suite: name, target: '' }));
   pick.set(suite);
@@ -70,15 +70,15 @@ function tilesOf(rows, its) {
     tile('Checkpoints evaluated', count(its.evaluated_checkpoints), `of ${count(its.checkpoints)}`),
     tile('Scores', h('span', { title: count(its.scores) }, compact(its.scores))),
     tile('Training sequences', compact(rows[0]?.trained)),
-    tile('Scored of what they have seen', wanted ? percent((wanted - missing) / wanted) : '–'),
+    tile('Evaluated, of the sequences seen', wanted ? percent((wanted - missing) / wanted) : '–'),
     tile('Checks passed', its.checks.passed ? count(its.checks.passed) : '–', notPassed(its.checks)),
     tile(['Mode', its.fingerprint.engine, its.fingerprint.dtype].filter(Boolean).join(', '), its.fingerprint.mode ?? '–'));
 }
 
 /** A suite's checkpoints where the store knows nothing of it. */
 function fromSuite(suite) {
-  return suite.models.flatMap((model, place) => suite.steps.map((step) => ({
-    model: model.name, model_order: place, parameters: model.parameters, step, checkpoint: `${model.name}@${step}`, evaluated: 0, missing: null, wanted: null,
+  return suite.models.flatMap((model, index) => suite.steps.map((step) => ({
+    model: model.name, model_order: index, parameters: model.parameters, step, checkpoint: `${model.name}@${step}`, evaluated: 0, missing: null, wanted: null,
   })));
 }
 
@@ -112,5 +112,5 @@ const notPassed = (checks) => Object.entries(checks).filter(([result]) => result
 
 const failures = (checks) => table('Checks that failed', [{ name: 'name', label: 'Check' }, { name: 'subject', label: 'Of' }, { name: 'detail', label: 'What was seen', wrap: true }], checks, { sortable: false });
 
-const fingerprint = (said) => table('Fingerprint', [{ name: 'what', label: 'What' }, { name: 'value', label: 'Value', wrap: true }],
-  Object.entries(said).sort().map(([what, value]) => ({ what, value: typeof value === 'string' ? value : JSON.stringify(value) })), { sortable: false });
+const fingerprint = (metadata) => table('Fingerprint', [{ name: 'what', label: 'What' }, { name: 'value', label: 'Value', wrap: true }],
+  Object.entries(metadata).sort().map(([what, value]) => ({ what, value: typeof value === 'string' ? value : JSON.stringify(value) })), { sortable: false });

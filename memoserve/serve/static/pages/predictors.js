@@ -49,7 +49,7 @@ export async function open(main, { store, select, link, values }) {
     signal: picker('Its score', SIGNALS, change('signal')),
     recall: entry('Recall wanted', (value) => select({ recall: value }), { type: 'number', min: '0.01', max: '1', step: '0.01', inputmode: 'decimal' }),
   };
-  const said = area();
+  const thresholds = area();
   const threshold = figure('thresholds', { link, adapt: closer });
 
   main.append(
@@ -61,7 +61,7 @@ export async function open(main, { store, select, link, values }) {
       h('header', {}, h('h2', {}, 'Precision against recall')),
       h('p', { class: 'soft' }, 'Beyond memorized or not: a predictor’s score draws the line anywhere, from few sure warnings to many unsure ones. The axes begin where the curve does.'),
       h('div', { class: 'controls' }, Object.values(line).map((one) => one.element)),
-      said.element),
+      thresholds.element),
     threshold.element);
 
   let before = {};
@@ -80,24 +80,24 @@ export async function open(main, { store, select, link, values }) {
       other.element.hidden = true;
       drawn.element.hidden = false;
       answer.fill((signal) => get(`queries/${from === 'models' ? 'predictors' : 'checkpoints'}`, asked, signal), (all) => {
-        // Why there is nothing is said once.
+        // Why there is nothing is shown once.
         drawn.element.hidden = !ofUnit(all).length;
         return tables(records(all), target, unit, from);
       });
       drawn.show(asked, unit);
     }
     if (now.line !== before.line) {
-      const its_line = { ...asked, predictor: its.predictor, signal: its.signal, recall: its.recall };
+      const ofPredictor = { ...asked, predictor: its.predictor, signal: its.signal, recall: its.recall };
       threshold.element.hidden = false;
-      said.fill((signal) => get('queries/thresholds', its_line, signal), (all) => {
+      thresholds.fill((signal) => get('queries/thresholds', ofPredictor, signal), (all) => {
         threshold.element.hidden = !ofUnit(all).length;
         return sentence(ofUnit(all), unit, its.recall || 0.9);
       });
-      threshold.show(its_line, unit);
+      threshold.show(ofPredictor, unit);
     }
     before = now;
   }
-  return { update, leave: () => [answer, said, curve, overTraining, threshold].forEach((one) => one.stop()) };
+  return { update, leave: () => [answer, thresholds, curve, overTraining, threshold].forEach((one) => one.stop()) };
 }
 
 function tables(all, target, unit, from) {

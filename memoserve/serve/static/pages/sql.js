@@ -119,14 +119,14 @@ export async function open(main, { store, select }) {
     const rows = answer.rows.length;
     announce(`${count(rows)} rows`);
     if (!answer.columns.length) return empty('The statement ran; it has no answer to show.');
-    const said = answer.truncated ? `The first ${count(rows)} rows; the CSV has them all` : rows === 1 ? '1 row' : `${count(rows)} rows`;
+    const caption = answer.truncated ? `The first ${count(rows)} rows; the CSV has them all` : rows === 1 ? '1 row' : `${count(rows)} rows`;
     const files = h('div', { class: 'files' }, 'Download', csv, h('button', { type: 'button', onclick: () => download(`${name}.sql`, sql, 'application/sql') }, 'SQL'));
     if (!rows) return [empty('The answer is empty: no row fits.'), files];
     chart = charting(answer, select, name);
     shownAnswer = { chart: chart.update };
-    // It measures its place, so not before it has one.
+    // It measures its container, so not before it is in the page.
     queueMicrotask(() => requestAnimationFrame(() => chart?.update(its)));
-    return [answerTable(said, answer, aboutColumns), files, chart.element];
+    return [answerTable(caption, answer, aboutColumns), files, chart.element];
   }
 
   return { update, leave: () => { result.stop(); chart?.stop(); } };
@@ -186,14 +186,14 @@ function charting(answer, select, name) {
   const distinct = (column) => new Set(answer.rows.map((row) => row[all.indexOf(column)])).size;
   const step = numbers.find((column) => /(^|_)(step|flops|tau|score|length|share)$/.test(column) && distinct(column) > 1);
   const x = step ?? words.find((column) => distinct(column) > 1) ?? numbers[0];
-  // A colour for each line: with it, one row a place across.
+  // A colour for each line: with it, one row per x value.
   const separates = (column) => new Set(answer.rows.map((row) => `${row[all.indexOf(x)]} ${row[all.indexOf(column)]}`)).size === answer.rows.length;
   const guess = {
     x,
     y: numbers.find((column) => /recall_corpus$|^sequences_share$|^share$|^evaluated$|^n$/.test(column) && column !== x) ?? numbers.findLast((column) => column !== x && distinct(column) > 1) ?? numbers[0],
     colour: [...words, ...numbers].find((column) => column !== x && distinct(column) > 1 && distinct(column) <= 20 && separates(column)) ?? '',
   };
-  // A line through several rows a place would go up and down between them.
+  // A line through several rows per x value would go up and down between them.
   guess.mark = !step ? 'bar' : guess.colour || distinct(x) === answer.rows.length ? 'line' : 'point';
   const controls = {
     mark: picker('Drawn as', MARKS, (mark) => select({ mark })),
@@ -258,7 +258,7 @@ const COLOURS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9'];
 
 function specification(answer, { mark, x, y, colour }, numbers) {
   const names = answer.columns.map((column) => column.name);
-  // Vega reads dots and brackets in field names as paths: columns go in by their place.
+  // Vega reads dots and brackets in field names as paths: columns go in by index.
   const field = (column) => `c${names.indexOf(column)}`;
   const values = answer.rows.map((row) => Object.fromEntries(row.map((value, i) => [`c${i}`, value])));
   const coloured = names.includes(colour);

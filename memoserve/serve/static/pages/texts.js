@@ -13,8 +13,8 @@ const CELLS = [['memorized', 'All memorized'], ['hit', 'Hits'], ['miss', 'Misses
 
 const ABOUT = {
   memorized: (target) => `Everything that ${target} memorized.`,
-  hit: (target, predictor) => `Memorized by both: ${predictor} warned of what ${target} memorized.`,
-  miss: (target, predictor) => `Memorized by ${target}, and ${predictor} did not warn of it.`,
+  hit: (target, predictor) => `Memorized by both: ${predictor} predicted what ${target} memorized.`,
+  miss: (target, predictor) => `Memorized by ${target}, and ${predictor} did not predict it.`,
   false_alarm: (target, predictor) => `Memorized by ${predictor}, and not by ${target}.`,
 };
 

@@ -1,0 +1,1 @@
+"""What is known of windows without any model, computed in one pass over the training data."""
