@@ -143,8 +143,8 @@ def reliability(
     seed: int = 0,
 ) -> list[Bin]:
     """Ten equal bins of the probability; empty ones are left out."""
-    place = np.minimum((probability * _BINS).astype(int), _BINS - 1)
-    inside = (place[:, None] == np.arange(_BINS)).astype(np.float64)
+    index = np.minimum((probability * _BINS).astype(int), _BINS - 1)
+    inside = (index[:, None] == np.arange(_BINS)).astype(np.float64)
     hits = inside * label[:, None]
     drawn = [np.stack([w @ hits, w @ inside]) for w in _replicated(weight, cluster, seed, REPLICATES)]
     both = np.concatenate(drawn, axis=1) if drawn else np.empty((2, 0, _BINS))
@@ -208,7 +208,7 @@ def _average_precisions(score: Floats, label: NDArray[np.bool_], weights: Floats
 
 
 def _ends(ordered: Floats) -> NDArray[np.int64]:
-    """The last place of each run of equal values."""
+    """The last index of each run of equal values."""
     if not len(ordered):
         return np.zeros(0, np.int64)
     return np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(ordered) - 1)
@@ -311,6 +311,6 @@ def _calibration_error(probability: Floats, label: NDArray[np.bool_], weight: Fl
     if not counted.any():
         return None
     p, y, w = probability[counted], label[counted], weight[counted]
-    place = np.minimum((p * _BINS).astype(int), _BINS - 1)
-    gaps = np.bincount(place, w * (y - p), minlength=_BINS)
+    index = np.minimum((p * _BINS).astype(int), _BINS - 1)
+    gaps = np.bincount(index, w * (y - p), minlength=_BINS)
     return float(np.abs(gaps).sum() / w.sum())

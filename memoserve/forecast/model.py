@@ -37,13 +37,13 @@ class Taught:
 class Inputs:
     """How rows become inputs: numbers of about mean 0 and deviation 1, a few of each column.
 
-    `columns` and their `places` in Rows.values; `missing`: of which of them there is an input for unknown;
+    `columns` and their `indices` in Rows.values; `missing`: of which of them there is an input for unknown;
     `mean`, `scale`: float64[inputs]; `of`: int[inputs], which of `names` each input belongs to; `kinds`: what
     of it: value, log, memorized, unknown.
     """
 
     columns: tuple[Column, ...]
-    places: tuple[int, ...]
+    indices: tuple[int, ...]
     missing: tuple[bool, ...]
     mean: Floats
     scale: Floats
@@ -53,9 +53,9 @@ class Inputs:
 
     def standardized(self, rows: Rows, role: Role) -> NDArray[np.float32]:
         """float32[n, inputs]."""
-        raw, _ = _raw(self.columns, self.places, self.missing, rows, role)
-        for place, (mean, scale) in enumerate(zip(self.mean, self.scale, strict=True)):
-            column = raw[:, place]
+        raw, _ = _raw(self.columns, self.indices, self.missing, rows, role)
+        for index, (mean, scale) in enumerate(zip(self.mean, self.scale, strict=True)):
+            column = raw[:, index]
             column -= np.float32(mean)
             column /= np.float32(scale)
         # What is unknown is as the mean: its own input says that it is.
@@ -116,8 +116,8 @@ class Model:
     def contributions_of(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32[n, names]: what each column adds to the logistic regression's logit, over the mean's."""
         found = np.zeros((len(x), len(self.inputs.names)), np.float32, order="F")
-        for place, name in enumerate(self.inputs.of):
-            found[:, name] += x[:, place] * np.float32(self.weights[place])
+        for index, name in enumerate(self.inputs.of):
+            found[:, name] += x[:, index] * np.float32(self.weights[index])
         return found
 
 
@@ -153,17 +153,17 @@ class Fitted:
 def fit(
     taught: Sequence[Taught],
     columns: Sequence[Column],
-    places: Sequence[int],
+    indices: Sequence[int],
     *,
     learner: Learner = "logistic",
     unit: str = "windows",
 ) -> Fitted:
-    """Learn the columns at `places` from smaller roles, calibrated by what cross-fitting says of them.
+    """Learn the columns at `indices` from smaller roles, calibrated by what cross-fitting says of them.
 
     Raises BadInput where no role memorized anything, or all of it, or scikit-learn is missing.
     """
     _refuse(taught)
-    chosen = _known(taught, columns, places)
+    chosen = _known(taught, columns, indices)
     weights = [weights_of(one.rows, unit) for one in taught]
     held = [np.zeros(len(one.rows)) for one in taught]
     fold = [folds(one.rows.cluster, FOLDS) for one in taught]
@@ -220,15 +220,15 @@ def _refuse(taught: Sequence[Taught]) -> None:
         raise BadInput(f"nothing to learn from: {names} memorized every one of {total:,} rows")
 
 
-def _known(taught: Sequence[Taught], columns: Sequence[Column], places: Sequence[int]) -> list[int]:
-    """The places of columns that say something in every role."""
+def _known(taught: Sequence[Taught], columns: Sequence[Column], indices: Sequence[int]) -> list[int]:
+    """The indices of columns that say something in every role."""
     kept = [
-        place
-        for place in places
-        if all(len(one.rows) == 0 or bool((~np.isnan(one.rows.values[:, place])).any()) for one in taught)
+        index
+        for index in indices
+        if all(len(one.rows) == 0 or bool((~np.isnan(one.rows.values[:, index])).any()) for one in taught)
     ]
     if not kept:
-        names = ", ".join(columns[place].name for place in places)
+        names = ", ".join(columns[index].name for index in indices)
         raise BadInput(f"nothing to learn from: no score or feature is known in every role ({names})")
     return kept
 
@@ -236,15 +236,15 @@ def _known(taught: Sequence[Taught], columns: Sequence[Column], places: Sequence
 def _fit(
     taught: Sequence[tuple[Role, Rows, Floats]],
     columns: Sequence[Column],
-    places: Sequence[int],
+    indices: Sequence[int],
     learner: Learner,
 ) -> Model:
     logistic, boosting = _scikit_learn()
-    used = tuple(columns[place] for place in places)
+    used = tuple(columns[index] for index in indices)
     missing = tuple(
-        any(bool(np.isnan(rows.values[:, place]).any()) for _, rows, _ in taught) for place in places
+        any(bool(np.isnan(rows.values[:, index]).any()) for _, rows, _ in taught) for index in indices
     )
-    raw, named = zip(*(_raw(used, places, missing, rows, role) for role, rows, _ in taught), strict=True)
+    raw, named = zip(*(_raw(used, indices, missing, rows, role) for role, rows, _ in taught), strict=True)
     x = np.concatenate(raw)
     y = np.concatenate([labels_of(rows) for _, rows, _ in taught])
     # Each role counts as much as its windows do; all together as many as there are rows.
@@ -267,13 +267,13 @@ def _fit(
     unique = tuple(dict.fromkeys(name for name, _ in named[0]))
     of = np.array([unique.index(name) for name, _ in named[0]])
     inputs = Inputs(
-        used, tuple(places), missing, mean, scale, unique, of, tuple(kind for _, kind in named[0])
+        used, tuple(indices), missing, mean, scale, unique, of, tuple(kind for _, kind in named[0])
     )
     return Model(inputs, float(found.intercept_[0]), found.coef_[0].astype(np.float64), boosted)
 
 
 def _raw(
-    columns: Sequence[Column], places: Sequence[int], missing: Sequence[bool], rows: Rows, role: Role
+    columns: Sequence[Column], indices: Sequence[int], missing: Sequence[bool], rows: Rows, role: Role
 ) -> tuple[NDArray[np.float32], list[tuple[str, str]]]:
     """(float32[n, inputs], the column and the kind of each input): not yet standardized."""
     inputs: list[NDArray[np.float32]] = []
@@ -283,8 +283,8 @@ def _raw(
         named.append((name, kind))
         inputs.append(np.asarray(values, np.float32))
 
-    for column, place, unknown in zip(columns, places, missing, strict=True):
-        values = rows.values[:, place]
+    for column, index, unknown in zip(columns, indices, missing, strict=True):
+        values = rows.values[:, index]
         if column.counts:
             add(column.name, "log", np.sign(values) * np.log1p(np.abs(values)))
         elif column.name.endswith("continuation_ll"):
@@ -298,8 +298,8 @@ def _raw(
     for name, value in _scale(role, any(column.kind == "signal" for column in columns)):
         add(name, "log", np.full(len(rows), value))
     raw = np.empty((len(rows), len(inputs)), np.float32, order="F")
-    for place, values in enumerate(inputs):
-        raw[:, place] = values
+    for index, values in enumerate(inputs):
+        raw[:, index] = values
     return raw, named
 
 

@@ -31,7 +31,7 @@ class Line:
 
     name: str
     column: Column
-    place: int
+    index: int
     above: bool
     tau: float | None
     precision: float | None
@@ -45,7 +45,7 @@ class Line:
 
     def method(self, rows: Rows, role: Role) -> Method:
         """What it says of these rows: what it cannot know of is not flagged, and ranks last."""
-        score = _score(rows, self.place, self.above)
+        score = _score(rows, self.index, self.above)
         flagged = np.zeros(len(rows), np.bool_)
         if self.tau is not None:
             flagged = score >= (self.tau if self.above else -self.tau)
@@ -56,7 +56,7 @@ def best_line(
     name: str,
     taught: Sequence[Taught],
     columns: Sequence[Column],
-    places: Sequence[int],
+    indices: Sequence[int],
     promised: float,
     unit: str,
     learner: Learner = "logistic",
@@ -69,25 +69,25 @@ def best_line(
     nearest = taught[-1].rows
     label, weight = labels_of(nearest), weights_of(nearest, unit)
     best: tuple[tuple[float, float], int, bool, float | None, float | None] | None = None
-    for place in places:
+    for index in indices:
         for above in (True, False):
-            score = _score(nearest, place, above)
+            score = _score(nearest, index, above)
             if not np.isfinite(score).any():
                 continue
             tau, precision, recall = _threshold(score, label, weight, promised)
             rank = recall, average_precision(score, label, weight) or 0.0
             if best is None or rank > best[0]:
-                best = rank, place, above, tau, precision
+                best = rank, index, above, tau, precision
     if best is None:
         return None
-    (recall, _), place, above, tau, precision = best
+    (recall, _), index, above, tau, precision = best
     try:
-        fitted = fit(taught, columns, [place], learner=learner, unit=unit)
+        fitted = fit(taught, columns, [index], learner=learner, unit=unit)
     except BadInput:
         return None
     if tau is not None and not above:
         tau = -tau
-    return Line(name, columns[place], place, above, tau, precision, recall, fitted)
+    return Line(name, columns[index], index, above, tau, precision, recall, fitted)
 
 
 def paper_rule(rows: Rows, columns: Sequence[Column]) -> Method:
@@ -102,8 +102,8 @@ def paper_rule(rows: Rows, columns: Sequence[Column]) -> Method:
     return Method(flagged, flagged.astype(np.float64))
 
 
-def _score(rows: Rows, place: int, above: bool) -> Floats:
-    values = rows.values[:, place].astype(np.float64)
+def _score(rows: Rows, index: int, above: bool) -> Floats:
+    values = rows.values[:, index].astype(np.float64)
     return np.where(np.isnan(values), -np.inf, values if above else -values)
 
 

@@ -118,9 +118,9 @@ class Table:
         return (*named, *(Column(name, "signal") for name in SIGNALS))
 
     def of(self, basis: Basis) -> list[int]:
-        """Which columns a basis uses, by their places in `columns`."""
+        """Which columns a basis uses, by their indices in `columns`."""
         kinds = {"features": {"feature"}, "signals": {"signal"}, "both": {"feature", "signal"}}[basis]
-        return [place for place, column in enumerate(self.columns) if column.kind in kinds]
+        return [index for index, column in enumerate(self.columns) if column.kind in kinds]
 
     def labelled(self, role: Role, cap: int) -> Rows:
         """One row a window that the role's target was evaluated on, with its label.
@@ -163,13 +163,10 @@ class Table:
 
     @cached_property
     def _features(self) -> list[tuple[str, str]]:
-        return [
-            (str(name), str(kind))
-            for name, kind in self.catalog.rows(
-                "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = 'features' "
-                "ORDER BY column_index"
-            )
-        ]
+        """(name, type) of the columns of `features`; none where the suite has no row there."""
+        ((any_row,),) = self.catalog.rows("SELECT EXISTS (FROM features WHERE suite = ?)", [self.suite])
+        described = "SELECT column_name, column_type FROM (DESCRIBE features)"
+        return [(str(name), str(kind)) for name, kind in self.catalog.rows(described)] if any_row else []
 
     def _prepare(self, role: Role, *, labelled: bool) -> None:
         """Find the repeated windows of a role, and the signals of those."""
@@ -235,9 +232,9 @@ class Table:
 
         # Column by column, as everything reads them.
         values = np.empty((found.num_rows, len(self.columns)), np.float32, order="F")
-        for place, column in enumerate(self.columns):
+        for index, column in enumerate(self.columns):
             given = found.column(column.name).cast("float32", safe=False).to_numpy()
-            np.take(given, order, out=values[:, place])
+            np.take(given, order, out=values[:, index])
         memorized = None
         if labelled:
             memorized = np.asarray(found.column("memorized").to_numpy(zero_copy_only=False), np.bool_)[order]

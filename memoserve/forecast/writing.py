@@ -72,11 +72,11 @@ def _batch(pa: Any, names: Any, schema: Any, rows: Rows, one: BasisForecast) -> 
     left, every = np.abs(given), np.arange(len(rows))
     for _ in range(REASONS):
         most, largest = np.zeros(len(rows), np.int8), np.zeros(len(rows), np.float32)
-        for place, name in enumerate(model.inputs.names):
+        for index, name in enumerate(model.inputs.names):
             if name not in _SCALE:
-                more = left[:, place] > largest
-                np.copyto(most, place, where=more, casting="unsafe")
-                np.copyto(largest, left[:, place], where=more)
+                more = left[:, index] > largest
+                np.copyto(most, index, where=more, casting="unsafe")
+                np.copyto(largest, left[:, index], where=more)
         # Where nothing is left, there is no reason.
         none = largest == 0
         arrays.append(pa.DictionaryArray.from_arrays(pa.array(most, mask=none), names))

@@ -43,6 +43,7 @@ from memoserve.forecast.roles import Plan, choose, cost
 from memoserve.forecast.rules import best_line
 from memoserve.forecast.table import Rows, Table, folds
 from memoserve.recommend.backtest_data import read_runs
+from memoserve.recommend.rules import Share
 from memoserve.recommend.target import find_target
 
 TARGET = "xl@6"
@@ -60,9 +61,38 @@ def made(known: Known) -> SequenceForecast:
         return make_forecast(catalog, target=TARGET)
 
 
+def checkpoint(model: str, order: int, parameters: int, *, seen: int = 0) -> StoredCheckpoint:
+    """A model's step 1, of which only size and what it has seen matter."""
+    return StoredCheckpoint(
+        suite="x", model=model, step=1, order=order, parameters=parameters,
+        parameters_without_embeddings=parameters, training_flops=1.0, sequences_seen=seen, trained=seen,
+        evaluated=seen, same_weights_as=None,
+    )  # fmt: skip
+
+
+def interval(share: Share) -> tuple[float, float, float]:
+    """(value, low, high) of a share that is known."""
+    assert share.value is not None
+    assert share.low is not None
+    assert share.high is not None
+    return share.value, share.low, share.high
+
+
+def width(share: Share) -> float:
+    """Of the interval of a share that is known."""
+    _, low, high = interval(share)
+    return high - low
+
+
+def contains(share: Share, truth: float) -> bool:
+    """Whether the interval of a share that is known has a number in it."""
+    _, low, high = interval(share)
+    return low <= truth <= high
+
+
 def probabilities(known: Known, folder: Path, **options: object) -> dict[str, dict[int, float]]:
     """What is written of each sequence, by basis."""
-    found = {}
+    found: dict[str, dict[int, float]] = {}
     with Catalog.open(known.path) as catalog:
         add_features(catalog, known)
         forecast = make_forecast(catalog, target=TARGET, **options)  # type: ignore[arg-type]
@@ -126,8 +156,8 @@ def test_figures_are_what_loops_count(
     gaps: dict[int, float] = {}
     counted = [i for i in range(len(p)) if p[i] >= 0.05]
     for i in counted:
-        place = min(int(p[i] * 10), 9)
-        gaps[place] = gaps.get(place, 0.0) + w[i] * (y[i] - p[i])
+        index = min(int(p[i] * 10), 9)
+        gaps[index] = gaps.get(index, 0.0) + w[i] * (y[i] - p[i])
     error = sum(map(abs, gaps.values())) / sum(w[i] for i in counted)
     assert one.calibration_error == pytest.approx(error)
 
@@ -189,7 +219,7 @@ def test_rows_of_one_cluster_are_drawn_together() -> None:
     apart, _ = judge(
         {"": Method(twice > 0.5, twice, twice)}, np.concatenate([y, y]), np.full(120, 0.5), np.arange(120)
     )
-    assert apart[""].recall.high - apart[""].recall.low < once[""].recall.high - once[""].recall.low
+    assert width(apart[""].recall) < width(once[""].recall)
 
 
 def test_differences_are_paired() -> None:
@@ -202,10 +232,11 @@ def test_differences_are_paired() -> None:
     assert (same.recall.value, same.recall.low, same.recall.high) == (0, 0, 0)
     assert (same.brier_skill.value, same.brier_skill.low, same.brier_skill.high) == (0, 0, 0)
     gap = differences["a", "b"]
-    assert gap.recall.value == pytest.approx(judged["a"].recall.value - judged["b"].recall.value)
-    assert gap.brier_skill.value == pytest.approx(1 - judged["a"].brier.value / judged["b"].brier.value)
-    unpaired = math.hypot(*(judged[one].recall.high - judged[one].recall.low for one in ("a", "b")))
-    assert gap.recall.high - gap.recall.low < unpaired
+    recall = {one: interval(judged[one].recall)[0] for one in ("a", "b")}
+    brier = {one: interval(judged[one].brier)[0] for one in ("a", "b")}
+    assert gap.recall.value == pytest.approx(recall["a"] - recall["b"])
+    assert gap.brier_skill.value == pytest.approx(1 - brier["a"] / brier["b"])
+    assert width(gap.recall) < math.hypot(*(width(judged[one].recall) for one in ("a", "b")))
 
 
 def test_intervals_contain_the_truth_about_as_often_as_they_say() -> None:
@@ -217,16 +248,16 @@ def test_intervals_contain_the_truth_about_as_often_as_they_say() -> None:
         y = np.repeat(rng.random(80) < p[::3], 3)
         flagged = p > 0.5
         judged, _ = judge({"": Method(flagged, p, p)}, y, np.ones(240), cluster, seed=seed, replicates=300)
-        precision = judged[""].precision
-        inside += precision.low <= 0.75 <= precision.high
+        inside += contains(judged[""].precision, 0.75)
     assert 0.88 * 200 <= inside <= 0.99 * 200
 
 
 def test_no_certainty_from_few() -> None:
     label = np.array([True, True, False, False])
     judged, _ = judge({"": Method(label, label.astype(float))}, label, np.ones(4), np.arange(4))
-    assert judged[""].precision.value == 1
-    assert judged[""].precision.low < 0.5
+    value, low, _ = interval(judged[""].precision)
+    assert value == 1
+    assert low < 0.5
 
 
 def test_reliability_counts_each_bin() -> None:
@@ -266,8 +297,8 @@ def test_rows_say_what_is_known(seed: int, mode: str, tmp_path: Path) -> None:
 def check_rows(
     world: World, rows: Rows, names: list[str], target: str, predictor: str, *, labelled: bool
 ) -> None:
-    checkpoint = world.checkpoints[target]
-    seen = min(checkpoint.sequences_seen, world.trained)
+    of_target = world.checkpoints[target]
+    seen = min(of_target.sequences_seen, world.trained)
     window = {i: world.windows.get(i, ("single", i)) for i in range(world.trained)}
     groups: dict[object, list[int]] = {}
     for i in sorted(world.windows or range(world.trained)):
@@ -291,7 +322,7 @@ def check_rows(
             assert rows.memorized[at] == (i in world.memorized(target))
         values = dict(zip(names, rows.values[at].tolist(), strict=True))
         assert values["occurrences"] == len(mine) == rows.sequences[at]
-        batch = max(checkpoint.sequences_seen // max(checkpoint.step, 1), 1)
+        batch = max(of_target.sequences_seen // max(of_target.step, 1), 1)
         assert values["steps_since_last"] == (seen - 1 - max(mine)) // batch
         known = [j for j in mine if j in of_predictor]
         if not known:
@@ -385,8 +416,8 @@ def test_the_budget_bounds_what_is_used(known: Known) -> None:
 def test_probabilities_are_as_calibrated_as_the_world_is(known: Known, made: SequenceForecast) -> None:
     one = made.of("features")
     assert one.judged is not None
-    assert one.judged.precision.low <= 0.8 <= one.judged.precision.high
-    assert one.judged.calibration_slope.low <= 1 <= one.judged.calibration_slope.high
+    assert contains(one.judged.precision, 0.8)
+    assert contains(one.judged.calibration_slope, 1)
     there = known.count > 0
     assert one.base_rate.low <= known.chance[TARGET][there].mean() <= one.base_rate.high
     with Catalog.open(known.path) as catalog:
@@ -405,11 +436,11 @@ def test_signals_and_features_beat_either_where_both_say_something(tmp_path: Pat
     with Catalog.open(known.path) as catalog:
         add_features(catalog, known)
         made = make_forecast(catalog, target=TARGET)
-    quality = {one.basis: one.judged.average_precision.value for one in made.bases if one.judged}
+    quality = {one.basis: interval(one.judged.average_precision)[0] for one in made.bases if one.judged}
     assert quality["both"] > quality["features"] > 0.3
     assert quality["both"] > quality["signals"] > 0.3
     skill = made.differences["both", "best free feature"].brier_skill
-    assert skill.low > 0
+    assert interval(skill)[1] > 0
 
 
 @pytest.mark.parametrize(("seed", "learner"), [(0, "logistic"), (1, "logistic"), (2, "boosting")])
@@ -468,9 +499,9 @@ def test_the_base_rate_continues_a_line(known: Known) -> None:
         label = np.arange(n) < share * n
         ids = np.arange(n)
         rows = Rows(ids, ids, ids, np.ones(n, np.int64), np.zeros((n, 1), np.float32), np.ones(n), label)
-        return Taught(Role(StoredCheckpoint("x", f"{model}@1", model, 1, order, 10**order, 1.0, n)), rows)
+        return Taught(Role(checkpoint(model, order, 10**order, seen=n)), rows)
 
-    target = StoredCheckpoint("x", "t@1", "t", 1, 4, 10**4, 1.0, 0)
+    target = checkpoint("t", 4, 10**4)
     rate = forecast_base_rate(
         target, [taught("a", 1, 0.5), taught("b", 2, 0.01), taught("c", 3, 0.04)], "windows"
     )
@@ -502,14 +533,8 @@ def test_the_law_continues_the_papers_table_to_12b(pair: tuple[int, int]) -> Non
         precision, recall = PAPER[parameters]
         ids, label = np.arange(n), np.arange(n) < round(whole * recall / precision * n)
         rows = Rows(ids, ids, ids, np.ones(n, np.int64), np.zeros((n, 1), np.float32), np.ones(n), label)
-        taught.append(
-            Taught(
-                Role(StoredCheckpoint("pythia", f"{order}@1", f"{order}", 1, order, parameters, 1.0, n)), rows
-            )
-        )
-    rate = forecast_base_rate(
-        StoredCheckpoint("pythia", "12b@1", "12b", 1, 9, 11_846_072_320, 1.0, 0), taught, "windows"
-    )
+        taught.append(Taught(Role(checkpoint(f"{order}", order, parameters, seen=n)), rows))
+    rate = forecast_base_rate(checkpoint("12b", 9, 11_846_072_320), taught, "windows")
     assert rate is not None
     assert rate.share == pytest.approx(whole, rel=0.08)
 
@@ -521,15 +546,15 @@ def test_a_line_is_chosen_on_the_nearest_role(known: Known) -> None:
         read = Table(catalog, "toy")
         roles = [Role(runs["m@6"], runs["s@6"]), Role(runs["l@6"], runs["m@6"])]
         taught = [Taught(role, read.labelled(role, cap=10**6)) for role in roles]
-    places = read.of("both")
-    line = best_line("line", taught, read.columns, places, 0.5, "windows")
+    indices = read.of("both")
+    line = best_line("line", taught, read.columns, indices, 0.5, "windows")
     rows = taught[-1].rows
     assert line is not None
     assert rows.memorized is not None
     best = 0.0
-    for place in places:
+    for index in indices:
         for sign in (1, -1):
-            values = sign * rows.values[:, place]
+            values = sign * rows.values[:, index]
             for tau in np.unique(values[~np.isnan(values)]):
                 flagged = values >= tau
                 hits = np.count_nonzero(flagged & rows.memorized)
@@ -623,8 +648,8 @@ def test_random_stores_get_a_forecast_or_a_reason(seed: int, tmp_path: Path) -> 
             columns, rows = table(forecast, part)
             assert all(len(row) == len(columns) for row in rows)
         for one in forecast.bases:
-            rows = write_forecast(catalog, forecast, one, tmp_path / "f.parquet")
-            assert rows == pq.read_metadata(tmp_path / "f.parquet").num_rows
+            written = write_forecast(catalog, forecast, one, tmp_path / "f.parquet")
+            assert written == pq.read_metadata(tmp_path / "f.parquet").num_rows
             said = pq.read_table(tmp_path / "f.parquet")["probability"].to_numpy()
             assert np.isfinite(said).all()
             assert (said >= 0).all()
