@@ -77,7 +77,7 @@ def forecast(
     """Forecast which sequences a model will memorize, before it is trained: a probability for each.
 
     From features alone, from the signals of cheaper runs, and from both, side by side. Learned on smaller
-    models that play the target's role, never on its own labels: those only judge, beside the paper's rule,
+    models that take the target's role, never on its own labels: those only judge, beside the paper's rule,
     the best line and the best free feature. The compute is that of every run whose scores or labels were
     used.
     """

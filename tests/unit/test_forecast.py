@@ -335,6 +335,19 @@ def check_rows(
         assert values["continuation_ll"] == pytest.approx(world.log_likelihoods[predictor][min(known)])
 
 
+def test_columns_are_the_numbers_of_features_where_the_suite_has_any(known: Known) -> None:
+    signals = ["matched_prefix", "matches", "continuation_ll"]
+    signals += [f"earlier_{name}" for name in signals]
+    with Catalog.open(known.path) as catalog:
+        # The view is there, without a row.
+        assert catalog.rows("SELECT count(*) FROM features") == [(0,)]
+        names = [column.name for column in Table(catalog, "toy").columns]
+        assert names == ["occurrences", "steps_since_last", *signals]
+        add_features(catalog, known)
+        names = [column.name for column in Table(catalog, "toy").columns]
+        assert names == ["occurrences", "steps_since_last", "length", "noise", *signals]
+
+
 def test_windows_beyond_the_cap_are_a_weighted_sample(known: Known) -> None:
     with Catalog.open(known.path) as catalog:
         runs = read_runs(catalog, "toy")
@@ -431,6 +444,7 @@ def test_probabilities_are_as_calibrated_as_the_world_is(known: Known, made: Seq
     assert np.corrcoef(said, true)[0, 1] > 0.98
 
 
+@pytest.mark.thorough
 def test_signals_and_features_beat_either_where_both_say_something(tmp_path: Path) -> None:
     known = known_world(tmp_path, 4, hidden=1.5)
     with Catalog.open(known.path) as catalog:
@@ -443,6 +457,7 @@ def test_signals_and_features_beat_either_where_both_say_something(tmp_path: Pat
     assert interval(skill)[1] > 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("seed", "learner"), [(0, "logistic"), (1, "logistic"), (2, "boosting")])
 def test_no_label_of_the_target_changes_a_probability(seed: int, learner: str, tmp_path: Path) -> None:
     size = 400
@@ -699,6 +714,7 @@ def test_the_file_says_why(known: Known, made: SequenceForecast, tmp_path: Path)
     assert about["learned_from"] == ["s@6 -> m@6", "s@6 -> l@6", "m@6 -> l@6"]
 
 
+@pytest.mark.thorough
 def test_the_command_line(known: Known, tmp_path: Path, capsys: pytest.CaptureFixture[str],
                           monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     def call(*arguments: str) -> tuple[int, str, str]:
