@@ -6,20 +6,20 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memoserve.catalog import Catalog, explained
+from memoserve.catalog.statements import statement
 from memoserve.forecast.roles import Basis, Role
+from memoserve.queries.identifiers import identifier
 from memoserve.queries.output import arrow_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SQL = Path(__file__).parent / "sql"
 RANGE = 1 << 20
 """How many ids are read at once."""
 BLOCK = 1 << 19
@@ -159,20 +159,20 @@ class Table:
     def close(self) -> None:
         """Drop what was put into the connection."""
         for name in ("target", "predictors", "windows", "signals"):
-            self.catalog.connection.execute(f"DROP TABLE IF EXISTS forecast_{name}")
+            self.catalog.connection.execute(f"DROP TABLE IF EXISTS {identifier(f'forecast_{name}')}")
 
     @cached_property
     def _features(self) -> list[tuple[str, str]]:
         """(name, type) of the columns of `features`; none where the suite has no row there."""
         ((any_row,),) = self.catalog.rows("SELECT EXISTS (FROM features WHERE suite = ?)", [self.suite])
-        described = "SELECT column_name, column_type FROM (DESCRIBE features)"
-        return [(str(name), str(kind)) for name, kind in self.catalog.rows(described)] if any_row else []
+        described = self.catalog.rows("SELECT column_name, column_type FROM (DESCRIBE features)")
+        return [(str(name), str(kind)) for name, kind in described] if any_row else []
 
     def _prepare(self, role: Role, *, labelled: bool) -> None:
         """Find the repeated windows of a role, and the signals of those."""
         self._set(self._asked(role, labelled))
         with explained(self.catalog.store):
-            self.catalog.connection.execute((SQL / "windows.sql").read_text(encoding="utf-8"))
+            self.catalog.connection.execute(statement(__file__, "windows"))
 
     def _ranges(self, role: Role, *, labelled: bool, keep: tuple[float, float]) -> Iterator[Rows]:
         seen, sql = self._seen(role), self._rows_sql()
@@ -202,9 +202,9 @@ class Table:
     def _rows_sql(self) -> str:
         names = [c.name for c in self.columns if c.kind == "feature" and c.name not in OCCURRENCES]
         there = {name for name, _ in self._features}
-        taken = [name for name in (*names, *OCCURRENCES, CLUSTER) if name in there]
+        taken = [name for name in dict.fromkeys((*names, *OCCURRENCES, CLUSTER)) if name in there]
         source = (
-            f"(SELECT {', '.join(['sequence_id', *(_quoted(name) for name in dict.fromkeys(taken))])} "
+            f"(SELECT {', '.join(map(identifier, ['sequence_id', *taken]))} "
             "FROM features WHERE suite = getvariable('suite')::VARCHAR "
             "AND sequence_id >= getvariable('first')::BIGINT AND sequence_id < getvariable('stop')::BIGINT)"
             if there
@@ -216,8 +216,8 @@ class Table:
             name: f"CASE WHEN t.complete THEN f.{name} END" if name in there else "NULL"
             for name in OCCURRENCES
         }
-        sql = (SQL / "rows.sql").read_text(encoding="utf-8")
-        sql = sql.replace("@FEATURES@", "".join(f", f.{_quoted(name)}" for name in names))
+        sql = statement(__file__, "rows")
+        sql = sql.replace("@FEATURES@", "".join(f", f.{identifier(name)}" for name in names))
         sql = sql.replace("@WHOLE_OCCURRENCES@", whole["occurrences"])
         sql = sql.replace("@WHOLE_STEPS@", whole["steps_since_last"])
         return sql.replace("@CLUSTER@", cluster).replace("@FEATURE_ROWS@", source)
@@ -254,13 +254,13 @@ class Table:
         """About how many windows the role's target memorized, and did not, for the shares to keep."""
         where = [self.suite, role.target.model, role.target.step]
         ((evaluated, memorized),) = self.catalog.rows(
-            (SQL / "sizes.sql").read_text(encoding="utf-8"), [*where, *where, self._seen(role)]
+            statement(__file__, "sizes"), [*where, *where, self._seen(role)]
         )
         return int(memorized), int(evaluated - memorized)
 
     def _set(self, variables: dict[str, object]) -> None:
         for name, value in variables.items():
-            self.catalog.connection.execute(f"SET VARIABLE {name} = ?", [value])
+            self.catalog.connection.execute(f"SET VARIABLE {identifier(name)} = ?", [value])
 
 
 def _blocks(seen: int, share: float) -> tuple[list[tuple[int, int]], float]:
@@ -291,10 +291,6 @@ def folds(cluster: NDArray[np.int64], count: int, seed: int = 0) -> NDArray[np.i
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return ((mixed ^ (mixed >> np.uint64(31))) % np.uint64(count)).astype(np.int64)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _empty(columns: int) -> Rows:
