@@ -6,7 +6,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -14,6 +14,7 @@ from memoserve.catalog import Catalog, kinds_of_parts
 from memoserve.errors import BadInput, did_you_mean, in_python_words
 from memoserve.files.local import LocalFiles
 from memoserve.files.opening import open_files
+from memoserve.forecast import Basis, Learner, SequenceForecast, make_forecast, write_forecast
 from memoserve.memorized import TEXT_COLUMNS, Group, find_texts, text_row
 from memoserve.queries import find_query, list_queries
 from memoserve.queries.result import Result, table_of
@@ -184,6 +185,44 @@ class Store:
             )
             table = table_of(*advice.table(), whole=("flagged",))
             return Result(table, advice.title, (*advice.sentences, *export_hint(advice, catalog.store)))
+
+    def forecast(
+        self,
+        target: str | None = None,
+        budget: str | float | None = None,
+        *,
+        output: str | os.PathLike[str] | None = None,
+        basis: Basis | None = None,
+        precision: float = 0.8,
+        learner: Learner = "logistic",
+        fit_on: str | os.PathLike[str] | None = None,
+        suite: str | None = None,
+        unit: Unit = "windows",
+        seed: int = 0,
+    ) -> SequenceForecast:
+        """Each sequence's probability that the target will memorize it, from what is known before training.
+
+        From features, from signals of cheaper runs, and from both, learned on smaller models; with what they
+        cost, and how good they are where the target has scores. `output`: a .parquet file to write the
+        probabilities to, of one `basis`, by default the one that knows most. `fit_on`: another store to
+        learn on.
+        """
+        with self._asking() as catalog, ExitStack() as opened:
+            other = None if fit_on is None else opened.enter_context(Catalog.open(os.fspath(fit_on)))
+            made = make_forecast(
+                catalog,
+                suite=suite,
+                target=target,
+                budget=None if budget is None else str(budget),
+                promised=precision,
+                learner=learner,
+                unit=unit,
+                fit_on=other,
+                seed=seed,
+            )
+            if output is not None:
+                write_forecast(catalog, made, made.of(basis), Path(output))
+            return made
 
     def texts(
         self,

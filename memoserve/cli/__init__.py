@@ -20,6 +20,7 @@ from memoserve.cli.completion import mending_bash
 from memoserve.cli.doctor import doctor
 from memoserve.cli.export import export
 from memoserve.cli.features import app as features
+from memoserve.cli.forecast import forecast
 from memoserve.cli.imports import app as imports
 from memoserve.cli.query import app as query
 from memoserve.cli.query import catalog, sql
@@ -91,7 +92,7 @@ def _explain(group: typer.Typer) -> None:
 
 _add(run, status, verify)
 app.add_typer(query, name="query")
-_add(sql, catalog, recommend, scaling, show, plot, report, export, serve)
+_add(sql, catalog, recommend, scaling, forecast, show, plot, report, export, serve)
 app.add_typer(features, name="features")
 app.add_typer(imports, name="import")
 app.add_typer(suite, name="suite")

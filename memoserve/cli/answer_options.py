@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from memoserve.errors import BadInput
 from memoserve.queries.output import ENDINGS, Format
+
+if TYPE_CHECKING:
+    from memoserve.queries import Answer
 
 FormatOption = Annotated[
     Format | None,
@@ -49,3 +53,25 @@ def chosen_format(form: Format | None, output: Path | None) -> Format:
             "for another one say which --format"
         )
     return ENDINGS[output.suffix.lower()]
+
+
+def write_with_sentences(
+    answer: Answer, form: Format | None, output: Path | None, title: str, sentences: list[str]
+) -> None:
+    """Print the answer; for people with the sentences, for programs without."""
+    from memoserve.queries.output import as_csv, as_json, as_markdown, plain, write_text
+    from memoserve.queries.table import print_table
+    from memoserve.terminal import escape_lines_for_terminal
+
+    below = "".join(f"{line}\n" for line in sentences)
+    chosen = chosen_format(form, output)
+    if chosen == "parquet":
+        raise BadInput(f"--output {output}: this answer is no table of one type a column: take .csv or .json")
+    if chosen == "table" and output is None and sys.stdout.isatty():
+        print_table(answer, title)
+        typer.echo(escape_lines_for_terminal(below), nl=False)
+        return
+    text = {"table": plain, "csv": as_csv, "json": as_json, "markdown": as_markdown}[chosen](answer)
+    if chosen in ("table", "markdown"):
+        text = f"{text}\n" + (below if chosen == "table" else below.replace("\n", "\n\n").rstrip() + "\n")
+    write_text(text, output)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from memoserve.cli.answer_options import chosen_format
+from memoserve.cli.answer_options import write_with_sentences
 from memoserve.cli.completion import stored_checkpoints
 from memoserve.cli.options import StoreArgument, SuiteOption
-from memoserve.errors import BadInput
 from memoserve.run.options import Options
-
-if TYPE_CHECKING:
-    from memoserve.queries import Answer
 
 _Format = Literal["table", "csv", "json", "markdown"]
 _Unit = Literal["sequences", "windows"]
@@ -121,7 +116,7 @@ def recommend(
             seed=seed,
         )
     sentences = [*advice.sentences, *export_hint(advice, directory)]
-    _write(Answer(*advice.table()), form, output, advice.title, sentences)
+    write_with_sentences(Answer(*advice.table()), form, output, advice.title, sentences)
 
 
 def scaling(
@@ -151,26 +146,4 @@ def scaling(
     with Catalog.open(directory) as catalog:
         fitted = fit_scaling(catalog, suite=suite, step=step, unit=unit)
     title = "How predictors scale with compute and size"
-    _write(Answer(fitted.columns, fitted.rows), form, output, title, fitted.sentences)
-
-
-def _write(
-    answer: Answer, form: _Format | None, output: Path | None, title: str, sentences: list[str]
-) -> None:
-    """Print the answer; for people with the sentences, for programs without."""
-    from memoserve.queries.output import as_csv, as_json, as_markdown, plain, write_text
-    from memoserve.queries.table import print_table
-    from memoserve.terminal import escape_lines_for_terminal
-
-    below = "".join(f"{line}\n" for line in sentences)
-    chosen = chosen_format(form, output)
-    if chosen == "parquet":
-        raise BadInput(f"--output {output}: this answer is no table of one type a column: take .csv or .json")
-    if chosen == "table" and output is None and sys.stdout.isatty():
-        print_table(answer, title)
-        typer.echo(escape_lines_for_terminal(below), nl=False)
-        return
-    text = {"table": plain, "csv": as_csv, "json": as_json, "markdown": as_markdown}[chosen](answer)
-    if chosen in ("table", "markdown"):
-        text = f"{text}\n" + (below if chosen == "table" else below.replace("\n", "\n\n").rstrip() + "\n")
-    write_text(text, output)
+    write_with_sentences(Answer(fitted.columns, fitted.rows), form, output, title, fitted.sentences)

@@ -34,6 +34,7 @@ ORDER = (
         "queries",
         "catalog",
         "recommend",
+        "forecast",
         "memorized",
         "report",
         "api",
@@ -161,7 +162,7 @@ def test_run_alone_brings_suites_sequences_engines_and_store_together() -> None:
 def test_who_reads_a_store_asks_the_store_and_not_its_files() -> None:
     """Its files are the business of memoserve.store, files of their own that of memoserve.files."""
     for file in modules():
-        if place_of(file) in ("queries", "recommend", "memorized", "report", "serve"):
+        if place_of(file) in ("queries", "recommend", "forecast", "memorized", "report", "serve"):
             inner = {name for name in imports_of(file) if name.startswith("memoserve.store.")}
             assert inner == set(), file
 
@@ -173,6 +174,7 @@ def test_every_import_is_declared() -> None:
         "engines": ENGINES | {"safetensors"},
         "queries": {"pandas", "polars"},  # to convert to what the user has
         "recommend": {"scipy"},
+        "forecast": {"sklearn"},
         "report": {"jinja2", "markupsafe", "vl_convert"},
         "run": {"IPython", "ray"},
         "serve": SERVING,
