@@ -25,7 +25,7 @@ class Diagnosis:
 
     @property
     def usable(self) -> bool:
-        """Whether the engine is available, as far as can be told without starting it."""
+        """Whether the engine is available, as far as can be seen without starting it."""
         return not self.problems
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memoserve.errors import BadInput, StoreConflict
-from memoserve.store import Store, checksum
+from memoserve.store import Store
 from memoserve.store.features import ADDED, FEATURES, added_name
-from memoserve.store.parts import METADATA_KEY
+from memoserve.store.parts import sealed_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,7 +42,7 @@ def add_table(
                 + (f" and has {', '.join(sorted(taken))}" if taken else "")
                 + ": give another --name, or replace it with --replace under its own name"
             )
-    store.files.write(added_name(suite, name), _file(table, added_name(suite, name)))
+    store.files.write(added_name(suite, name), sealed_table(table, added_name(suite, name)))
     return columns, len(table)
 
 
@@ -108,20 +107,6 @@ def _numbers(column: pa.ChunkedArray, path: Path, name: str) -> pa.ChunkedArray:
     except pa.ArrowInvalid as error:
         raise BadInput(f"{path}: {name} doesn't fit 64 bits ({error})") from None
     raise BadInput(f"{path}: {name} holds {kind}, and features are numbers")
-
-
-def _file(table: pa.Table, name: str) -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(
-        sink, table.schema, version="2.6", compression="zstd", store_schema=False
-    ) as writer:
-        writer.write_table(table)
-        about = json.dumps({"name": name, "rows": len(table)}, sort_keys=True)
-        writer.add_key_value_metadata({METADATA_KEY: about.encode(), checksum.KEY: checksum.PLACEHOLDER})
-    return checksum.seal(sink.getvalue().to_pybytes())
 
 
 def _added(store: Store, suite: str) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from memoserve.features.text import TextFacts, text_facts
 from memoserve.features.windows import DistinctWindows, WindowIndex, distinct_windows
 from memoserve.run.plan import part_size_for
 from memoserve.sequences import Selection, SequenceSource, check_sequences, open_sequences, parse_range
+from memoserve.sequences.selection import sample_in
 from memoserve.sequences.source import sampled_ids
 from memoserve.sequences.tokenizer import read_tokenizer_file
 from memoserve.store import Store, missing_ranges
@@ -43,8 +43,6 @@ BYTES_A_WINDOW = 6_000
 
 BYTES_A_ROW = 60
 """Of a part; measured likewise."""
-
-_SAMPLE = re.compile(r"^([0-9.eE+-]+) with seed (-?[0-9]+)$")
 
 Numbers = NDArray[np.int64]
 Range = tuple[int, int]
@@ -94,9 +92,7 @@ class FeaturesJob:
         options, sequences = self.options, self.suite.sequences
         last = max(sequences.trained, sequences.control[1] if sequences.control else 0)
         span = parse_range(options.sequences, self.source.count) if options.sequences else (0, last)
-        fraction, seed = 1.0, 0
-        if found := _SAMPLE.match(str(self._of_runs.get("sample"))):
-            fraction, seed = float(found[1]), int(found[2])
+        fraction, seed = sample_in(self._of_runs.get("sample"))
         fraction = fraction if options.sample is None else options.sample
         seed = seed if options.seed is None else options.seed
         return Selection(*span, fraction=fraction, seed=seed, skip_short=self._skip_short)
@@ -105,7 +101,6 @@ class FeaturesJob:
     def fingerprint(self) -> dict[str, str | int | None]:
         """What all parts of these features have in common."""
         selection = self.selection
-        sampled = selection.fraction != 1.0
         pieces = self._tokenizer
         return {
             "recipe": RECIPE,
@@ -114,7 +109,7 @@ class FeaturesJob:
             "context": self._context,
             "continuation": CONTINUATION,
             "range": f"{selection.first}:{selection.stop}",
-            "sample": f"{selection.fraction} with seed {selection.seed}" if sampled else None,
+            "sample": selection.sample,
             "short_sequences": "left out" if selection.skip_short else None,
             "trained": self.suite.trained,
             "batch_size": self.suite.batch_size,

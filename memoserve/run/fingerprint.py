@@ -20,13 +20,12 @@ def fingerprint_of(
     The range of ids is not in it either, a store may grow; the sample is, since it decides which
     sequences two checkpoints have in common.
     """
-    sampled = selection.fraction != 1.0
     return {
         "suite": suite.name,
         "eos": suite.eos,
         "eos_token_id": suite.banned_token_id,
         **{f"sequences_{key}": value for key, value in source.identity().items()},
-        "sample": f"{selection.fraction} with seed {selection.seed}" if sampled else None,
+        "sample": selection.sample,
         "short_sequences": "left out" if selection.skip_short else None,
         "context": settings.context,
         "continuation": CONTINUATION,

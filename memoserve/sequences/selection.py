@@ -33,6 +33,11 @@ class Selection:
     seed: int = 0
     skip_short: bool = False
 
+    @property
+    def sample(self) -> str | None:
+        """What is drawn, as fingerprints say it: None for everything. `sample_in` reads it."""
+        return None if self.fraction == 1.0 else f"{self.fraction} with seed {self.seed}"
+
     def __post_init__(self) -> None:
         """Check the fields."""
         if not 0 <= self.first < self.stop:
@@ -92,3 +97,9 @@ def parse_range(text: str, count: int) -> tuple[int, int]:
     if first >= stop:
         raise BadInput(f"{text!r} holds no sequence: first must be below stop")
     return first, stop
+
+
+def sample_in(sample: object) -> tuple[float, int]:
+    """(fraction, seed) of what `Selection.sample` says; (1.0, 0) of anything else, which is everything."""
+    found = re.match(r"^([0-9.eE+-]+) with seed (-?[0-9]+)$", str(sample))
+    return (float(found[1]), int(found[2])) if found else (1.0, 0)

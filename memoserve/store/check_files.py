@@ -6,7 +6,6 @@ several times, the newest counts.
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from memoserve.checks import Check
 from memoserve.files.base import Files
 from memoserve.store import checksum
 from memoserve.store.columns import CHECKS, misfit, schema_of, with_all
-from memoserve.store.parts import METADATA_KEY, damaged, metadata_in, rows_of
+from memoserve.store.parts import damaged, metadata_in, rows_of, sealed_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,7 +38,6 @@ def suite_of_checks(name: str) -> str | None:
 def write_checks(files: Files, suite: str, checks: Sequence[Check], at: datetime) -> None:
     """Write one file of checks made at a time in UTC; none for no checks. Raises StorageFailed."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     if not checks:
         return
@@ -60,14 +58,7 @@ def write_checks(files: Files, suite: str, checks: Sequence[Check], at: datetime
         for check in checks
     ]
     table = pa.Table.from_pylist(rows, schema_of(CHECKS))
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(
-        sink, table.schema, version="2.6", compression="zstd", store_schema=False
-    ) as writer:
-        writer.write_table(table)
-        written = json.dumps({"name": name, "rows": len(rows)}, sort_keys=True)
-        writer.add_key_value_metadata({METADATA_KEY: written.encode(), checksum.KEY: checksum.PLACEHOLDER})
-    files.create(name, checksum.seal(sink.getvalue().to_pybytes()))
+    files.create(name, sealed_table(table, name))
 
 
 def read_checks(files: Files, suite: str) -> list[tuple[Check, datetime]]:

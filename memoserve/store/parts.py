@@ -179,6 +179,21 @@ def part_metadata(files: Files, part: Part) -> dict[str, Any]:
         raise damaged(part.path, error) from None
 
 
+def sealed_table(table: pa.Table, name: str) -> bytes:
+    """A small table as the file of that name: its metadata says name and rows, its footer has a checksum."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink, table.schema, version="2.6", compression="zstd", store_schema=False
+    ) as writer:
+        writer.write_table(table)
+        about = json.dumps({"name": name, "rows": len(table)}, sort_keys=True)
+        writer.add_key_value_metadata({METADATA_KEY: about.encode(), checksum.KEY: checksum.PLACEHOLDER})
+    return checksum.seal(sink.getvalue().to_pybytes())
+
+
 def foreign_parts(files: Files, parts: Iterable[Part], fingerprint: Mapping[str, Any]) -> list[Part]:
     """Those of the parts that name another run than this fingerprint. Raises BadInput for a damaged one."""
     return [
